@@ -1,0 +1,44 @@
+# Two commands do all the set-up on a fresh machine with python 3.11 and make: `make quickstart` and `make test`.
+PYTHON ?= python3.11
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+export TOKENIZERS_PARALLELISM := false
+export HF_HUB_OFFLINE := 1
+
+.PHONY: install quickstart test test-slow lint bench clean
+
+install: $(INSTALLED)
+
+# torch comes first and alone: building deepspeed imports it, and the constraint decides which build is taken.
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt setuptools wheel ninja py-cpuinfo psutil packaging
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+# Data, training, evaluation and export; every stage skips what is there already.
+quickstart: install
+	$(BIN)/unified shards build glyphs data/glyphs --skip-existing
+	$(BIN)/unified shards build digits data/digits --skip-existing
+	$(BIN)/unified shards build documentation data/documentation --skip-existing
+	$(BIN)/python train.py recipes/quickstart.yaml
+	$(BIN)/unified eval runs/quickstart quickstart --shots 0 5 10 --seeds 5 --out runs/quickstart/results.json
+	$(BIN)/unified export runs/quickstart out/quickstart
+
+test: install
+	$(BIN)/pytest -q -m "not slow"
+
+test-slow: install
+	$(BIN)/pytest -q -m slow
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: install
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv data runs out dist

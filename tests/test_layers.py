@@ -1,0 +1,69 @@
+"""Imports go down the layers only; see docs/architecture.md."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "unified"
+WORDS = {"types", "task", "recipe", "config", "log", "seed", "dist", "checkpoint", "paths"}
+TENSORS = {"nn", "modalities", "answers"}
+MEANING = {"configuration", "model", "processor", "hub", "labels", "metrics", "matching", "generation", "intervals"}
+MOVEMENT = ["data", "evaluate", "train", "reports"]  # each may import only what stands to its left
+LEVELS = {
+    **dict.fromkeys(WORDS, 0),
+    **dict.fromkeys(TENSORS, 1),
+    **dict.fromkeys(MEANING, 2),
+    **dict.fromkeys(MOVEMENT, 3),
+}
+ONLY_IN = {
+    "webdataset": {"data"},
+    "accelerate": {"train"},
+    "deepspeed": {"train"},
+    "tyro": {"cli"},
+    "huggingface_hub": {"hub"},
+}
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem != "__init__")
+
+
+def part(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import; write the full name"
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def may_import(importer: str, imported_part: str) -> bool:
+    if importer == "cli" or importer == imported_part:
+        return True
+    above, below = LEVELS[importer], LEVELS[imported_part]
+    if above == below == 3:
+        return MOVEMENT.index(imported_part) < MOVEMENT.index(importer)
+    return below < above or (above == below and above in (0, 2))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down(path: Path) -> None:
+    importer = part(path)
+    assert importer == "cli" or importer in LEVELS, f"{path}: name its layer in tests/test_layers.py"
+    for name in imported(path):
+        top, *rest = name.split(".")
+        if top == "unified" and rest and rest[0] != "__version__":
+            assert may_import(importer, rest[0]), f"{path}: imports {name}, which is not below {importer}"
+        if top in ONLY_IN:
+            assert importer in ONLY_IN[top], f"{path}: imports {top}, which belongs to {sorted(ONLY_IN[top])}"
+
+
+def test_tensor_code_knows_no_tasks_and_no_collectives() -> None:
+    for path in FILES:
+        if part(path) == "nn":
+            for name in imported(path):
+                assert not name.startswith(("torch.distributed", "unified.task", "unified.recipe")), f"{path}: {name}"

@@ -1,0 +1,74 @@
+"""Collectives that are the identity at world size 1, so that one code path serves one process and many."""
+
+from typing import Any
+
+import torch
+import torch.distributed as distributed
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Number of processes of this run."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def reduce_sum(value: Tensor) -> Tensor:
+    """The sum of a tensor over all ranks, without gradient."""
+    value = value.detach().clone()
+    if world_size() > 1:
+        distributed.all_reduce(value)
+    return value
+
+
+class _GatherRows(torch.autograd.Function):
+    """All-gather along the first axis; the backward pass sums the gradient over ranks and takes this rank's rows."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        ctx.rows = value.shape[0]
+        parts = [torch.empty_like(value) for _ in range(world_size())]
+        distributed.all_gather(parts, value.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].contiguous().clone()
+        distributed.all_reduce(gradient)
+        return gradient[rank() * ctx.rows : (rank() + 1) * ctx.rows]
+
+
+def gather_rows(value: Tensor) -> Tensor:
+    """The rows of all ranks, in rank order, with gradient; every rank holds equally many (b, ...) -> (b * ranks, ...).
+
+    With gradients averaged over ranks, a loss of local rows against all columns has the exact global gradient.
+    """
+    return value if world_size() == 1 else _GatherRows.apply(value)  # type: ignore[no-any-return]
+
+
+def broadcast_object(value: Any) -> Any:
+    """Rank 0's value on every rank."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    distributed.broadcast_object_list(box)
+    return box[0]
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """The values of all ranks, in rank order, on every rank."""
+    if world_size() == 1:
+        return [value]
+    box: list[Any] = [None] * world_size()
+    distributed.all_gather_object(box, value)
+    return box
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    if world_size() > 1:
+        distributed.barrier()

@@ -1,0 +1,23 @@
+"""Messages for people, from rank 0 only."""
+
+import logging
+import sys
+
+from unified.dist import rank
+
+logger = logging.getLogger("unified")
+
+
+class _RankZero(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return rank() == 0 or record.levelno >= logging.ERROR
+
+
+def set_up(level: int = logging.INFO) -> None:
+    """Print the package's messages to standard error, one line each; commands call this, the library never does."""
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.addFilter(_RankZero())
+        logger.addHandler(handler)
+    logger.setLevel(level)

@@ -1,0 +1,124 @@
+"""The schema of recipes/*.yaml: frozen dataclasses whose defaults are the only place where a default is written."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from unified.config import RecipeError
+from unified.task import Task
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """How images are read and embedded."""
+
+    tokenizer: str = "image"
+    """A folder in tokenizers/, or a path: size, resize mode, mean and standard deviation."""
+    patch: int = 16
+    positions: Literal["sincos", "learned"] = "sincos"
+    position_scale: float = 1.0
+    """Multiplies the grid of fixed positions: 160/224 keeps the positions of a 160-pixel model at 224 pixels."""
+    grid: int = 14
+    """Side of the table of learned positions; other grids interpolate it."""
+    frames: int = 8
+    """Rows of the learned table of temporal positions; an image uses the first."""
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """How text is read and embedded."""
+
+    tokenizer: str = "text"
+    """A folder in tokenizers/, a path, or a tokenizer of the Hugging Face hub (`org/name`)."""
+    max_length: int = 64
+    """Tokens of a text, the end token included; longer texts are cut."""
+    positions: int = 512
+    """Rows of the learned table of positions."""
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The shape of the network (reference arithmetic: Uni-Perceiver, CVPR 2022)."""
+
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    hidden: int = 3072
+    """Width of the feed-forward layer."""
+    layer_scale: float | None = 1e-3
+    """Initial value of the learned scale of each residual branch; null: no scale."""
+    drop_path: float = 0.0
+    image: ImageSettings = field(default_factory=ImageSettings)
+    text: TextSettings = field(default_factory=TextSettings)
+
+
+@dataclass(frozen=True)
+class OptimSettings:
+    """AdamW with warm-up and cosine decay."""
+
+    lr: float = 1e-3
+    final_lr: float = 1e-6
+    warmup: int = 100
+    """Steps of linear warm-up."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-6
+    weight_decay: float = 0.05
+    """Of matrices; norms, biases, scales, embeddings and temperatures have none."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    layer_decay: float = 1.0
+    """Learning-rate factor per layer below the top."""
+    ema: float | None = None
+    """Decay of the moving average of the weights; null: none is kept."""
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Reading and order of the data."""
+
+    workers: int = 1
+    """Loader processes; 0 loads in the training process."""
+    prefetch: int = 4
+    """Steps that each worker prepares ahead."""
+    window: int | None = None
+    """Samples among which order is shuffled, after the shuffle of shards; null: all of them."""
+    max_bad_fraction: float = 0.001
+    """Share of unreadable samples (replaced and counted) above which training stops."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The loop."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    checkpoint_activations: bool = False
+    """Recompute activations in the backward pass, which saves memory and costs about a third more time."""
+    log_every: int = 20
+    eval_every: int | None = None
+    save_every: int = 500
+    keep_last: int = 2
+    trackers: Sequence[str] = ()
+    """Trackers of accelerate, such as `tensorboard`; metrics.jsonl is always written."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a run."""
+
+    tasks: dict[str, Task]
+    max_steps: int
+    slots: int
+    """Slots (batches of one task each) of one optimizer step."""
+    seed: int = 0
+    model: ModelSettings = field(default_factory=ModelSettings)
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    evaluate: Sequence[str] = ()
+    """Evaluation specs (names in recipes/eval, or paths) that run every `train.eval_every` steps."""
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise RecipeError("tasks: a recipe needs at least one task; see recipes/quickstart.yaml")
+        if self.model.width % self.model.heads:
+            raise RecipeError(f"model.heads: {self.model.heads} does not divide model.width {self.model.width}")

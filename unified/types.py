@@ -1,0 +1,82 @@
+"""The values that travel between the layers: samples, tokens, batches and segments."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+Sample = Mapping[str, Any]
+"""One decoded shard entry, keyed by column: {"__key__": "000012", "png": uint8 (3, h, w), "txt": "a cat"}."""
+
+IGNORE = -1
+"""The label of a position that has none; losses and metrics leave it out."""
+
+
+class DataError(ValueError):
+    """Something is wrong with data that a user supplied; the message names the shard, the key and the column."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One modality of a batch, padded, before it becomes vectors."""
+
+    modality: str
+    values: Int[Tensor, "b n"] | UInt8[Tensor, "b n d"] | Float[Tensor, "b n d"]
+    mask: Bool[Tensor, "b n"]  # True: a real token
+    position: Float[Tensor, "b n 3"]  # t, y, x; text uses t alone
+
+    def __len__(self) -> int:
+        return self.values.shape[0]
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        """The same tokens on another device."""
+        moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in _TENSORS}
+        return replace(self, **moved)
+
+    def rows(self, index: slice | Tensor) -> Self:
+        """The tokens of some of the samples."""
+        return replace(self, **{name: getattr(self, name)[index] for name in _TENSORS})
+
+
+_TENSORS = tuple(field.name for field in fields(Tokens) if field.name != "modality")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of ONE task: this rank's slice of one slot of an optimizer step."""
+
+    task: str
+    inputs: dict[str, Tokens]  # by modality
+    target: Any  # what the answer needs; see `unified/answers/`
+    keys: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        """The same batch on another device; a target of several tensors is a dict of them."""
+        inputs = {name: tokens.to(device, non_blocking=non_blocking) for name, tokens in self.inputs.items()}
+        return replace(self, inputs=inputs, target=_moved(self.target, device, non_blocking))
+
+
+def _moved(value: Any, device: torch.device | str, non_blocking: bool) -> Any:
+    if isinstance(value, Tensor | Tokens):
+        return value.to(device, non_blocking=non_blocking)
+    if isinstance(value, dict):
+        return {name: _moved(item, device, non_blocking) for name, item in value.items()}
+    return value
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of tokens of one kind; the same for all samples of a slot, with the padding inside."""
+
+    start: int
+    stop: int
+    row: int  # of the attribute table that comes with the segments
+
+    def __len__(self) -> int:
+        return self.stop - self.start
