@@ -1,0 +1,97 @@
+"""Sets of class names, with the templates that turn a name into prompts."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unified.config import RecipeError, build, read_yaml
+from unified.paths import find
+
+FORMAT = 1
+CLASS_NAMES = "classnames.txt"
+TEMPLATES = "zeroshot_classification_templates.txt"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Names of classes; a class's index is its place."""
+
+    names: tuple[str, ...]
+    templates: tuple[str, ...] = ("{}",)
+    """Prompts with `{}` where the name goes."""
+    groups: tuple[int, ...] | None = None
+    """Names of one group are the same answer (pixel-equal glyphs); None: every name is its own answer."""
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        if self.format > FORMAT:
+            raise RecipeError(f"format {self.format} is newer than this version reads ({FORMAT}); update unified")
+        if not self.names:
+            raise RecipeError("the label set is empty; `names` must list at least one class name")
+        twice = [name for name, count in Counter(self.names).items() if count > 1]
+        if twice:
+            raise RecipeError(f"names appear more than once: {', '.join(map(repr, twice[:5]))}; make each name unique")
+        if any(not name.strip() for name in self.names):
+            raise RecipeError(f"name {[bool(n.strip()) for n in self.names].index(False)} is blank")
+        if not self.templates:
+            raise RecipeError("templates: the list is empty; leave it out to use bare names")
+        wrong = [template for template in self.templates if template.count("{}") != 1]
+        if wrong:
+            raise RecipeError(f"templates: {wrong[0]!r} must hold one {{}} (or {{c}}) where the name goes")
+        if self.groups is not None and len(self.groups) != len(self.names):
+            raise RecipeError(f"groups: {len(self.groups)} numbers for {len(self.names)} names; give one for each name")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def prompts(self, name: str) -> list[str]:
+        """The name inside each template."""
+        return [template.replace("{}", name) for template in self.templates]
+
+    def index(self) -> dict[str, int]:
+        """The class number of each name."""
+        return {name: number for number, name in enumerate(self.names)}
+
+
+def load_labels(reference: str | Path) -> Labels:
+    """The label set that a reference names.
+
+    `labels/NAME` or NAME (a file of recipes/labels), a `.yaml` path with the keys of `Labels`, a `.txt` file with a
+    name a line, or a folder in the layout of CLIP_benchmark (classnames.txt, zeroshot_classification_templates.txt).
+    """
+    text = str(reference)
+    if not text.strip():
+        raise RecipeError("labels: no reference given; name a file of recipes/labels or a path")
+    try:
+        path = find("recipes/labels", text, ".yaml")
+    except FileNotFoundError as error:
+        try:
+            path = find("recipes/labels", text.removeprefix("labels/"), ".yaml")
+        except FileNotFoundError:
+            raise RecipeError(f"labels: {error}") from error
+    if path.is_dir():
+        return _from_folder(path)
+    content: dict[str, Any] = read_yaml(path) if path.suffix in {".yaml", ".yml"} else {"names": _lines(path)}
+    return _checked(content, path)
+
+
+def _from_folder(folder: Path) -> Labels:
+    names = folder / CLASS_NAMES
+    if not names.is_file():
+        raise RecipeError(f"{folder}: no {CLASS_NAMES}; expected the layout of CLIP_benchmark or a .yaml or .txt file")
+    content: dict[str, Any] = {"names": _lines(names)}
+    if (folder / TEMPLATES).is_file():
+        content["templates"] = _lines(folder / TEMPLATES)
+    return _checked(content, folder)
+
+
+def _checked(content: dict[str, Any], path: Path) -> Labels:
+    templates = content.get("templates")
+    if isinstance(templates, list | tuple):
+        content = {**content, "templates": [str(t).replace("{c}", "{}") for t in templates]}
+    return build(Labels, content, str(path))
+
+
+def _lines(path: Path) -> list[str]:
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
