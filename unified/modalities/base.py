@@ -1,0 +1,71 @@
+"""What every modality offers: a tokenizer that runs on the CPU, driven by a spec folder in tokenizers/."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unified.config import RecipeError
+from unified.types import Tokens
+
+FORMAT = 1
+"""Version of the specs and configurations that this package writes."""
+
+
+class Tokenizer(Protocol):
+    """The CPU half of a modality: no weights, everything it does is written in its spec."""
+
+    modality: str
+
+    def prepare(self, raw: Any) -> Any:
+        """A decoded value in the fixed form that augmentations work on and `tokens` takes."""
+        ...
+
+    def tokens(self, prepared: Sequence[Any]) -> Tokens:
+        """A padded batch of prepared values."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the spec under Hugging Face file names."""
+        ...
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The mapping in a JSON file of this package or of Hugging Face's libraries, its format checked."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RecipeError(f"{file}: not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"{file}: expected a mapping of names to values, found {type(content).__name__}")
+    check_format(content, str(file))
+    return content
+
+
+def check_format(content: Mapping[str, Any], where: str) -> None:
+    """Refuse a file of a newer version of this package; files without a version are of version 1."""
+    found = content.get("format", FORMAT)
+    if not isinstance(found, int) or found > FORMAT:
+        raise RecipeError(
+            f"{where}: format {found!r} is newer than the format {FORMAT} that this version reads; "
+            "update the package: pip install --upgrade unified"
+        )
+
+
+def shared(position: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 3"] | Float[Tensor, "1 n 3"]:
+    """One row of positions where all samples have the same (an expanded tensor), else all of them.
+
+    What depends on positions alone is then computed once a batch and broadcast.
+    """
+    return position[:1] if position.shape[0] > 1 and position.stride(0) == 0 else position
+
+
+def timeline(samples: int, length: int) -> Float[Tensor, "b n 3"]:
+    """Positions (t, 0, 0) of sequences without space, one memory for all samples."""
+    position = torch.zeros(1, length, 3)
+    position[0, :, 0] = torch.arange(length)
+    return position.expand(samples, -1, -1)

@@ -1,0 +1,256 @@
+"""Images and video: square patches of uint8 pixels, and their embedding.
+
+Source of the arithmetic: Uni-Perceiver (CVPR 2022); an image is a video of one frame.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unified.config import RecipeError, build, nearest
+from unified.modalities.base import FORMAT, check_format, read_json, shared
+from unified.paths import find
+from unified.types import DataError, Tokens
+
+SPEC = "preprocessor_config.json"
+RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers, which Hugging Face specs use
+TEMPERATURE = 10000.0
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """The content of a preprocessor_config.json."""
+
+    height: int
+    width: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    mode: Literal["squash", "crop"] = "squash"
+    """squash: both sides to the target. crop: keep the aspect, then cut the centre out."""
+    resample: int = 3
+    crop_fraction: float = 1.0
+    """Share of the shorter side that `crop` keeps: 0.875 is a resize to 256 and a cut of 224."""
+
+    def __post_init__(self) -> None:
+        if self.resample not in RESAMPLE:
+            raise RecipeError(f"resample: {self.resample}{nearest(str(self.resample), [str(n) for n in RESAMPLE])}")
+        if min(self.height, self.width) < 1 or min(self.std) <= 0 or not 0 < self.crop_fraction <= 1:
+            raise RecipeError("sizes and deviations must be above 0, crop_fraction above 0 and at most 1")
+
+
+class ImageTokenizer:
+    """Pixels to patches."""
+
+    modality = "image"
+
+    def __init__(self, spec: ImageSpec, patch: int) -> None:
+        if patch < 1 or spec.height % patch or spec.width % patch:
+            raise RecipeError(
+                f"image.patch: {patch} does not divide the {spec.height} x {spec.width} pixels of the image spec; "
+                "change the patch or the size in preprocessor_config.json"
+            )
+        self.spec = spec
+        self.patch = patch
+        self.height, self.width, self.mean, self.std = spec.height, spec.width, spec.mean, spec.std
+
+    @classmethod
+    def load(cls, reference: str, patch: int) -> Self:
+        """The tokenizer of a folder in tokenizers/ or of a path."""
+        try:
+            found = find("tokenizers", reference)
+        except FileNotFoundError as error:
+            raise RecipeError(f"image.tokenizer: {error}") from error
+        file = found / SPEC if found.is_dir() else found
+        if not file.is_file():
+            raise RecipeError(f"{found}: no {SPEC}; tokenizers/image has an example")
+        return cls(read_spec(read_json(file), str(file)), patch)
+
+    def prepare(self, raw: Any) -> UInt8[Tensor, "*t 3 h w"]:
+        """An image (3, h, w), or a video (t, 3, h, w), resized to the spec; uint8 in and out."""
+        if not isinstance(raw, Tensor) or raw.dtype != torch.uint8 or raw.dim() not in (3, 4) or raw.shape[-3] != 3:
+            found = f"{raw.dtype} {tuple(raw.shape)}" if isinstance(raw, Tensor) else type(raw).__name__
+            raise DataError(f"expected an RGB image, uint8 (3, h, w) or (t, 3, h, w), found {found}")
+        height, width = raw.shape[-2:]
+        if (height, width) == (self.height, self.width) and self.spec.crop_fraction == 1:
+            return raw
+        if self.spec.mode == "squash":
+            return self._resize(raw, self.height, self.width)
+        scale = max(self.height / height, self.width / width) / self.spec.crop_fraction
+        tall, wide = max(round(height * scale), self.height), max(round(width * scale), self.width)
+        top, left = (tall - self.height) // 2, (wide - self.width) // 2
+        return self._resize(raw, tall, wide)[..., top : top + self.height, left : left + self.width].contiguous()
+
+    def _resize(self, raw: Tensor, height: int, width: int) -> Tensor:
+        if raw.shape[-2:] == (height, width):
+            return raw
+        frames = raw if raw.dim() == 4 else raw[None]
+        frames = F.interpolate(frames, (height, width), mode=RESAMPLE[self.spec.resample], antialias=True)
+        return frames if raw.dim() == 4 else frames[0]
+
+    def tokens(self, prepared: Sequence[Tensor]) -> Tokens:
+        """A batch of images or videos; where their sizes differ, shorter ones are padded and masked."""
+        if not prepared:
+            raise DataError("a batch of images needs at least one image")
+        if all(item.shape == prepared[0].shape for item in prepared):
+            return patches(torch.stack(tuple(prepared)), self.patch)
+        return pad([patches(item[None], self.patch) for item in prepared])
+
+    def save(self, folder: Path) -> None:
+        """Write preprocessor_config.json."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / SPEC).write_text(json.dumps(write_spec(self.spec), indent=2) + "\n", encoding="utf-8")
+
+
+def read_spec(content: dict[str, Any], where: str) -> ImageSpec:
+    """The spec that a preprocessor_config.json holds."""
+    check_format(content, where)
+    names = {"image_mean": "mean", "image_std": "std", "resize_mode": "mode"}
+    plain = {"format", "image_processor_type", "size", "processor_class", "patch"}
+    values = {names.get(name, name): value for name, value in content.items() if name not in plain}
+    size = content.get("size")
+    if not isinstance(size, dict) or not {"height", "width"} <= size.keys():
+        raise RecipeError(f'{where}: expected "size": {{"height": pixels, "width": pixels}}, found {size!r}')
+    return build(ImageSpec, {"height": size["height"], "width": size["width"], **values}, where)
+
+
+def write_spec(spec: ImageSpec) -> dict[str, Any]:
+    """The content of a preprocessor_config.json, in Hugging Face's names."""
+    values = asdict(spec)
+    return {
+        "format": FORMAT,
+        "image_processor_type": "UnifiedImageProcessor",
+        "size": {"height": spec.height, "width": spec.width},
+        "resize_mode": values["mode"],
+        "resample": spec.resample,
+        "crop_fraction": spec.crop_fraction,
+        "image_mean": list(spec.mean),
+        "image_std": list(spec.std),
+    }
+
+
+def patches(pixels: UInt8[Tensor, "b *t 3 h w"] | Float[Tensor, "b *t 3 h w"], patch: int) -> Tokens:
+    """Images (b, 3, h, w) or videos (b, t, 3, h, w), all of one size, as rows of patches.
+
+    A patch lists its pixels channel by channel: the order of a convolution's weight.
+    """
+    video = pixels if pixels.dim() == 5 else pixels[:, None]
+    samples, frames, channels, height, width = video.shape
+    if height % patch or width % patch:
+        raise DataError(
+            f"an image of {height} x {width} pixels cannot be cut into patches of {patch}; resize it to multiples of "
+            f"{patch} first (the image tokenizer and the processor do)"
+        )
+    rows, columns = height // patch, width // patch
+    cut = video.reshape(samples, frames, channels, rows, patch, columns, patch).permute(0, 1, 3, 5, 2, 4, 6)
+    values = cut.reshape(samples, frames * rows * columns, channels * patch * patch)
+    position, mask = _grid(frames, rows, columns, pixels.device)
+    return Tokens("image", values, mask.expand(samples, -1), position.expand(samples, -1, -1))
+
+
+@lru_cache(maxsize=64)
+def _grid(frames: int, rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Positions (1, n, 3) of all patches in reading order, and a mask (1, n) that is true throughout."""
+    axes = [torch.arange(size, dtype=torch.float32) for size in (frames, rows, columns)]
+    position = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(1, -1, 3)
+    return position.to(device), torch.ones(position.shape[:2], dtype=torch.bool, device=device)
+
+
+def pad(parts: Sequence[Tokens]) -> Tokens:
+    """Tokens of several samples as one batch; what is missing at the end of a row is zero and masked."""
+    longest = max(part.values.shape[1] for part in parts)
+    columns = {
+        name: torch.cat([_lengthen(getattr(part, name), longest) for part in parts])
+        for name in ("values", "mask", "position")
+    }
+    return Tokens(parts[0].modality, **columns)
+
+
+def _lengthen(value: Tensor, length: int) -> Tensor:
+    missing = value.new_zeros(value.shape[0], length - value.shape[1], *value.shape[2:])
+    return torch.cat([value, missing], dim=1)
+
+
+class ImageEmbedding(nn.Module):
+    """Patches to vectors: norm(linear(normalised pixels) + temporal[t] + spatial[y, x])."""
+
+    def __init__(
+        self,
+        width: int,
+        patch: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        positions: Literal["sincos", "learned"],
+        position_scale: float,
+        grid: int,
+        frames: int,
+    ) -> None:
+        super().__init__()
+        if positions == "sincos" and width % 4:
+            raise RecipeError(f"model.width: {width} must be a multiple of 4 for fixed positions")
+        self.width, self.patch = width, patch
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.position_scale, self.grid = position_scale, grid
+        self.projection = nn.Linear(3 * patch * patch, width)
+        self.temporal = nn.Embedding(frames, width)
+        self.spatial = nn.Embedding(grid * grid, width) if positions == "learned" else None
+
+    def forward(self, tokens: Tokens, norm: nn.LayerNorm) -> Float[Tensor, "b n w"]:
+        """`norm` is the one that all modalities share; the model holds it, once. Pixels are on the scale 0 to 255."""
+        states = self.projection(self._normalise(tokens.values))
+        position = shared(tokens.position)
+        time = position[..., 0].long()
+        if time.device.type == "cpu" and int(time.max()) >= self.temporal.num_embeddings:
+            raise DataError(
+                f"a video of {int(time.max()) + 1} frames exceeds the {self.temporal.num_embeddings} of this model "
+                "(image.frames); take fewer"
+            )
+        mask = tokens.mask[: position.shape[0]]
+        states = states + self.temporal(time) + self._where(position, mask)
+        return norm(states.to(norm.weight.dtype))
+
+    def _normalise(self, values: Tensor) -> Tensor:
+        """Pixels (b, n, 3 * patch * patch) less their mean, over their deviation, in the precision of the weights."""
+        shift, scale = _normalisation(self.mean, self.std, self.patch * self.patch, values.device)
+        return torch.addcmul(shift, values.float(), scale).to(self.projection.weight.dtype)
+
+    def _where(self, position: Float[Tensor, "b n 3"], mask: Tensor) -> Float[Tensor, "b n w"]:
+        if self.spatial is None:
+            return sincos(position[..., 1:] * self.position_scale, self.width)
+        # The table covers the whole image whatever its size: centres of patches in units of the image, -1 to 1.
+        extent = (position * mask[..., None]).amax(dim=1, keepdim=True)[..., 1:] + 1
+        centres = ((position[..., 1:] + 0.5) / extent * 2 - 1).flip(-1)  # x, y
+        table = self.spatial(torch.arange(self.grid * self.grid, device=position.device))
+        table = table.T.reshape(1, self.width, self.grid, self.grid).float()
+        read = F.grid_sample(table, centres.reshape(1, -1, 1, 2), padding_mode="border", align_corners=False)
+        return read[0, :, :, 0].T.reshape(*position.shape[:2], self.width)
+
+
+@lru_cache(maxsize=16)
+def _normalisation(
+    mean: tuple[float, ...], std: tuple[float, ...], area: int, device: torch.device
+) -> tuple[Float[Tensor, "d"], Float[Tensor, "d"]]:
+    """`shift` and `scale` of pixels 0 to 255 in patches of `area` pixels: always fp32, no buffers to cast or refill."""
+    centre, spread = torch.tensor(mean), torch.tensor(std)
+    shift, scale = -centre / spread, 1 / (255 * spread)
+    return tuple(part.repeat_interleave(area).to(device, non_blocking=True) for part in (shift, scale))  # type: ignore[return-value]
+
+
+def sincos(place: Float[Tensor, "b n 2"], width: int) -> Float[Tensor, "b n w"]:
+    """Fixed positions of (y, x): [sin y, cos y, sin x, cos x], a quarter of the channels each.
+
+    The published code calls the first half "w", but builds its grid with the first axis slow, so that with patches in
+    reading order it holds the row: uniperceiver/utils/transformer_util.py of fundamentalvision/Uni-Perceiver.
+    """
+    quarter = width // 4
+    frequency = 1 / TEMPERATURE ** (torch.arange(quarter, dtype=torch.float32, device=place.device) / quarter)
+    angle = place.float()[..., None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=-1).flatten(-2)
