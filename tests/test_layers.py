@@ -6,9 +6,20 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "unified"
-WORDS = {"types", "task", "recipe", "config", "log", "seed", "dist", "checkpoint", "paths"}
+WORDS = {"types", "task", "recipe", "config", "log", "seed", "dist", "checkpoint", "paths", "errors"}
 TENSORS = {"nn", "modalities", "answers"}
-MEANING = {"configuration", "model", "processor", "hub", "labels", "metrics", "matching", "generation", "intervals"}
+MEANING = {
+    "configuration",
+    "model",
+    "processor",
+    "hub",
+    "labels",
+    "layout",
+    "metrics",
+    "matching",
+    "generation",
+    "intervals",
+}
 MOVEMENT = ["data", "evaluate", "train", "reports"]  # each may import only what stands to its left
 LEVELS = {
     **dict.fromkeys(WORDS, 0),

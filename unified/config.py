@@ -10,10 +10,12 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
+from unified.errors import UserError
+
 T = TypeVar("T")
 
 
-class RecipeError(ValueError):
+class RecipeError(UserError):
     """A recipe, a spec or a flag says something that cannot be; the message says where and what would fit."""
 
 

@@ -1,6 +1,8 @@
 """The one home of randomness: every draw is a pure function of keys such as (seed, "task", index)."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -41,3 +43,11 @@ def uniform(indices: NDArray[np.int64], count: int, *parts: int | str) -> NDArra
         columns = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
         words = mix(base[:, None] + columns[None, :])
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+@contextmanager
+def seeded(*parts: int | str) -> Iterator[None]:
+    """Key torch's own CPU generator for code that can draw from nothing else (initial weights), then put it back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(key(*parts) & 0x7FFF_FFFF_FFFF_FFFF)
+        yield

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
+
+from unified.errors import UserError
 
 Sample = Mapping[str, Any]
 """One decoded shard entry, keyed by column: {"__key__": "000012", "png": uint8 (3, h, w), "txt": "a cat"}."""
@@ -15,7 +17,7 @@ IGNORE = -1
 """The label of a position that has none; losses and metrics leave it out."""
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Something is wrong with data that a user supplied; the message names the shard, the key and the column."""
 
 
@@ -31,12 +33,11 @@ class Tokens:
     def __len__(self) -> int:
         return self.values.shape[0]
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Tokens":
         """The same tokens on another device."""
-        moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in _TENSORS}
-        return replace(self, **moved)
+        return replace(self, **{name: _moved(getattr(self, name), device, non_blocking) for name in _TENSORS})
 
-    def rows(self, index: slice | Tensor) -> Self:
+    def rows(self, index: slice | Tensor) -> "Tokens":
         """The tokens of some of the samples."""
         return replace(self, **{name: getattr(self, name)[index] for name in _TENSORS})
 
@@ -56,14 +57,19 @@ class Batch:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
         """The same batch on another device; a target of several tensors is a dict of them."""
         inputs = {name: tokens.to(device, non_blocking=non_blocking) for name, tokens in self.inputs.items()}
         return replace(self, inputs=inputs, target=_moved(self.target, device, non_blocking))
 
 
 def _moved(value: Any, device: torch.device | str, non_blocking: bool) -> Any:
-    if isinstance(value, Tensor | Tokens):
+    if isinstance(value, Tokens):
+        return value.to(device, non_blocking=non_blocking)
+    if isinstance(value, Tensor) and value.dim() and value.shape[0] > 1 and value.stride(0) == 0:
+        # One row that all samples share stays one row: what depends on it alone is computed once.
+        return value[:1].to(device, non_blocking=non_blocking).expand(value.shape)
+    if isinstance(value, Tensor):
         return value.to(device, non_blocking=non_blocking)
     if isinstance(value, dict):
         return {name: _moved(item, device, non_blocking) for name, item in value.items()}

@@ -1,0 +1,24 @@
+"""`python -m benchmarks [NAME…]`: all measurements, or those that are named."""
+
+import sys
+
+from benchmarks import gemm, loader, step
+from benchmarks.measure import table
+
+MEASUREMENTS = {"step": step.rows, "loader": loader.rows, "gemm": gemm.rows}
+
+
+def main() -> None:
+    """Run the measurements one after the other and print one table."""
+    names = sys.argv[1:] or list(MEASUREMENTS)
+    rows = []
+    for name in names:
+        if name not in MEASUREMENTS:
+            sys.exit(f"{name!r} is not a measurement; there are: {', '.join(MEASUREMENTS)}")
+        print(f"measuring {name} …", flush=True)
+        rows += MEASUREMENTS[name]()
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

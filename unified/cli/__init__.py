@@ -1,0 +1,271 @@
+"""The commands for people; each one's `--help` is complete and has an example."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional
+from tyro.extras import SubcommandApp
+
+from unified import log
+from unified.config import RecipeError
+from unified.errors import UserError
+
+app = SubcommandApp()
+shards = SubcommandApp()
+tokenizer = SubcommandApp()
+app.command(shards, name="shards", help="Build, look at, check and index shards.")
+app.command(tokenizer, name="tokenizer", help="Train tokenizers.")
+
+TRAIN_HELP = """usage: python train.py RECIPE [--out RUN] [--dry-run] [--FLAG VALUE ...]      (= unified train RECIPE ...)
+
+Pretrain, fine-tune or continue a run. RECIPE is a YAML file, or a name in recipes/.
+A run that was stopped goes on from its newest complete checkpoint when the same command is given again.
+
+  --out RUN     the run's folder; default runs/<name of the recipe>
+  --dry-run     print the resolved recipe, the parameters and the tokens of a step, and stop
+  --help        with a RECIPE: every flag with the value that the recipe gives it
+
+example: python train.py recipes/quickstart.yaml --optim.lr 1e-3 --max-steps 200 --out runs/try
+"""
+
+
+def train(arguments: Sequence[str] | None = None) -> None:
+    """`train.py`: run a recipe. On a machine without an accelerator DeepSpeed must be told before it is imported."""
+    _guarded(_train, list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _train(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(TRAIN_HELP)
+        sys.exit(0 if arguments else 2)
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    from unified.cli.flags import with_flags
+    from unified.config import build, read_yaml
+    from unified.paths import find
+    from unified.recipe import Recipe
+    from unified.train.loop import dry_run, run
+
+    name, *rest = arguments
+    path = find("recipes", name, ".yaml")
+    out, rest = _take(rest, "--out", Path("runs") / path.stem)
+    dry = "--dry-run" in rest
+    recipe = build(Recipe, read_yaml(path), path.name)
+    recipe = with_flags(recipe, [flag for flag in rest if flag != "--dry-run"], prog=f"train.py {name}")
+    if dry:
+        dry_run(recipe)
+    else:
+        run(recipe, Path(out))
+
+
+def _take(arguments: list[str], flag: str, default: Path) -> tuple[Path, list[str]]:
+    """The value of one flag, and the arguments without it."""
+    rest = list(arguments)
+    for index, argument in enumerate(arguments):
+        if argument == flag:
+            if index + 1 == len(arguments):
+                raise RecipeError(f"{flag}: a folder must follow")
+            return Path(arguments[index + 1]), rest[:index] + rest[index + 2 :]
+        if argument.startswith(f"{flag}="):
+            return Path(argument.removeprefix(f"{flag}=")), rest[:index] + rest[index + 1 :]
+    return default, rest
+
+
+@shards.command(name="build")
+def shards_build(
+    source: Positional[str],
+    out: Positional[Path],
+    /,
+    kind: Literal["imagefolder", "pairs", "table"] | None = None,
+    columns: str | None = None,
+    samples_per_shard: int = 5000,
+    skip_existing: bool = False,
+    skip_bad: bool = False,
+) -> None:
+    """Turn raw data into verified shards with index and manifest.
+
+    Example: unified shards build photos/ data/photos --kind imagefolder
+
+    Args:
+        source: glyphs, digits or documentation (made from what this package's dependencies bundle), a folder, or a table.
+        out: Folder to write; it appears complete or not at all.
+        kind: imagefolder: a folder a class; pairs: images with same-named .txt; table: CSV, TSV or JSONL.
+        columns: For tables, sample column=table column: image=path,caption=title.
+        samples_per_shard: Samples of one tar.
+        skip_existing: Leave a complete folder as it is.
+        skip_bad: Leave unreadable samples out, and list them in the manifest.
+    """
+    from unified.data import commands
+
+    commands.build(
+        source,
+        out,
+        kind=kind,
+        columns=columns,
+        samples_per_shard=samples_per_shard,
+        skip_existing=skip_existing,
+        skip_bad=skip_bad,
+    )
+
+
+@shards.command(name="inspect")
+def shards_inspect(path: Positional[Path], /, count: int = 16, out: Path | None = None) -> None:
+    """Show decoded samples: a table of text, and a contact sheet as PNG.
+
+    Example: unified shards inspect data/glyphs/train --count 25
+
+    Args:
+        path: A folder of shards, or one shard.
+        count: Samples to show, spread over the data.
+        out: The PNG; default inspect.png in the current folder.
+    """
+    from unified.data import commands
+
+    commands.inspect(path, count=count, out=out or Path("inspect.png"))
+
+
+@shards.command(name="verify")
+def shards_verify(path: Positional[Path], /) -> None:
+    """Recompute hashes and decode everything; name shard, key and column of what is wrong.
+
+    Example: unified shards verify data/glyphs/train
+
+    Args:
+        path: A folder of shards.
+    """
+    from unified.data import commands
+
+    if not commands.verify(path):
+        sys.exit(1)
+
+
+@shards.command(name="index")
+def shards_index(path: Positional[Path], /) -> None:
+    """Write the index beside each shard anew.
+
+    Example: unified shards index downloads/cc3m
+
+    Args:
+        path: A folder of shards, or one shard.
+    """
+    from unified.data import commands
+
+    commands.index(path)
+
+
+@tokenizer.command(name="train")
+def tokenizer_train(corpus_and_out: Positional[tuple[Path, ...]], /, vocab_size: int = 2048) -> None:
+    """Train a byte-level BPE tokenizer for text.
+
+    Example: unified tokenizer train data/glyphs/train data/documentation/train tokenizers/mine --vocab-size 4096
+
+    Args:
+        corpus_and_out: Text files or folders of shards (their txt column), and last the folder to write.
+        vocab_size: Entries, special tokens included.
+    """
+    from unified.data.tokenizer_command import train_command
+
+    if len(corpus_and_out) < 2:
+        raise RecipeError("tokenizer train: give at least one corpus, and the folder to write")
+    train_command(corpus_and_out[:-1], corpus_and_out[-1], vocabulary_size=vocab_size)
+
+
+@app.command(name="eval")
+def evaluate(
+    model: Positional[str],
+    specs: Positional[tuple[str, ...]],
+    /,
+    shots: Annotated[tuple[int, ...], tyro.conf.arg(metavar="K …")] = (0,),
+    seeds: int = 5,
+    out: Path | None = None,
+) -> None:
+    """Evaluate a model zero-shot, with k shots and with probes; every number comes with its error.
+
+    Example: unified eval runs/quickstart digits data/mine --shots 0 1 5 --seeds 5 --out results.json
+
+    Args:
+        model: A hub name (org/name), an exported folder, or a run (its newest complete checkpoint).
+        specs: Names in recipes/eval, YAML files, or data folders.
+        shots: Labelled examples a class; 0 is zero-shot.
+        seeds: Subsets that each k-shot result is averaged over.
+        out: Results as JSON, with every item for `unified compare`.
+    """
+    from unified.evaluate.commands import eval_command
+
+    eval_command(model, specs, shots=shots, seeds=seeds, out=out)
+
+
+@app.command(name="compare")
+def compare(a: Positional[Path], b: Positional[Path], /) -> None:
+    """Compare two results files on the same items, with paired intervals and tests.
+
+    Example: unified compare runs/a/results.json runs/b/results.json
+
+    Args:
+        a: Results of `unified eval`.
+        b: Results of the other model on the same items.
+    """
+    from unified.evaluate.commands import compare_command
+
+    compare_command(a, b)
+
+
+@app.command(name="export")
+def export(run: Positional[Path], out: Positional[Path], /, results: Path | None = None) -> None:
+    """Write a run's newest complete checkpoint as a Hugging Face folder with a model card.
+
+    Example: unified export runs/quickstart out/quickstart
+
+    Args:
+        run: A run's folder.
+        out: Folder to write.
+        results: Results of `unified eval` for the card; default results.json of the run, where there is one.
+    """
+    from unified import hub
+
+    beside = run / "results.json"
+    hub.export(run, out, results=results or (beside if beside.is_file() else None))
+
+
+@app.command(name="push")
+def push(folder: Positional[Path], repository: Positional[str], /) -> None:
+    """Upload an exported folder to the Hugging Face hub.
+
+    Example: unified push out/quickstart my-org/quickstart
+
+    Args:
+        folder: What `unified export` wrote.
+        repository: org/name.
+    """
+    from unified import hub
+
+    hub.push(folder, repository)
+
+
+@app.command(name="train")
+def train_pointer() -> None:
+    """Pretrain a recipe: `unified train RECIPE [--flags]`, the same as `python train.py RECIPE`."""
+    sys.stdout.write(TRAIN_HELP)
+
+
+def main() -> None:
+    """The `unified` command."""
+    if sys.argv[1:2] == ["train"]:
+        train(sys.argv[2:])
+    else:
+        _guarded(app.cli, prog="unified", description="Train, evaluate and share generalist perception models.")
+
+
+def _guarded(command: Callable[..., object], *arguments: object, **options: object) -> None:
+    """Run a command; errors that are meant for people end it with their message alone."""
+    log.set_up()
+    try:
+        command(*arguments, **options)
+    except (UserError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,115 @@
+"""Captions word by word: each step asks a [SPE] query which vocabulary entry comes next."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from unified.answers.match import similarity
+from unified.layout import Attributes
+from unified.model import UnifiedModel, text_tokens
+from unified.nn.attention import Cache
+from unified.types import Tokens
+
+
+@dataclass
+class _Beams:
+    """Unfinished and finished captions of a batch, `beams` rows a sample, and the cache of what they have seen."""
+
+    ids: Int[Tensor, "r t"]
+    total: Float[Tensor, "r"]  # log-probability
+    done: Bool[Tensor, "r"]
+    past: tuple[Cache, ...]
+    past_mask: Bool[Tensor, "r m"]
+
+    def reorder(self, rows: Int[Tensor, "r"]) -> None:
+        self.ids, self.done, self.past_mask = self.ids[rows], self.done[rows], self.past_mask[rows]
+        self.past = tuple((key[rows], value[rows]) for key, value in self.past)
+
+
+@torch.no_grad()
+def generate(
+    model: UnifiedModel,
+    inputs: Mapping[str, Tokens],
+    *,
+    beams: int = 1,
+    max_length: int | None = None,
+    family: str | None = None,
+    vocabulary: str = "embedding",
+) -> list[list[int]]:
+    """The most probable caption of each sample, as ids without the end token; no length penalty.
+
+    `beams` 1 is greedy search. States of the input and of chosen words are computed once and cached
+    (Uni-Perceiver's caption beam search).
+    """
+    if beams < 1:
+        raise ValueError(f"beams: {beams}; expected 1 (greedy) or more")
+    limit = max_length or model.config.text["max_length"]
+    candidates = model.vocabulary(vocabulary)
+    parts = [(Attributes(tokens.modality), tokens) for tokens in inputs.values()]
+    encoded = model.encode(parts)
+    masks = torch.cat([tokens.mask for tokens in inputs.values()], dim=1)
+    size = len(masks)
+    rows = torch.arange(size, device=masks.device).repeat_interleave(beams)
+    total = torch.full((size, beams), -torch.inf, device=masks.device)
+    total[:, 0] = 0.0  # all beams of a sample are equal at first: only one may grow
+    state = _Beams(
+        torch.empty(size, 0, dtype=torch.long, device=masks.device),
+        total.flatten(),
+        torch.zeros(size, dtype=torch.bool, device=masks.device),
+        encoded.past,
+        torch.cat([masks.new_ones(size, 1), masks], dim=1),
+    )
+    state.reorder(rows)
+    scale = model.scale(family)
+    for step in range(limit):
+        states = _ask(model, state, step)
+        logits = similarity(model.project(states), candidates, scale)
+        logits[:, model.config.spe_token_id] = -torch.inf  # the question is never the answer
+        _grow(state, logits.log_softmax(dim=1), beams, model.config.end_token_id)
+        if bool(state.done.all()):
+            break
+    best = state.total.view(size, beams).argmax(dim=1) + torch.arange(size, device=masks.device) * beams
+    return [_closed(ids, model.config.end_token_id) for ids in state.ids[best].tolist()]
+
+
+def _ask(model: UnifiedModel, state: _Beams, step: int) -> Float[Tensor, "r w"]:
+    """The state of the query at place `step`; on the way the word chosen last enters the cache."""
+    count = len(state.total)
+    query = torch.full((count, 1), model.config.spe_token_id, device=state.total.device)
+    # As one causal run the word sees itself and the query sees both, which is their part of the two-block mask.
+    ids = torch.cat([state.ids[:, -1:], query], dim=1)
+    parts = [(Attributes("text", causal=True), _tokens(ids, step + 1 - ids.shape[1]))]
+    encoded = model.encode(parts, past=state.past, past_mask=state.past_mask)
+    # The query has answered and leaves; the word stays for later queries to see.
+    state.past = tuple((key[:, :, :-1], value[:, :, :-1]) for key, value in encoded.past)
+    if step:
+        state.past_mask = torch.cat([state.past_mask, state.past_mask.new_ones(count, 1)], dim=1)
+    return encoded.states[:, -1]
+
+
+def _grow(state: _Beams, choices: Float[Tensor, "r v"], beams: int, end: int) -> None:
+    """Append to each sample's beams the words that keep the `beams` most probable captions."""
+    words = choices.shape[1]
+    choices = choices.masked_fill(state.done[:, None], -torch.inf)
+    choices[state.done, end] = 0.0  # a finished caption stays as it is
+    joint = (state.total[:, None] + choices).view(-1, beams * words)
+    total, flat = joint.topk(beams, dim=1)
+    first = torch.arange(len(joint), device=flat.device)[:, None] * beams
+    state.reorder((first + flat // words).flatten())
+    state.total = total.flatten()
+    word = (flat % words).flatten()
+    state.ids = torch.cat([state.ids, word[:, None]], dim=1)
+    state.done = state.done | (word == end)
+
+
+def _tokens(ids: Int[Tensor, "r n"], first: int) -> Tokens:
+    """Ids as tokens whose places count from `first`."""
+    tokens = text_tokens(ids)
+    return replace(tokens, position=tokens.position + torch.tensor([float(first), 0.0, 0.0], device=ids.device))
+
+
+def _closed(ids: list[int], end: int) -> list[int]:
+    return ids[: ids.index(end)] if end in ids else ids

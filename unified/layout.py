@@ -1,0 +1,71 @@
+"""How the parts of one input become one sequence: which tokens stand where, what they are, who sees whom."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from unified.types import Segment
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """What a segment *is*. Conditional layers may look at this, never at a task's name."""
+
+    modality: str
+    role: Literal["input", "candidate", "query"] = "input"
+    causal: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The segments of a sequence and the table of attributes that their rows point into."""
+
+    segments: tuple[Segment, ...]
+    rows: tuple[Attributes, ...]
+
+    def __len__(self) -> int:
+        return self.segments[-1].stop
+
+    def find(self, modality: str, role: str = "input") -> Segment:
+        """The segment of a modality in a role."""
+        for segment in self.segments:
+            attributes = self.rows[segment.row]
+            if (attributes.modality, attributes.role) == (modality, role):
+                return segment
+        raise KeyError(f"no segment of {modality} as {role} among {self.rows}")
+
+
+def layout(parts: Sequence[tuple[Attributes, int]]) -> Layout:
+    """The layout of parts in order, each with its number of tokens."""
+    rows = tuple(dict.fromkeys(attributes for attributes, _ in parts))
+    segments, start = [], 0
+    for attributes, length in parts:
+        segments.append(Segment(start, start + length, rows.index(attributes)))
+        start += length
+    return Layout(tuple(segments), rows)
+
+
+@lru_cache(maxsize=256)
+def visibility(whole: Layout, device: torch.device) -> Bool[Tensor, "n n"] | None:
+    """Which key (column) each query (row) may see by structure alone; None where everything sees everything.
+
+    Tokens that are not causal see each other. Causal inputs see those and the causal inputs up to themselves.
+    Causal queries see those, the causal inputs strictly before their own place, and themselves: the two-block mask
+    with which Uni-Perceiver learns to predict a whole caption in one pass.
+    """
+    if not any(attributes.causal for attributes in whole.rows):
+        return None
+    kinds = [whole.rows[segment.row] for segment in whole.segments for _ in range(len(segment))]
+    places = [place for segment in whole.segments for place in range(len(segment))]
+    causal = torch.tensor([kind.causal for kind in kinds])
+    query = torch.tensor([kind.causal and kind.role == "query" for kind in kinds])
+    place = torch.tensor(places)
+    prior = place[None, :] <= place[:, None] - query[:, None].long()
+    sees_causal = causal[:, None] & causal[None, :] & ~query[None, :] & prior
+    itself = torch.eye(len(kinds), dtype=torch.bool)
+    return (~causal[None, :] | sees_causal | itself).to(device)

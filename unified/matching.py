@@ -1,0 +1,127 @@
+"""One task's forward pass: read the inputs, encode the candidates, match."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unified.answers.match import correct, loss_of_class, loss_of_set, similarity
+from unified.dist import gather_rows, rank, reduce_sum, world_size
+from unified.layout import Attributes
+from unified.model import UnifiedModel, text_tokens
+from unified.nn.encoder import Noise
+from unified.task import Task
+from unified.types import IGNORE, Batch, Tokens
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How a model did on each sample of a batch."""
+
+    loss: Float[Tensor, "b"]  # sum over the sample's terms
+    terms: Int[Tensor, "b"]  # 1, or the number of words that were asked for
+    correct: Int[Tensor, "b"]  # terms whose most similar candidate is a right one
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The noise of a slot: of its inputs and of its candidates."""
+
+    inputs: Noise
+    candidates: Noise | None = None
+
+
+def score(
+    model: UnifiedModel,
+    task: Task,
+    batch: Batch,
+    *,
+    labels: Tokens | None = None,
+    noise: Drawn | None = None,
+    name: str = "",
+) -> Scores:
+    """Losses and hits of a batch of one task; `labels` are the tokens of the task's label set, if it has one.
+
+    `name` stands in for the task's family where it names none.
+    """
+    scale = model.scale(task.family or name or batch.task)
+    if task.answer.read == "prefix":
+        features = model.represent(batch.inputs, noise=noise and noise.inputs)
+        if task.answer.candidates == "batch":
+            return _match_batch(model, task, batch.target, features, scale, noise)
+        assert labels is not None, "a task with a label set needs the tokens of its labels"
+        candidates = model.represent({"text": labels}, "candidate", noise and noise.candidates)
+        return _classes(similarity(features, candidates, scale), batch.target, task.answer.label_smoothing)
+    states, target = _read_words(model, task, batch, noise and noise.inputs)
+    asked = target != IGNORE
+    logits = similarity(model.project(states[asked]), model.vocabulary(task.answer.vocabulary), scale)
+    found = _classes(logits, target[asked], task.answer.label_smoothing)
+    row = asked.nonzero()[:, 0]
+    empty = torch.zeros(len(batch), device=target.device)
+    return Scores(
+        empty.index_add(0, row, found.loss),
+        asked.sum(dim=1),
+        empty.long().index_add(0, row, found.correct),
+    )
+
+
+def _classes(logits: Tensor, target: Tensor, label_smoothing: float) -> Scores:
+    hits = (logits.argmax(dim=1) == target).long()
+    return Scores(loss_of_class(logits, target, label_smoothing), torch.ones_like(hits), hits)
+
+
+def _match_batch(
+    model: UnifiedModel, task: Task, target: dict[str, Any], features: Tensor, scale: Tensor, noise: Drawn | None
+) -> Scores:
+    """Retrieval in both directions: this rank's rows against the candidates of all ranks."""
+    texts = model.represent({"text": target["tokens"]}, "candidate", noise and noise.candidates)
+    all_features, all_texts, groups = gather_rows(features), gather_rows(texts), _all_groups(target["group"])
+    right = target["group"][:, None] == groups[None, :]
+    forward, backward = similarity(features, all_texts, scale), similarity(texts, all_features, scale)
+    smoothing = task.answer.label_smoothing
+    loss = (loss_of_set(forward, right, smoothing) + loss_of_set(backward, right, smoothing)) / 2
+    hits = correct(forward, right).long()
+    return Scores(loss, torch.ones_like(hits), hits)
+
+
+def _all_groups(group: Int[Tensor, "b"]) -> Int[Tensor, "a"]:
+    """The groups of all ranks; whole numbers have no gradient, so a sum of slices at their places gathers them."""
+    if world_size() == 1:
+        return group
+    placed = group.new_zeros(world_size() * len(group))
+    placed[rank() * len(group) : (rank() + 1) * len(group)] = group
+    return reduce_sum(placed)
+
+
+def _read_words(model: UnifiedModel, task: Task, batch: Batch, noise: Noise | None) -> tuple[Tensor, Tensor]:
+    """The states that answer for words, and the words' ids (b, n), IGNORE where none is asked."""
+    inputs = batch.inputs
+    if task.answer.read == "masked":
+        encoded = model.encode([(Attributes(t.modality), t) for t in inputs.values()], noise=noise)
+        segment = encoded.layout.find("text")
+        words = encoded.states[:, segment.stop - batch.target.shape[1] : segment.stop]
+        return words, batch.target
+    if task.answer.read == "causal":
+        encoded = model.encode([(Attributes("text", causal=True), inputs["text"])], noise=noise)
+        return encoded.states[:, :-1], batch.target
+    parts = [(Attributes(tokens.modality), tokens) for tokens in inputs.values()]
+    return read_caption(model, parts, batch.target, noise)
+
+
+def read_caption(
+    model: UnifiedModel, parts: list[tuple[Attributes, Tokens]], text: Tokens, noise: Noise | None = None
+) -> tuple[Tensor, Tensor]:
+    """The state of each [SPE] query of a caption (b, n, w), and the ids that they should find (b, n).
+
+    One pass over `[SPE] image | text | queries`: the query at place i sees the image and the words before i.
+    """
+    queries = text_tokens(torch.full_like(text.values, model.config.spe_token_id), text.mask)
+    halves = [
+        (Attributes("text", causal=True), text),
+        (Attributes("text", "query", causal=True), queries),
+    ]
+    encoded = model.encode([*parts, *halves], noise=noise)
+    segment = encoded.layout.find("text", "query")
+    return encoded.states[:, segment.start : segment.stop], text.values.masked_fill(~text.mask, IGNORE)

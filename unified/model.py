@@ -1,0 +1,261 @@
+"""The network as a Hugging Face model: embeddings, encoder, and the head that makes representations comparable."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from unified.answers.match import similarity, similarity_scale
+from unified.config import nearest
+from unified.configuration import UnifiedConfig
+from unified.layout import Attributes, Layout, layout, visibility
+from unified.modalities.base import timeline
+from unified.modalities.image import ImageEmbedding, patches
+from unified.modalities.text import TextEmbedding
+from unified.nn.attention import Cache
+from unified.nn.encoder import Encoder, Noise
+from unified.types import Tokens
+
+LOG_SCALE = 2.6593  # ln(1 / 0.07), the usual start of a learned temperature (CLIP, ICML 2021)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """States of a sequence, what its tokens are, and the cache to continue it."""
+
+    states: Float[Tensor, "b n w"]
+    layout: Layout
+    past: tuple[Cache, ...]
+
+
+@dataclass
+class UnifiedOutput(ModelOutput):  # type: ignore[misc]
+    """What `UnifiedModel.forward` returns; a field is None when its inputs were not given."""
+
+    logits_per_image: Tensor | None = None  # (images, texts)
+    logits_per_text: Tensor | None = None
+    image_embeds: Tensor | None = None  # unit length
+    text_embeds: Tensor | None = None
+
+
+class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
+    """One transformer for all modalities and tasks; answers by comparing representations (Uni-Perceiver, CVPR 2022)."""
+
+    config_class = UnifiedConfig
+    base_model_prefix = "unified"
+    main_input_name = "pixel_values"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ("Block",)
+    _supports_sdpa = True
+
+    def __init__(self, config: UnifiedConfig) -> None:
+        super().__init__(config)
+        width = config.width
+        self.text = TextEmbedding(config.vocabulary_size, width, config.text["positions"])
+        names = ("patch", "mean", "std", "positions", "position_scale", "grid", "frames")
+        self.image = ImageEmbedding(width, **{name: config.image[name] for name in names})
+        self.norm = nn.LayerNorm(width)  # of the embeddings of all modalities: one norm, held here alone
+        self.encoder = Encoder(width, config.depth, config.heads, config.hidden, config.layer_scale)
+        self.ln_post = nn.LayerNorm(width)
+        self.proj = nn.Linear(width, width)
+        self.log_scales = nn.ParameterDict(
+            {family: nn.Parameter(torch.full((1,), LOG_SCALE)) for family in config.families}
+        )
+        self.processor: Any = None  # attached by `unified.load`, so that `classify` and `caption` take plain words
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Xavier for matrices (Q, K and V as blocks of their own), N(0, 0.02) for tables, as Uni-Perceiver does."""
+        if isinstance(module, nn.Linear):
+            blocks = 3 if module.out_features == 3 * module.in_features else 1
+            for block in module.weight.chunk(blocks):
+                nn.init.xavier_uniform_(block)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif module is self:
+            for log_scale in self.log_scales.values():
+                nn.init.constant_(log_scale, LOG_SCALE)
+
+    def scale(self, family: str | None = None) -> Float[Tensor, "1"]:
+        """The factor of the similarities of a task family (the inverse temperature); the first family by default."""
+        name = family or self.config.families[0]
+        if name not in self.log_scales:
+            raise KeyError(f"family {name!r} has no temperature in this model{nearest(name, list(self.log_scales))}")
+        return similarity_scale(self.log_scales[name])
+
+    def prefix(self, rows: int) -> Float[Tensor, "b 1 w"]:
+        """The [SPE] token that begins every sequence: the norm of its word vector, without position."""
+        return self.text.prefix(self.config.spe_token_id, self.norm).expand(rows, 1, -1)
+
+    def embed_tokens(self, tokens: Tokens) -> Float[Tensor, "b n w"]:
+        """The vectors of one modality's tokens."""
+        embedding = {"text": self.text, "image": self.image}.get(tokens.modality)
+        if embedding is None:
+            known = nearest(tokens.modality, ["text", "image"])
+            raise KeyError(f"modality {tokens.modality!r} is not one of this model{known}")
+        return embedding(tokens, self.norm)
+
+    def encode(
+        self,
+        parts: Sequence[tuple[Attributes, Tokens]],
+        *,
+        past: tuple[Cache, ...] | None = None,
+        past_mask: Tensor | None = None,
+        noise: Noise | None = None,
+    ) -> Encoded:
+        """Run [SPE] and the parts through the encoder as one sequence; with `past` the parts continue another."""
+        vectors = [self.embed_tokens(tokens) for _, tokens in parts]
+        masks = [tokens.mask for _, tokens in parts]
+        lengths = [vector.shape[1] for vector in vectors]
+        if past is None:
+            vectors.insert(0, self.prefix(vectors[0].shape[0]).to(vectors[0].dtype))
+            masks.insert(0, masks[0].new_ones(masks[0].shape[0], 1))
+            lengths[0] += 1  # the prefix belongs to the first part
+        whole = layout([(attributes, length) for (attributes, _), length in zip(parts, lengths, strict=True)])
+        mask = _attention_mask(whole, torch.cat(masks, dim=1), past_mask)
+        output = self.encoder(torch.cat(vectors, dim=1), mask, whole.segments, past=past, noise=noise)
+        return Encoded(output.states, whole, output.past)
+
+    def project(self, states: Float[Tensor, "*n w"]) -> Float[Tensor, "*n w"]:
+        """Unit-length representations of states: the same norm and projection for inputs and candidates."""
+        return F.normalize(self.proj(self.ln_post(states)).float(), dim=-1)
+
+    def represent(
+        self, inputs: Mapping[str, Tokens], role: Any = "input", noise: Noise | None = None
+    ) -> Float[Tensor, "b w"]:
+        """The representation of each sample, read at [SPE]."""
+        parts = [(Attributes(tokens.modality, role), tokens) for tokens in inputs.values()]
+        return self.project(self.encode(parts, noise=noise).states[:, 0])
+
+    def vocabulary(self, how: str = "embedding", chunk: int = 4096) -> Float[Tensor, "v w"]:
+        """The representations of all vocabulary entries: of their word vectors, or each `[entry, end]` encoded."""
+        if how == "embedding":
+            return self.project(self.norm(self.text.word.weight))
+        ids = torch.arange(self.config.vocabulary_size, device=self.text.word.weight.device)
+        entries = torch.stack([ids, torch.full_like(ids, self.config.end_token_id)], dim=1)
+        chunks = [self.represent({"text": text_tokens(rows)}, "candidate") for rows in entries.split(chunk)]
+        return torch.cat(chunks)
+
+    def embed(self, inputs: Mapping[str, Tokens] | None = None, **features: Any) -> Float[Tensor, "b w"]:
+        """Unit-length features of samples: tokens by modality, or `input_ids`, `attention_mask`, `pixel_values`."""
+        return self.represent(self.tokens(**features, **(inputs or {})))
+
+    def tokens(
+        self,
+        input_ids: Int[Tensor, "b n"] | None = None,
+        attention_mask: Tensor | None = None,
+        pixel_values: UInt8[Tensor, "b 3 h w"] | UInt8[Tensor, "b t 3 h w"] | None = None,
+        **given: Any,
+    ) -> dict[str, Tokens]:
+        """Processor features as tokens by modality; entries that are tokens already pass through."""
+        found = {name: value for name, value in given.items() if isinstance(value, Tokens)}
+        if unknown := set(given) - set(found) - {"token_type_ids"}:
+            raise TypeError(f"unexpected input {sorted(unknown)}; expected input_ids, attention_mask or pixel_values")
+        if pixel_values is not None:
+            if pixel_values.dtype != torch.uint8:
+                raise TypeError(
+                    f"pixel_values are {pixel_values.dtype}; expected uint8 from 0 to 255, as UnifiedProcessor returns, "
+                    "because this model normalises on the device"
+                )
+            found["image"] = patches(pixel_values, self.config.image["patch"])
+        if input_ids is not None:
+            found["text"] = text_tokens(input_ids, attention_mask)
+        if not found:
+            raise TypeError("nothing to encode; give input_ids, pixel_values or tokens of a modality")
+        return {name: tokens.to(self.device) for name, tokens in found.items()}
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        family: str | None = None,
+        **ignored: Any,
+    ) -> UnifiedOutput:
+        """Representations of images and of texts, and the similarity of each pair where both are given."""
+        known = {name: value for name, value in ignored.items() if name not in {"return_dict", "output_attentions"}}
+        tokens = self.tokens(input_ids, attention_mask, pixel_values, **known)
+        image = self.represent({"image": tokens["image"]}) if "image" in tokens else None
+        role = "input" if image is None else "candidate"
+        text = self.represent({"text": tokens["text"]}, role) if "text" in tokens else None
+        logits = None
+        if image is not None and text is not None:
+            logits = similarity(image, text, self.scale(family))
+        return UnifiedOutput(
+            logits_per_image=logits,
+            logits_per_text=None if logits is None else logits.T,
+            image_embeds=image,
+            text_embeds=text,
+        )
+
+    def candidates(self, labels: Sequence[str] | Tensor | Tokens, templates: Sequence[str] = ("{}",)) -> Tensor:
+        """Representations of candidate answers (c, w): names in all templates, averaged; ids (c, n); or tokens."""
+        if isinstance(labels, Tensor):
+            return self.represent({"text": text_tokens(labels.to(self.device))}, "candidate")
+        if isinstance(labels, Tokens):
+            return self.represent({"text": labels.to(self.device)}, "candidate")
+        if not labels:
+            raise ValueError("labels: the list of candidates is empty; give at least one name")
+        prompts = [template.replace("{c}", "{}").replace("{}", name) for name in labels for template in templates]
+        text = self.tokens(**self._processor()(text=prompts))
+        features = self.represent(text, "candidate").view(len(labels), len(templates), -1)
+        return F.normalize(features.mean(dim=1), dim=-1)
+
+    @torch.no_grad()
+    def classify(
+        self,
+        inputs: Mapping[str, Any],
+        labels: Sequence[str] | Tensor | Tokens,
+        *,
+        templates: Sequence[str] = ("{}",),
+        family: str | None = None,
+    ) -> Float[Tensor, "b c"]:
+        """Probability of each candidate for each sample; `family` names the temperature."""
+        return similarity(self.embed(**inputs), self.candidates(labels, templates), self.scale(family)).softmax(dim=1)
+
+    def caption(self, inputs: Mapping[str, Any], *, beams: int = 1, max_length: int | None = None) -> list[str]:
+        """A text for each sample, built word by word by matching against the vocabulary."""
+        from unified.generation import generate  # the decoding loop imports this module's types
+
+        found = generate(self, self.tokens(**inputs), beams=beams, max_length=max_length)
+        tokenizer = self._processor().tokenizers["text"]
+        return [tokenizer.text(ids) for ids in found]
+
+    def _processor(self) -> Any:
+        if self.processor is None:
+            raise RuntimeError(
+                "this model has no processor, so it cannot read words. Use `model, processor = unified.load(folder)`, "
+                "or add `model.processor = AutoProcessor.from_pretrained(folder)`"
+            )
+        return self.processor
+
+
+def text_tokens(ids: Int[Tensor, "b n"], mask: Tensor | None = None) -> Tokens:
+    """Text ids as tokens; positions count from 0."""
+    visible = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+    return Tokens("text", ids, visible, timeline(*ids.shape).to(ids.device))
+
+
+def _attention_mask(whole: Layout, keys: Tensor, past_keys: Tensor | None) -> Tensor | None:
+    """Who may attend to whom: the layout's structure and the padding; None where everything is visible."""
+    structure = visibility(whole, keys.device)
+    if past_keys is not None:
+        rows = keys.shape[1]
+        inside = keys[:, None].expand(-1, rows, -1) if structure is None else structure & keys[:, None]
+        return torch.cat([past_keys[:, None].expand(-1, rows, -1), inside], dim=2)
+    if structure is not None:
+        # A padded query sees itself only, so that its softmax has something to sum over.
+        return structure & (keys[:, None] | torch.eye(len(whole), dtype=torch.bool, device=keys.device))
+    # Without padding no mask is needed, and attention is faster. Asking costs a wait on an accelerator, so only here.
+    return None if keys.device.type == "cpu" and bool(keys.all()) else keys

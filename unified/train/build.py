@@ -1,0 +1,69 @@
+"""From a recipe to objects: the one place where they are made."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from unified import seed
+from unified.config import RecipeError, nearest
+from unified.configuration import UnifiedConfig
+from unified.labels import Labels, load_labels
+from unified.modalities import MODALITIES, load_tokenizers
+from unified.modalities.base import Tokenizer
+from unified.model import UnifiedModel
+from unified.processor import UnifiedProcessor
+from unified.recipe import Recipe
+from unified.task import Task
+from unified.train.step import TASK_METRICS
+from unified.types import Tokens
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of."""
+
+    model: UnifiedModel
+    processor: UnifiedProcessor
+    tokenizers: Mapping[str, Tokenizer]
+    labels: Mapping[str, Labels]  # by task, of tasks that pick from a label set
+    label_tokens: Mapping[str, Tokens]
+
+
+def build(recipe: Recipe) -> Parts:
+    """The model with its first weights (a pure function of recipe and seed) and all that prepares data for it."""
+    for name, task in recipe.tasks.items():
+        check_task(name, task)
+    tokenizers = load_tokenizers(recipe.model.image, recipe.model.text)
+    labels = {
+        name: load_labels(task.answer.candidates)
+        for name, task in recipe.tasks.items()
+        if task.answer.candidates not in ("batch", "vocabulary")
+    }
+    families = list(dict.fromkeys(task.family or name for name, task in recipe.tasks.items()))
+    config = UnifiedConfig.from_settings(recipe.model, tokenizers, families)
+    with seed.seeded(recipe.seed, "initial weights"):
+        model = UnifiedModel(config)
+    text = tokenizers["text"]
+    label_tokens = {name: text.tokens([text.prepare(word) for word in found.names]) for name, found in labels.items()}
+    return Parts(model, UnifiedProcessor.from_tokenizers(tokenizers), tokenizers, labels, label_tokens)
+
+
+def check_task(name: str, task: Task) -> None:
+    """Refuse what a task cannot be, before any data is read."""
+    where = f"tasks.{name}"
+    answer = task.answer
+    for column, modality in task.inputs.items():
+        if modality not in MODALITIES:
+            known = nearest(modality, list(MODALITIES))
+            raise RecipeError(f"{where}.inputs.{column}: {modality!r} is not a modality{known}")
+    if task.metric not in TASK_METRICS:
+        raise RecipeError(f"{where}.metric: {task.metric!r} is not a metric{nearest(task.metric, list(TASK_METRICS))}")
+    words = answer.candidates == "vocabulary"
+    if words != (answer.read != "prefix"):
+        fits = "masked, caption or causal" if words else "prefix"
+        raise RecipeError(f"{where}.answer.read: {answer.read!r} does not fit {answer.candidates!r}; expected {fits}")
+    if answer.read in ("masked", "causal") and "text" not in task.inputs.values():
+        raise RecipeError(f"{where}.inputs: reading {answer.read!r} needs a text column among the inputs")
+    if answer.read == "causal" and len(task.inputs) > 1:
+        raise RecipeError(f"{where}.inputs: reading 'causal' takes text alone; 'caption' reads text about other inputs")
+    if task.batch < 1 or task.sample_weight <= 0:
+        raise RecipeError(f"{where}: batch ({task.batch}) and sample_weight ({task.sample_weight}) must be positive")

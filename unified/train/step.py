@@ -1,0 +1,86 @@
+"""The multi-task step: all slots in one forward pass, one weighted loss, normalised over all ranks."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from unified import seed
+from unified.dist import rank, reduce_sum, world_size
+from unified.matching import Drawn, score
+from unified.model import UnifiedModel
+from unified.nn.encoder import Noise
+from unified.task import Task
+from unified.types import Batch, Tokens
+
+TASK_METRICS: dict[str, Callable[[float, float, float], float]] = {
+    "accuracy": lambda _loss, terms, correct: correct / terms,
+    "perplexity": lambda loss, terms, _correct: math.exp(min(loss / terms, 700.0)),
+}
+"""What `Task.metric` may name: a number for people from the sum of losses, the terms and the hits of a slot."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One slot of a step: this rank's batch, the tokens of the task's label set, and its noise."""
+
+    task: str
+    batch: Batch
+    labels: Tokens | None = None
+    noise: Drawn | None = None
+
+
+class StepModel(nn.Module):
+    """The module that an engine wraps: its forward pass runs every slot of an optimizer step.
+
+    One forward and one backward of the weighted sum are exact on every engine, however many slots a step has.
+    """
+
+    def __init__(self, model: UnifiedModel, tasks: Mapping[str, Task]) -> None:
+        super().__init__()
+        self.model = model
+        self.tasks = dict(tasks)
+
+    def forward(self, items: Sequence[Item]) -> tuple[Float[Tensor, ""], Float[Tensor, "s 3"]]:
+        """The loss of the step, and for each slot the sum of losses, the terms and the hits over all ranks.
+
+        A slot's loss is its sum divided by the number of its valid terms on all ranks; slots are averaged by their
+        tasks' weights. Engines average gradients over ranks, so the local share is multiplied by the world size.
+        """
+        scores = [
+            score(self.model, self.tasks[item.task], item.batch, labels=item.labels, noise=item.noise, name=item.task)
+            for item in items
+        ]
+        sums = torch.stack([s.loss.sum() for s in scores])
+        local = torch.stack([torch.stack([s.loss.sum(), s.terms.sum(), s.correct.sum()]).float() for s in scores])
+        whole = reduce_sum(local)
+        weight = sums.new_tensor([self.tasks[item.task].loss_weight for item in items])
+        share = weight / weight.sum() * world_size() / whole[:, 1].clamp(min=1)
+        return (share * sums).sum(), whole
+
+
+def draw_noise(
+    task: Task, *, rate: float, depth: int, labels: int, seed_value: int, step: int, slot: int, device: torch.device
+) -> Drawn | None:
+    """Drop-path factors of a slot: drawn for its global batch by (seed, step, slot), this rank's rows of them.
+
+    Candidates of a batch are split over ranks like the samples; a label set is encoded alike on every rank.
+    """
+    if rate == 0.0:
+        return None
+    size = task.batch // world_size()
+    own = np.arange(rank() * size, (rank() + 1) * size)
+
+    def factors(rows: np.ndarray, purpose: str) -> Noise:
+        uniform = seed.uniform(rows, 2 * depth, seed_value, "drop path", purpose, step, slot)
+        kept = torch.from_numpy((uniform >= rate).astype(np.float32) / (1 - rate))
+        return Noise(kept.T.reshape(depth, 2, len(rows)).to(device))
+
+    inputs = factors(own, "inputs")
+    if task.answer.candidates == "batch":
+        return Drawn(inputs, factors(own, "candidates"))
+    return Drawn(inputs, factors(np.arange(labels), "labels") if labels else None)
