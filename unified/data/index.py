@@ -1,0 +1,259 @@
+"""The index beside each tar: where every member of every sample lies, so that shards are read in any order.
+
+An index file holds a header, the column names, and three tables; see docs/data-format.md. It is built once with
+`tarfile`, which knows pax and GNU names, and later opened by memory map.
+"""
+
+import hashlib
+import mmap
+import os
+import re
+import struct
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unified.types import DataError
+
+FORMAT = 1
+MAGIC = b"UNIFIDX\0"
+# magic, format, bytes of column names, tar bytes, samples, members, key bytes, SHA-256 of the tar, BLAKE2b of the body
+HEADER = struct.Struct("<8sIIQQQQ32s16s")
+BLOCK = tarfile.BLOCKSIZE
+_META = re.compile(r"__[^/]*__($|/)")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an index says of its tar before the tables are read."""
+
+    tar_bytes: int
+    samples: int
+    members: int
+    key_bytes: int
+    digest: bytes  # SHA-256 of the tar
+    body_digest: bytes
+    columns: tuple[str, ...]
+
+    @property
+    def tables_start(self) -> int:
+        """The byte at which the tables begin; a multiple of eight."""
+        return HEADER.size + len(_packed_columns(self.columns))
+
+    @property
+    def file_bytes(self) -> int:
+        """The size that the index file must have."""
+        return self.tables_start + 16 * (self.samples + 1) + 24 * self.members + self.key_bytes
+
+
+@dataclass(frozen=True)
+class Index:
+    """The samples of one tar."""
+
+    tar_bytes: int
+    digest: bytes  # SHA-256 of the tar
+    columns: tuple[str, ...]
+    bounds: NDArray[np.uint64]  # (samples + 1, 2): first byte of the key, first member
+    members: NDArray[np.uint64]  # (members, 3): column, offset in the tar, size
+    keys: bytes | memoryview
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def entry(self, sample: int) -> tuple[str, list[list[int]]]:
+        """The key of a sample and its members, each as [column, offset, size]."""
+        (key_start, start), (key_stop, stop) = self.bounds[sample : sample + 2].tolist()
+        return str(self.keys[key_start:key_stop], "utf-8"), self.members[start:stop].tolist()
+
+    @cached_property
+    def body(self) -> bytes:
+        """The tables as they lie in the file."""
+        return self.bounds.tobytes() + self.members.tobytes() + bytes(self.keys)
+
+    def column_counts(self) -> dict[str, int]:
+        """How many samples have each column."""
+        counts = np.bincount(self.members[:, 0].astype(np.int64), minlength=len(self.columns))
+        return dict(sorted(zip(self.columns, counts.tolist(), strict=True)))
+
+
+@dataclass
+class IndexBuilder:
+    """Groups the members of a tar into samples as webdataset does: same path up to the first dot of the base name."""
+
+    shard: str
+    columns: dict[str, int] = field(default_factory=dict)
+    keys: list[str] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    members: list[tuple[int, int, int]] = field(default_factory=list)
+    ignored: int = 0
+    _first: dict[str, set[str]] = field(default_factory=dict)
+    _current: set[str] = field(default_factory=set)
+
+    def add(self, name: str, offset: int, size: int) -> None:
+        """One member; names without an extension, hidden files and `__meta__` entries are no part of a sample."""
+        parts = split_name(name)
+        if parts is None:
+            self.ignored += 1
+            return
+        key, column = parts
+        if not self.keys or key != self.keys[-1]:
+            self._begin(key)
+        if column in self._current:
+            raise DataError(f"{self.shard}: member {name!r}: sample {key!r} has two columns {column!r}")
+        self._current.add(column)
+        self.members.append((self.columns.setdefault(column, len(self.columns)), offset, size))
+
+    def _begin(self, key: str) -> None:
+        self._check_order()
+        self.keys.append(key)
+        self.starts.append(len(self.members))
+        self._current = set()
+
+    def _check_order(self) -> None:
+        """A key may come again with the same columns, but a sample whose columns lie apart would be read in halves."""
+        if not self.keys:
+            return
+        before = self._first.setdefault(self.keys[-1], self._current)
+        if before is not self._current and before.isdisjoint(self._current):
+            raise DataError(
+                f"{self.shard}: the columns {sorted(before)} and {sorted(self._current)} of sample {self.keys[-1]!r} "
+                "do not lie together; pack the members sorted by name (tar --sort=name)"
+            )
+
+    def finish(self, tar_bytes: int, digest: bytes) -> Index:
+        """The index, given the size of the whole tar and its SHA-256."""
+        self._check_order()
+        encoded = [key.encode() for key in self.keys]
+        bounds = np.zeros((len(encoded) + 1, 2), dtype=np.uint64)
+        bounds[1:, 0] = np.cumsum([len(key) for key in encoded], dtype=np.uint64)
+        bounds[:, 1] = [*self.starts, len(self.members)]
+        members = np.array(self.members, dtype=np.uint64).reshape(-1, 3)
+        return Index(tar_bytes, digest, tuple(self.columns), bounds, members, b"".join(encoded))
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """The key and the column in a member's name, or None where it holds no column: "a/b.seg.png" → "a/b", "seg.png"."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, column = base.partition(".")
+    if not stem or not column or _META.match(name):
+        return None
+    return f"{folder}{slash}{stem}", column.lower()
+
+
+def index_path(tar: Path) -> Path:
+    """The index that belongs to a tar."""
+    return tar.with_name(f"{tar.name}.idx")
+
+
+def build_index(tar: Path) -> Index:
+    """Read every header of `tar`. Raises `DataError` where it is cut off or holds what a shard may not hold."""
+    if not tar.is_file():
+        raise DataError(f"{tar}: no such shard")
+    size = tar.stat().st_size
+    builder = IndexBuilder(str(tar))
+    try:
+        with tarfile.open(tar, "r:") as archive:
+            for member in _members(archive):
+                _check(tar, member, size)
+                if member.isreg():
+                    builder.add(member.name, member.offset_data, member.size)
+            end = archive.offset
+    except (tarfile.TarError, EOFError, OverflowError, UnicodeError) as error:
+        where = f"after member {builder.keys[-1]!r}" if builder.keys else "at its first member"
+        raise DataError(f"{tar}: not a readable, uncompressed tar {where} ({error}); write or copy it again") from error
+    _check_end(tar, end, size)
+    with tar.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").digest()
+    return builder.finish(size, digest)
+
+
+def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    while (member := archive.next()) is not None:
+        yield member
+        archive.members.clear()  # type: ignore[attr-defined]  # otherwise tarfile keeps all of them
+
+
+def _check(tar: Path, member: tarfile.TarInfo, tar_bytes: int) -> None:
+    name, where = member.name, f"{tar}: member {member.name!r}"
+    if name.startswith("/") or ".." in name.split("/"):
+        raise DataError(f"{where} lies outside the shard; absolute paths and '..' are refused")
+    if member.isdir():
+        return
+    if not member.isreg() or member.issparse():
+        raise DataError(f"{where} is a link, a device or a sparse file; a shard holds plain files only")
+    if not 0 <= member.size <= tar_bytes - member.offset_data:
+        raise DataError(
+            f"{where} claims {member.size:,} bytes from byte {member.offset_data:,} on, but the tar has {tar_bytes:,}: "
+            "it is cut off or damaged; write or copy it again"
+        )
+
+
+def _check_end(tar: Path, end: int, size: int) -> None:
+    """tarfile stops without a word at a damaged header; only blocks of zeros may follow the last member."""
+    with tar.open("rb") as file:
+        file.seek(end)
+        marker = file.read(BLOCK)
+        rest = iter(lambda: file.read(1 << 20), b"")
+        if len(marker) < BLOCK:
+            raise DataError(
+                f"{tar}: ends at byte {size:,} without the end-of-archive marker: its tail is cut off; "
+                "write or copy it again"
+            )
+        if any(marker) or any(any(block) for block in rest):
+            raise DataError(f"{tar}: unreadable data from byte {end:,} on: a damaged header, or tars joined together")
+
+
+def _packed_columns(columns: tuple[str, ...]) -> bytes:
+    names = "\n".join(columns).encode()
+    return names + b"\n" * (-len(names) % 8)
+
+
+def write_index(index: Index, path: Path) -> None:
+    """Write the index file: complete or not at all."""
+    names = _packed_columns(index.columns)
+    body = hashlib.blake2b(index.body, digest_size=16).digest()
+    counts = (index.tar_bytes, len(index), len(index.members), len(index.keys))
+    header = HEADER.pack(MAGIC, FORMAT, len(names), *counts, index.digest, body)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        temporary.write_bytes(header + names + index.body)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_header(path: Path) -> Header:
+    """The header of an index file. Raises `DataError` where it is damaged, cut off or of a newer format."""
+    with path.open("rb") as file:
+        start = file.read(HEADER.size)
+        again = f"rebuild it with: unified shards index {path.with_suffix('')}"
+        if len(start) < HEADER.size or not start.startswith(MAGIC):
+            raise DataError(f"{path}: not an index of a shard; {again}")
+        _, version, names_size, size, samples, members, key_bytes, digest, body_digest = HEADER.unpack(start)
+        if version != FORMAT:
+            raise DataError(f"{path}: index format {version}, this version of unified reads {FORMAT}; {again}")
+        names = file.read(names_size)
+    try:
+        header = Header(size, samples, members, key_bytes, digest, body_digest, tuple(names.decode().split()))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: damaged index ({error}); {again}") from error
+    found = path.stat().st_size
+    if found != header.file_bytes:
+        raise DataError(f"{path}: the index has {found:,} bytes, its header says {header.file_bytes:,}; {again}")
+    return header
+
+
+def open_index(path: Path) -> Index:
+    """The index by memory map: nothing is read until it is asked for."""
+    header = read_header(path)
+    with path.open("rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    bounds = np.frombuffer(data, np.uint64, 2 * (header.samples + 1), header.tables_start).reshape(-1, 2)
+    members = np.frombuffer(data, np.uint64, 3 * header.members, header.tables_start + bounds.nbytes).reshape(-1, 3)
+    keys = memoryview(data)[header.tables_start + bounds.nbytes + members.nbytes :]
+    return Index(header.tar_bytes, header.digest, header.columns, bounds, members, keys)
