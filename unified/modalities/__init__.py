@@ -1,6 +1,8 @@
 """The modalities, each with a tokenizer (CPU, driven by a spec) and an embedding (the weights)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -14,19 +16,18 @@ from unified.recipe import ImageSettings, TextSettings
 class Modality:
     """The two halves of a modality."""
 
-    tokenizer: type[Tokenizer]
+    tokenizer: Callable[[Any], Tokenizer]
+    """Makes the CPU half from the modality's settings in a recipe."""
     embedding: type[nn.Module]
 
 
 MODALITIES: dict[str, Modality] = {
-    "image": Modality(ImageTokenizer, ImageEmbedding),
-    "text": Modality(TextTokenizer, TextEmbedding),
+    "image": Modality(lambda settings: ImageTokenizer.load(settings.tokenizer, settings.patch), ImageEmbedding),
+    "text": Modality(lambda settings: TextTokenizer.load(settings.tokenizer, settings.max_length), TextEmbedding),
 }
 
 
 def load_tokenizers(image: ImageSettings, text: TextSettings) -> dict[str, Tokenizer]:
     """The tokenizer of every modality, by name."""
-    return {
-        "image": ImageTokenizer.load(image.tokenizer, image.patch),
-        "text": TextTokenizer.load(text.tokenizer, text.max_length),
-    }
+    settings = {"image": image, "text": text}
+    return {name: modality.tokenizer(settings[name]) for name, modality in MODALITIES.items()}

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ FORMAT = 1
 """Version of the specs and configurations that this package writes."""
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """The CPU half of a modality: no weights, everything it does is written in its spec."""
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, UInt8
@@ -62,7 +62,7 @@ class ImageTokenizer:
         self.height, self.width, self.mean, self.std = spec.height, spec.width, spec.mean, spec.std
 
     @classmethod
-    def load(cls, reference: str, patch: int) -> Self:
+    def load(cls, reference: str, patch: int) -> "ImageTokenizer":
         """The tokenizer of a folder in tokenizers/ or of a path."""
         try:
             found = find("tokenizers", reference)

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import tokenizers
 import torch
@@ -51,7 +51,7 @@ class TextTokenizer:
         )
 
     @classmethod
-    def load(cls, reference: str, max_length: int) -> Self:
+    def load(cls, reference: str, max_length: int) -> "TextTokenizer":
         """The tokenizer of a folder in tokenizers/, of a path, or of the Hugging Face hub (`org/name`)."""
         try:
             found = find("tokenizers", reference)

@@ -1,0 +1,94 @@
+"""The shape of a model as a Hugging Face configuration: what config.json holds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import field
+from typing import Any, Self
+
+from transformers import PretrainedConfig
+
+from unified.modalities.base import FORMAT, Tokenizer, check_format
+from unified.modalities.image import ImageTokenizer
+from unified.modalities.text import TextTokenizer
+from unified.recipe import ImageSettings, ModelSettings, TextSettings
+
+
+def _image(
+    settings: ImageSettings, height: int, width: int, mean: Sequence[float], std: Sequence[float]
+) -> dict[str, Any]:
+    return {
+        "patch": settings.patch,
+        "positions": settings.positions,
+        "position_scale": settings.position_scale,
+        "grid": settings.grid,
+        "frames": settings.frames,
+        "height": height,
+        "width": width,
+        "mean": list(mean),
+        "std": list(std),
+    }
+
+
+def _text(settings: TextSettings) -> dict[str, Any]:
+    return {"positions": settings.positions, "max_length": settings.max_length}
+
+
+class UnifiedConfig(PretrainedConfig):  # type: ignore[misc]
+    """Plain values that decide the network; a recipe's model settings together with what its tokenizers say."""
+
+    model_type = "unified"
+    attribute_map = {  # noqa: RUF012 - the base class declares it as a class attribute
+        "hidden_size": "width",
+        "num_hidden_layers": "depth",
+        "num_attention_heads": "heads",
+        "intermediate_size": "hidden",
+        "vocab_size": "vocabulary_size",
+        "eos_token_id": "end_token_id",
+        "pad_token_id": "end_token_id",
+        "mask_token_id": "spe_token_id",
+    }
+
+    width: int = ModelSettings.width
+    depth: int = ModelSettings.depth
+    heads: int = ModelSettings.heads
+    hidden: int = ModelSettings.hidden
+    layer_scale: float | None = ModelSettings.layer_scale
+    drop_path: float = ModelSettings.drop_path
+    image: dict[str, Any] = field(
+        default_factory=lambda: _image(ImageSettings(), 224, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
+    text: dict[str, Any] = field(default_factory=lambda: _text(TextSettings()))
+    vocabulary_size: int = 49411  # of the published models: CLIP's BPE and five special tokens
+    spe_token_id: int = 49410
+    end_token_id: int = 49407
+    families: list[str] = field(default_factory=lambda: ["default"])
+    """Names of the learned temperatures."""
+    format: int = FORMAT
+
+    @classmethod
+    def from_settings(
+        cls, settings: ModelSettings, tokenizers: Mapping[str, Tokenizer], families: Sequence[str]
+    ) -> Self:
+        """The configuration of a recipe's model with these tokenizers and one temperature a family."""
+        image, text = tokenizers["image"], tokenizers["text"]
+        assert isinstance(image, ImageTokenizer)
+        assert isinstance(text, TextTokenizer)
+        return cls(
+            width=settings.width,
+            depth=settings.depth,
+            heads=settings.heads,
+            hidden=settings.hidden,
+            layer_scale=settings.layer_scale,
+            drop_path=settings.drop_path,
+            image=_image(settings.image, image.height, image.width, image.mean, image.std),
+            text=_text(settings.text),
+            vocabulary_size=text.size,
+            spe_token_id=text.spe,
+            end_token_id=text.end,
+            families=list(families),
+        )
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """The configuration that a config.json holds; one of a newer format is refused."""
+        check_format(config_dict, "config.json")
+        return super().from_dict(config_dict, **kwargs)
