@@ -1,0 +1,163 @@
+"""The bytes of a sample's columns as values: pictures as tensors, text, JSON, class numbers, arrays."""
+
+import io
+import json
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from unified.types import DataError, Sample
+
+try:
+    import simplejpeg
+except ImportError:  # the extra `fast` is not installed: Pillow decodes, at about two thirds of the rate
+    simplejpeg = None
+
+PIXEL_LIMIT = 64_000_000
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+IMAGES = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm")
+ORIENTATION = 0x0112  # the EXIF tag
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, OverflowError, IndexError, TypeError)
+
+
+def decode(raw: Mapping[str, Any], columns: Iterable[str]) -> Sample:
+    """The named columns of a raw sample, decoded by their extension, with "__key__" and "__shard__".
+
+    A column may be given as for `column`: alternatives "png;jpg", or a path into JSON "json.script". Raises `DataError`
+    naming shard, key and column where one is missing or cannot be decoded.
+    """
+    sample: dict[str, Any] = {name: raw[name] for name in ("__key__", "__shard__") if name in raw}
+    for wanted in columns:
+        name, _ = resolve(raw, wanted)
+        if name not in sample:
+            sample[name] = decode_column(raw, name)
+    return sample
+
+
+def column(sample: Sample, wanted: str) -> Any:
+    """The value of a column: "txt", the first of "png;jpg" that there is, or what lies in JSON at "json.script"."""
+    name, path = resolve(sample, wanted)
+    value = sample[name]
+    for part in path:
+        if not isinstance(value, Mapping) or part not in value:
+            keys = sorted(value) if isinstance(value, Mapping) else type(value).__name__
+            raise DataError(f"{place(sample)}: column {wanted!r}: no {part!r} in {name!r}; found {keys}")
+        value = value[part]
+    return value
+
+
+def resolve(sample: Mapping[str, Any], wanted: str) -> tuple[str, list[str]]:
+    """The column that `wanted` names in this sample, and the path within its value."""
+    for choice in wanted.split(";"):
+        name, path = choice, list[str]()
+        while name:
+            if name in sample:
+                return name, path
+            name, _, last = name.rpartition(".")
+            path = [last, *path]
+    found = sorted(name for name in sample if not name.startswith("__"))
+    raise DataError(
+        f"{place(sample)}: column {wanted!r} is missing; found {found}. Name another column in the task, or build the "
+        "shards again"
+    )
+
+
+def place(sample: Mapping[str, Any]) -> str:
+    """Where a sample lies, as errors name it: shard and key."""
+    return f"{sample.get('__shard__', 'sample')}: {sample.get('__key__', '?')}"
+
+
+def decode_column(raw: Mapping[str, Any], name: str) -> Any:
+    """One column of a raw sample, decoded by the last part of its name ("seg.png" is a picture)."""
+    kind = name.rpartition(".")[2]
+    decoder = DECODERS.get(kind)
+    if decoder is None:
+        raise DataError(f"{place(raw)}: column {name!r}: no decoder for it; there are: {', '.join(sorted(DECODERS))}")
+    try:
+        return decoder(raw[name])
+    except _BROKEN as error:
+        raise DataError(f"{place(raw)}: column {name!r}: {error or type(error).__name__}") from error
+
+
+def decode_image(data: bytes, pixel_limit: int = PIXEL_LIMIT) -> UInt8[Tensor, "3 h w"]:
+    """A picture as RGB, turned upright by its EXIF orientation, transparent parts on white.
+
+    The memory lies channels last. Raises `ValueError` or `OSError` where it is broken or has more than `pixel_limit`
+    pixels; these are counted before any is decoded.
+    """
+    pixels = _decode_jpeg(data, pixel_limit) if data[:3] == b"\xff\xd8\xff" else None
+    if pixels is None:
+        pixels = _decode_any(data, pixel_limit)
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _decode_jpeg(data: bytes, pixel_limit: int) -> UInt8[np.ndarray, "h w 3"] | None:
+    """A plain JPEG by the fast decoder; None leaves it to Pillow: no such decoder, turned by EXIF, CMYK, or broken."""
+    if simplejpeg is None or b"Exif\x00\x00" in data[: 1 << 16]:
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        check_pixels(width, height, pixel_limit)
+        if colours not in ("YCbCr", "Gray", "RGB"):
+            return None
+        return simplejpeg.decode_jpeg(data, colorspace="RGB")
+    except ValueError:
+        return None
+
+
+def _decode_any(data: bytes, pixel_limit: int) -> UInt8[np.ndarray, "h w 3"]:
+    try:
+        opened = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError(f"not a picture; expected one of {', '.join(FORMATS)}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's own, higher limit
+        raise ValueError(f"{error}; the limit here is {pixel_limit:,}; make the picture smaller") from error
+    with opened as image:
+        check_pixels(*image.size, pixel_limit)
+        upright = ImageOps.exif_transpose(image) if ORIENTATION in image.getexif() else image
+        return np.array(_rgb(upright))
+
+
+def check_pixels(width: int, height: int, limit: int) -> None:
+    """Refuse what would take too much memory to decode."""
+    if width * height > limit:
+        raise ValueError(f"{width:,}×{height:,} pixels are more than the limit of {limit:,}; make the picture smaller")
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I;16"):  # Pillow would clip what is above 255
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _decode_text(data: bytes) -> str:
+    return data.decode("utf-8")
+
+
+def _decode_number(data: bytes) -> int:
+    return int(data)
+
+
+def _decode_array(data: bytes) -> np.ndarray:
+    return np.load(io.BytesIO(data), allow_pickle=False)
+
+
+DECODERS: dict[str, Callable[[bytes], Any]] = {
+    **dict.fromkeys(IMAGES, decode_image),
+    **dict.fromkeys(("txt", "text"), _decode_text),
+    **dict.fromkeys(("json",), json.loads),
+    **dict.fromkeys(("cls", "index"), _decode_number),
+    **dict.fromkeys(("npy",), _decode_array),
+}
