@@ -4,8 +4,8 @@ Source of the arithmetic: Uni-Perceiver (CVPR 2022); an image is a video of one 
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,16 @@ from unified.types import DataError, Tokens
 
 SPEC = "preprocessor_config.json"
 RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers, which Hugging Face specs use
+KEYS = {
+    "resize_mode": "mode",
+    "resample": "resample",
+    "crop_fraction": "crop_fraction",
+    "image_mean": "mean",
+    "image_std": "std",
+}
+"""Names in a preprocessor_config.json (Hugging Face's where it has one) of the fields of `ImageSpec`."""
+FOREIGN = ("format", "size", "image_processor_type", "processor_class", "patch")
+"""Further names that may stand there."""
 TEMPERATURE = 10000.0
 
 
@@ -109,30 +119,27 @@ class ImageTokenizer:
         (folder / SPEC).write_text(json.dumps(write_spec(self.spec), indent=2) + "\n", encoding="utf-8")
 
 
-def read_spec(content: dict[str, Any], where: str) -> ImageSpec:
+def read_spec(content: Mapping[str, Any], where: str) -> ImageSpec:
     """The spec that a preprocessor_config.json holds."""
     check_format(content, where)
-    names = {"image_mean": "mean", "image_std": "std", "resize_mode": "mode"}
-    plain = {"format", "image_processor_type", "size", "processor_class", "patch"}
-    values = {names.get(name, name): value for name, value in content.items() if name not in plain}
+    for name in content:
+        if name not in {*KEYS, *FOREIGN}:
+            raise RecipeError(f"{where}: {name!r} is not a key of an image spec{nearest(name, [*KEYS, *FOREIGN])}")
     size = content.get("size")
-    if not isinstance(size, dict) or not {"height", "width"} <= size.keys():
+    if not isinstance(size, dict) or size.keys() != {"height", "width"}:
         raise RecipeError(f'{where}: expected "size": {{"height": pixels, "width": pixels}}, found {size!r}')
-    return build(ImageSpec, {"height": size["height"], "width": size["width"], **values}, where)
+    values = {field: content[name] for name, field in KEYS.items() if name in content}
+    return build(ImageSpec, {**size, **values}, where)
 
 
 def write_spec(spec: ImageSpec) -> dict[str, Any]:
     """The content of a preprocessor_config.json, in Hugging Face's names."""
-    values = asdict(spec)
+    values = {name: getattr(spec, field) for name, field in KEYS.items()}
     return {
         "format": FORMAT,
         "image_processor_type": "UnifiedImageProcessor",
         "size": {"height": spec.height, "width": spec.width},
-        "resize_mode": values["mode"],
-        "resample": spec.resample,
-        "crop_fraction": spec.crop_fraction,
-        "image_mean": list(spec.mean),
-        "image_std": list(spec.std),
+        **{name: list(value) if isinstance(value, tuple) else value for name, value in values.items()},
     }
 
 

@@ -11,7 +11,7 @@ SMALLEST = 256 + 2  # every byte, and the special tokens: nothing is ever unknow
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int, *, max_length: int = 64) -> TextTokenizer:
-    """A tokenizer of `vocabulary_size` ids, special tokens included; the same texts give the same tokenizer.
+    """A tokenizer of at most `vocabulary_size` ids, special tokens included; the same texts give the same one.
 
     Text is composed (NFC), lower-cased and its white space collapsed; words split into letters, digits and signs; a
     word has the same ids at the beginning of a text and inside it.

@@ -1,0 +1,152 @@
+"""Text: ids with one end token and no start, special tokens that data cannot smuggle in, and the embedding's sum."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import tokenizers
+import torch
+from tokenizers import models, pre_tokenizers, processors, trainers
+from torch import nn
+
+from unified.config import RecipeError
+from unified.modalities.text import END, SPE, TextEmbedding, TextTokenizer
+from unified.types import DataError
+
+DEFAULT = TextTokenizer.load("text", 16)
+
+
+def other_tokenizer(folder: Path) -> Path:
+    """A tokenizer in CLIP's manner: words end in </w>, a start token is added, and nothing knows <|spe|>."""
+    made = tokenizers.Tokenizer(models.BPE(unk_token="<|unk|>", end_of_word_suffix="</w>"))
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.BpeTrainer(
+        vocab_size=80,
+        special_tokens=["<|startoftext|>", END, "<|unk|>"],
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    made.train_from_iterator(["a cat sat on a mat", "the catalogue of cats"], trainer)
+    made.post_processor = processors.TemplateProcessing(
+        single=f"<|startoftext|> $A {END}", special_tokens=[("<|startoftext|>", 0), (END, 1)]
+    )
+    made.enable_truncation(3)
+    folder.mkdir()
+    made.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def test_a_text_has_an_end_token_and_no_start() -> None:
+    ids = DEFAULT.prepare("Digit Zero")
+    assert ids[-1] == DEFAULT.end
+    assert DEFAULT.end not in ids[:-1]
+    assert DEFAULT.text(ids) == "digit zero"
+    assert DEFAULT.ids(["", "digit zero"]) == [[DEFAULT.end], ids]
+
+
+def test_normalisation_makes_equal_texts_equal() -> None:
+    composed, decomposed = "CAF\u00c9  au\n lait ", "cafe\u0301 au lait"
+    assert DEFAULT.prepare(composed) == DEFAULT.prepare(decomposed)
+
+
+def test_a_word_has_the_same_ids_everywhere() -> None:
+    first, last = DEFAULT.prepare("arrow up")[:-1], DEFAULT.prepare("up arrow")[:-1]
+    assert sorted(first) == sorted(last)
+
+
+@pytest.mark.parametrize("text", ["snow\u2603man", "日本語", "a\x00b", "<|spe|>", "e = mc²"])
+def test_any_text_survives(text: str) -> None:
+    assert TextTokenizer.load("text", 64).text(DEFAULT.prepare(text)) == text
+
+
+def test_long_texts_are_cut_with_the_end_token_kept() -> None:
+    ids = TextTokenizer.load("text", 4).prepare("one two three four five six seven")
+    assert len(ids) == 4
+    assert ids[-1] == DEFAULT.end
+
+
+def test_data_cannot_write_special_tokens_but_a_cloze_can() -> None:
+    hostile = f"nothing {SPE} here {END} after"
+    ids = TextTokenizer.load("text", 64).prepare(hostile)
+    assert DEFAULT.spe not in ids
+    assert ids.count(DEFAULT.end) == 1
+    cloze = DEFAULT.cloze(f"digit {SPE} is round")
+    assert cloze.count(DEFAULT.spe) == 1
+    assert cloze[cloze.index(DEFAULT.spe) + 1 :] == DEFAULT.prepare("is round")
+
+
+def test_words_begin_where_letters_digits_and_signs_change() -> None:
+    text = "hyphen-minus 12 incomprehensible"
+    ids = TextTokenizer.load("text", 64).prepare(text)
+    starts = DEFAULT.word_starts(ids)
+    words: list[list[int]] = []
+    for i, start in zip(ids[:-1], starts[:-1], strict=True):
+        if start:
+            words.append([])
+        words[-1].append(i)
+    assert [DEFAULT.text(word) for word in words] == ["hyphen", "-", "minus", "12", "incomprehensible"]
+    assert starts[-1], "the end token is a word of its own"
+
+
+def test_padding_is_masked_and_at_the_end() -> None:
+    tokens = DEFAULT.tokens([[5, 6, DEFAULT.end], [7, DEFAULT.end]])
+    assert tokens.values.tolist() == [[5, 6, DEFAULT.end], [7, DEFAULT.end, DEFAULT.end]]
+    assert tokens.mask.tolist() == [[True, True, True], [True, True, False]]
+    assert tokens.position[1].tolist() == [[0, 0, 0], [1, 0, 0], [2, 0, 0]]
+
+
+def test_another_tokenizer_gets_the_prefix_token_and_loses_its_start_token(tmp_path: Path) -> None:
+    loaded = TextTokenizer.load(str(other_tokenizer(tmp_path / "clip")), 16)
+    ids = loaded.prepare("a catalogue, cats")
+    assert loaded.spe == loaded.size - 1
+    assert ids.count(0) == 0
+    assert ids[-1] == loaded.end == 1
+    pieces = [loaded.tokenizer.id_to_token(i) for i in ids]
+    words = sum(loaded.word_starts(ids))
+    assert words == 5, f"a / catalogue / , / cats / end token, found {pieces}"
+
+
+def test_saved_tokenizer_is_the_same_tokenizer(tmp_path: Path) -> None:
+    DEFAULT.save(tmp_path)
+    again = TextTokenizer.load(str(tmp_path), 16)
+    assert again.prepare("latin small letter e") == DEFAULT.prepare("latin small letter e")
+    assert again.tokenizer.to_str() == DEFAULT.tokenizer.to_str()
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["format"] == 1
+
+
+def test_mistakes_have_clear_errors(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected a text"):
+        DEFAULT.prepare(7)
+    with pytest.raises(RecipeError, match=r"did you mean 'text'\?"):
+        TextTokenizer.load("texts", 16)
+    with pytest.raises(RecipeError, match=r"no tokenizer\.json"):
+        TextTokenizer.load(str(tmp_path), 16)
+    with pytest.raises(RecipeError, match="max_length"):
+        TextTokenizer.load("text", 1)
+    DEFAULT.save(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "format": 9}))
+    with pytest.raises(RecipeError, match="format 9 is newer"):
+        TextTokenizer.load(str(tmp_path), 16)
+
+
+def test_embedding_is_the_norm_of_word_position_and_type() -> None:
+    embedding, norm = TextEmbedding(20, 8, 6), nn.LayerNorm(8)
+    tokens = DEFAULT.tokens([[4, 5, 6], [7, 8]])
+    expected = norm(
+        embedding.word.weight[tokens.values] + embedding.position.weight[:3] + embedding.token_type.weight[0]
+    )
+    torch.testing.assert_close(embedding(tokens, norm), expected)
+    torch.testing.assert_close(embedding.prefix(3, norm), norm(embedding.word.weight[3]))
+
+
+def test_embedding_refuses_more_tokens_than_positions() -> None:
+    with pytest.raises(DataError, match="exceeds the 2 positions"):
+        TextEmbedding(20, 8, 2)(DEFAULT.tokens([[4, 5, 6]]), nn.LayerNorm(8))
+
+
+def test_embedding_copies_and_changes_precision() -> None:
+    tokens = DEFAULT.tokens([[4, 5, 6]])
+    embedding, norm = copy.deepcopy(TextEmbedding(20, 8, 6)).to(torch.bfloat16), nn.LayerNorm(8).to(torch.bfloat16)
+    assert embedding(tokens, norm).dtype == torch.bfloat16
