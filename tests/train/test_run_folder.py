@@ -1,0 +1,200 @@
+"""A run folder belongs to one process, and its files read as one run however often it was resumed."""
+
+import dataclasses
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unified.config import RecipeError, build, read_yaml
+from unified.recipe import ModelSettings, OptimSettings, Recipe
+from unified.task import Match, Task
+from unified.train.recipe_diff import differences, plain
+from unified.train.run_folder import RunFolder, RunFolderError, read_metrics
+
+
+def recipe(**changes: object) -> Recipe:
+    task = Task(
+        data=("a/{000..003}.tar", "b.tar"),
+        inputs={"png;jpg": "image"},
+        target="txt",
+        answer=Match("labels/digits", label_smoothing=0.1),
+        metric="accuracy",
+        batch=8,
+        augment=({"kind": "affine", "degrees": 10, "scale": [0.9, 1.1], "fill": None},),
+    )
+    values: dict[str, object] = {
+        "tasks": {"read": task},
+        "max_steps": 9,
+        "slots": 2,
+        "optim": OptimSettings(lr=3e-5, final_lr=1e-7, ema=None),
+        "model": ModelSettings(width=24, heads=4),
+    }
+    return Recipe(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_the_resolved_recipe_reads_back_equal(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "runs" / "x") as run:
+        run.start(recipe(), 0)
+        path = run.path / "recipe.yaml"
+        assert build(Recipe, read_yaml(path), "x") == recipe() == run.stored_recipe()
+    assert "betas:\n  - 0.9\n  - 0.95" in path.read_text(), "defaults are written out"
+
+
+def test_versions_are_kept_for_every_start(tmp_path: Path) -> None:
+    for step in (0, 5):
+        with RunFolder(tmp_path) as run:
+            run.start(recipe(), step)
+    content = json.loads((tmp_path / "versions.json").read_text())
+    assert content["format"] == 1
+    assert [start["step"] for start in content["starts"]] == [0, 5]
+    assert content["starts"][0]["torch"].startswith("2.")
+    assert {"python", "git", "transformers"} <= set(content["starts"][0])
+
+
+def test_changed_versions_are_told_on_resume(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with RunFolder(tmp_path) as run:
+        run.start(recipe(), 0)
+        content = json.loads((tmp_path / "versions.json").read_text())
+        content["starts"][0]["torch"] = "1.0"
+        (tmp_path / "versions.json").write_text(json.dumps(content))
+        with caplog.at_level(logging.WARNING, logger="unified"):
+            run.start(recipe(), 1)
+    assert "torch was 1.0 at the last start and is 2." in caplog.text
+
+
+def test_metrics_read_as_one_run_after_a_resume(tmp_path: Path) -> None:
+    with RunFolder(tmp_path) as run:
+        run.start(recipe(), 0)
+        for step in range(1, 8):
+            run.append({"step": step, "loss": 1 / (3 * step), "life": 1})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "lo')  # killed in the middle of a line
+    with RunFolder(tmp_path) as run:
+        run.start(recipe(), 4)
+        run.append({"step": 5, "loss": 0.1, "life": 2})
+        records = run.metrics()
+    assert [(r["step"], r["life"]) for r in records] == [(1, 1), (2, 1), (3, 1), (4, 1), (5, 2)]
+    assert [r["loss"] for r in records[:4]] == [1 / (3 * step) for step in range(1, 5)]
+    assert (tmp_path / "metrics.jsonl").read_text().startswith('{"format": 1}\n')
+
+
+def test_a_new_run_in_an_old_folder_starts_with_empty_metrics(tmp_path: Path) -> None:
+    for _ in range(2):
+        with RunFolder(tmp_path) as run:
+            run.start(recipe(), 0)
+            run.append({"step": 1})
+            assert run.metrics() == [{"step": 1}]
+
+
+def test_damaged_and_newer_metrics_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"format": 1}\n{"step": 1\n{"step": 2}\n')
+    with pytest.raises(RunFolderError, match=r"metrics.jsonl:2: not JSON"):
+        list(read_metrics(path))
+    path.write_text('{"format": 2}\n')
+    with pytest.raises(RunFolderError, match=r"format 2; this version of unified reads up to 1"):
+        list(read_metrics(path))
+
+
+def test_a_newer_stored_recipe_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("# unified recipe, format 2; resolved\nx: 1\n")
+    with RunFolder(tmp_path) as run, pytest.raises(RunFolderError, match="format 2"):
+        run.start(recipe(), 3)
+
+
+def test_resuming_with_another_model_lists_what_differs(tmp_path: Path) -> None:
+    with RunFolder(tmp_path) as run:
+        run.start(recipe(), 0)
+        other = recipe(model=ModelSettings(width=48, heads=4, drop_path=0.1), max_steps=20)
+        with pytest.raises(RecipeError) as caught:
+            run.start(other, 5)
+        assert run.stored_recipe() == recipe(), "a refused start changes nothing"
+        run.start(other, 0)
+    lines = str(caught.value).splitlines()
+    assert lines[1:3] == [
+        "  model.width: 24 in the run, 48 in the recipe",
+        "  model.drop_path: 0.0 in the run, 0.1 in the recipe",
+    ]
+    assert "max_steps" not in str(caught.value)
+    assert "--out" in lines[-1]
+
+
+def test_other_changes_are_logged_and_allowed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before, after = recipe(), recipe(max_steps=20)
+    after.tasks["more"] = dataclasses.replace(before.tasks["read"], data="c.tar")
+    with RunFolder(tmp_path) as run:
+        run.start(before, 0)
+        with caplog.at_level(logging.WARNING, logger="unified"):
+            run.start(after, 5)
+        assert run.stored_recipe() == after
+    assert "max_steps was 9 and is 20 now" in caplog.text
+    assert "tasks.more was '(absent)'" in caplog.text
+    assert "tasks.read" not in caplog.text
+
+
+def test_differences_go_into_nested_keys() -> None:
+    old, new = plain(recipe()), plain(recipe(seed=3))
+    new["tasks"]["read"]["answer"]["read"] = "masked"
+    assert list(differences(old, new)) == [("tasks.read.answer.read", "prefix", "masked"), ("seed", 0, 3)]
+    assert list(differences(old, plain(recipe()))) == []
+
+
+def test_messages_go_to_the_log_file_while_the_folder_is_held(tmp_path: Path) -> None:
+    with RunFolder(tmp_path):
+        logging.getLogger("unified").warning("inside")
+    logging.getLogger("unified").warning("outside")
+    text = (tmp_path / "log.txt").read_text()
+    assert "WARNING inside" in text
+    assert "outside" not in text
+
+
+def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("")
+    with pytest.raises(RunFolderError, match=r"x: not a folder that can be written to"):
+        RunFolder(tmp_path / "x")
+
+
+HOLD = """
+import os, signal, sys, time
+from unified.train.run_folder import RunFolder
+run = RunFolder(sys.argv[1])
+if os.fork() == 0:  # like a loader worker: it outlives a killed parent for a while
+    os.setpgid(0, 0)
+    print("worker", os.getpid(), flush=True)
+    time.sleep(60)
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout
+    lines = [holder.stdout.readline().split() for _ in range(2)]
+    worker = next(int(words[1]) for words in lines if words[0] == "worker")
+    try:
+        with pytest.raises(RunFolderError, match=rf"in use by process {holder.pid} on .*--out"):
+            RunFolder(tmp_path)
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        os.kill(worker, 0)  # it is still there, and does not hold the folder
+        RunFolder(tmp_path).close()
+    finally:
+        holder.kill()
+        os.kill(worker, signal.SIGKILL)
+        holder.stdout.close()
+
+
+def test_closing_lets_the_next_one_in(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    with pytest.raises(RunFolderError, match=f"in use by process {os.getpid()}"):
+        RunFolder(tmp_path)
+    run.close()
+    run.close()
+    RunFolder(tmp_path).close()

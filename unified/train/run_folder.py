@@ -1,0 +1,226 @@
+"""The folder of a run: one process at a time, the resolved recipe, versions, metrics and the log.
+
+runs/x/
+    recipe.yaml        the recipe with every default written out
+    versions.json      what each start of the run ran on
+    metrics.jsonl      one record a line; reads as one uninterrupted run however often it was resumed
+    log.txt            what was printed
+    checkpoints/       see unified/checkpoint.py
+    model/             configuration and tokenizers of the model, without weights
+"""
+
+import fcntl
+import json
+import logging
+import os
+import platform
+import socket
+import subprocess
+import weakref
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import yaml
+
+from unified.config import build, read_yaml
+from unified.log import logger
+from unified.paths import PACKAGE
+from unified.recipe import Recipe
+from unified.train.recipe_diff import check_resume, plain
+
+FORMAT = 1
+RECIPE_HEADER = "# unified recipe, format "
+PACKAGES = ("unified", "torch", "transformers", "accelerate", "deepspeed", "tokenizers", "safetensors", "numpy")
+
+
+class RunFolderError(RuntimeError):
+    """A run folder cannot be used; the message says who uses it or which file is wrong."""
+
+
+class RunFolder:
+    """A run folder held by this process (rank 0 of a run) until it is closed or the process ends."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Make the folder where there is none; `RunFolderError` names the process that holds it already."""
+        self.path = Path(path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            raise RunFolderError(f"{self.path}: not a folder that can be written to: {error}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(self._lock, 1000).decode() or "another process"
+            os.close(self._lock)
+            raise RunFolderError(
+                f"{self.path}: in use by {holder}. Wait for it, stop it, or train into another folder with --out"
+            ) from None
+        os.ftruncate(self._lock, 0)
+        os.write(self._lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        _held.add(self)
+        self._log = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
+        self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(self._log)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints go."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """Where the model's configuration and tokenizers go."""
+        return self.path / "model"
+
+    def close(self) -> None:
+        """Let others use the folder."""
+        if self in _held:
+            _held.discard(self)
+            logger.removeHandler(self._log)
+            self._log.close()
+            os.ftruncate(self._lock, 0)
+            os.close(self._lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def forget_in_child(self) -> None:
+        """Drop the inherited lock in a forked process: a loader worker that outlives the run must not hold it."""
+        os.close(self._lock)
+
+    def start(self, recipe: Recipe, step: int) -> None:
+        """Begin at `step`, 0 for a new run: check and write the recipe, note the versions, cut the metrics there.
+
+        On resume a recipe whose model differs from the stored one is a `RecipeError` that lists the keys; what else
+        differs is logged.
+        """
+        if step > 0:
+            stored = self.stored_recipe()
+            if stored is not None:
+                check_resume(stored, recipe, self.path / "recipe.yaml")
+        header = f"{RECIPE_HEADER}{FORMAT}; resolved: every default is written out\n"
+        content = yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True, width=120)
+        _replace(self.path / "recipe.yaml", header + content)
+        self._note_versions(step)
+        self._cut_metrics(step)
+
+    def stored_recipe(self) -> Recipe | None:
+        """The recipe that the run was last started with."""
+        path = self.path / "recipe.yaml"
+        if not path.is_file():
+            return None
+        first = path.read_text(encoding="utf-8").split("\n", maxsplit=1)[0]
+        number = first.removeprefix(RECIPE_HEADER).split(";")[0]
+        if first.startswith(RECIPE_HEADER) and number.isdecimal():
+            _check_format(path, int(number))
+        return build(Recipe, read_yaml(path), str(path))
+
+    def _note_versions(self, step: int) -> None:
+        path = self.path / "versions.json"
+        starts: list[dict[str, Any]] = []
+        if step > 0 and path.is_file():
+            content = json.loads(path.read_text(encoding="utf-8"))
+            _check_format(path, content["format"])
+            starts = content["starts"]
+        now = versions()
+        if starts:
+            for name, found in now.items():
+                before = starts[-1].get(name)
+                if before != found:
+                    logger.warning("%s: %s was %s at the last start and is %s now", self.path, name, before, found)
+        starts.append({"step": step, **now})
+        _replace(path, json.dumps({"format": FORMAT, "starts": starts}, indent=1) + "\n")
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add a record, which has a `step`, to metrics.jsonl; it is there even if the process is killed right after."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All records of metrics.jsonl, in order."""
+        return list(read_metrics(self.path / "metrics.jsonl"))
+
+    def _cut_metrics(self, step: int) -> None:
+        """Drop the records after `step`, which a killed run wrote after its last checkpoint."""
+        path = self.path / "metrics.jsonl"
+        kept = [r for r in read_metrics(path) if r["step"] <= step] if step > 0 and path.is_file() else []
+        _replace(path, "".join(json.dumps(record) + "\n" for record in [{"format": FORMAT}, *kept]))
+
+
+_held: "weakref.WeakSet[RunFolder]" = weakref.WeakSet()  # a forked process cannot know otherwise what it inherited
+
+
+def _forget_all() -> None:
+    for folder in list(_held):
+        folder.forget_in_child()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_forget_all)
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a metrics.jsonl; a last line that a killed process left unfinished is passed over."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines[:-1], start=1):  # what follows the last line end is empty or unfinished
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise RunFolderError(f"{path}:{number}: not JSON: {error}. Mend or remove this line") from error
+        if number == 1 and "format" in record:
+            _check_format(path, record["format"])
+        else:
+            yield record
+
+
+def versions() -> dict[str, Any]:
+    """What this process runs on: Python, packages, machine, and the commit of the code where it is a checkout."""
+    found: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    found["git"] = _commit()
+    return found
+
+
+def _commit() -> str | None:
+    """The commit of the checkout, with `+` where files were changed since."""
+    if not (PACKAGE.parent / ".git").exists():
+        return None
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(PACKAGE.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _check_format(path: Path, number: int) -> None:
+    if number > FORMAT:
+        raise RunFolderError(
+            f"{path}: format {number}; this version of unified reads up to {FORMAT}. Install a later one"
+        )
+
+
+def _replace(path: Path, content: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.writing")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
