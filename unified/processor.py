@@ -1,0 +1,184 @@
+"""Images and texts to what the model takes, in Hugging Face's form.
+
+The processor is a thin shell around the tokenizers of `unified.modalities`, so that training, evaluation and use
+prepare inputs by the same code. Pixels stay uint8: the model normalises them on its device.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import tokenizers
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoProcessor,
+    AutoTokenizer,
+    BatchFeature,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
+)
+from transformers.image_processing_utils import BaseImageProcessor
+
+from unified.configuration import UnifiedConfig
+from unified.modalities.base import FORMAT, Tokenizer, check_format
+from unified.modalities.image import ImageTokenizer, read_spec, write_spec
+from unified.modalities.text import END, SPE, TextTokenizer
+from unified.types import DataError
+
+
+class UnifiedImageProcessor(BaseImageProcessor):  # type: ignore[misc]
+    """Images to uint8 `pixel_values`, resized as the spec says."""
+
+    def __init__(self, patch: int = 16, **spec: Any) -> None:
+        super().__init__()
+        self.tokenizer = ImageTokenizer(read_spec(spec, "image processor"), patch)
+
+    def preprocess(self, images: Any, return_tensors: str = "pt") -> BatchFeature:
+        """Images (or one) to `pixel_values` (b, 3, h, w); videos to (b, t, 3, h, w).
+
+        An image is a Pillow image, a path, an array (h, w, 3) or (h, w), or a tensor (3, h, w), the last two of uint8.
+        A tensor (b, 3, h, w) is a batch of images; a list of tensors (t, 3, h, w) is one of videos of equal length.
+        """
+        pixels = [self.tokenizer.prepare(item) for item in read_images(images)]
+        if any(item.shape != pixels[0].shape for item in pixels):
+            shapes = sorted({tuple(item.shape) for item in pixels})
+            raise DataError(f"images: expected inputs of one length, found {shapes}; give videos of equal length")
+        return BatchFeature({"pixel_values": torch.stack(pixels)}, tensor_type=return_tensors)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What preprocessor_config.json holds."""
+        return {**write_spec(self.tokenizer.spec), "patch": self.tokenizer.patch}
+
+
+def read_images(images: Any) -> list[UInt8[Tensor, "*t 3 h w"]]:
+    """One or several images, of any kind that `UnifiedImageProcessor.preprocess` takes, as uint8 tensors."""
+    if isinstance(images, Tensor | np.ndarray) and images.ndim == 5:
+        images = list(images)
+    elif isinstance(images, Tensor | np.ndarray) and images.ndim == 4:
+        images = [_tensor(item) for item in images]
+    elif not isinstance(images, list | tuple):
+        images = [images]
+    if not len(images):
+        raise DataError("images: the list is empty; give at least one image")
+    return [_tensor(item) for item in images]
+
+
+def _tensor(image: Any) -> UInt8[Tensor, "*t 3 h w"]:
+    if isinstance(image, str | Path):
+        image = _opened(Path(image))
+    if isinstance(image, Image.Image):
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+    if isinstance(image, np.ndarray):
+        image = torch.from_numpy(np.ascontiguousarray(image))
+        if image.dim() == 2:
+            image = image[..., None].expand(-1, -1, 3)
+        image = image.movedim(-1, -3)
+    if isinstance(image, Tensor) and image.dim() == 2:
+        image = image.expand(3, -1, -1)
+    if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.dim() in (3, 4) and image.shape[-3] == 3:
+        return image.contiguous()
+    found = f"{image.dtype} of shape {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+    raise DataError(
+        f"images: found {found}; expected a Pillow image, a path, an array (h, w, 3) or a tensor (3, h, w) of uint8 "
+        "values from 0 to 255"
+    )
+
+
+def _opened(path: Path) -> Image.Image:
+    """The upright image in a file."""
+    if not path.is_file():
+        raise DataError(f"images: {path}: no such file (addresses of the web are not fetched)")
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image)
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise DataError(f"images: {path}: not a readable image: {error}") from error
+
+
+class UnifiedProcessor(ProcessorMixin):  # type: ignore[misc]
+    """Texts and images to `input_ids`, `attention_mask` and `pixel_values`."""
+
+    def __init__(
+        self,
+        image_processor: UnifiedImageProcessor,
+        tokenizer: PreTrainedTokenizerFast,
+        specs: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        """`specs` holds what further modalities say about their tokenizers, by modality."""
+        super().__init__(image_processor, tokenizer)
+        self.specs = {name: dict(spec) for name, spec in (specs or {}).items()}
+        # A copy: Hugging Face's wrapper sets padding and truncation on the tokenizer it holds.
+        copy = tokenizers.Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._text = TextTokenizer(copy, tokenizer.model_max_length)
+
+    @classmethod
+    def from_tokenizers(cls, by_modality: Mapping[str, Tokenizer]) -> Self:
+        """The processor of the tokenizers that `unified.modalities.load_tokenizers` makes."""
+        image, text = by_modality["image"], by_modality["text"]
+        assert isinstance(image, ImageTokenizer)
+        assert isinstance(text, TextTokenizer)
+        wrapped = PreTrainedTokenizerFast(
+            tokenizer_object=tokenizers.Tokenizer.from_str(text.tokenizer.to_str()),
+            eos_token=END,
+            pad_token=END,
+            mask_token=SPE,
+            split_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+            model_max_length=text.max_length,
+            model_input_names=["input_ids", "attention_mask"],
+        )
+        return cls(UnifiedImageProcessor(image.patch, **write_spec(image.spec)), wrapped)
+
+    @property
+    def tokenizers(self) -> dict[str, Tokenizer]:
+        """The tokenizer of every modality, as training and evaluation use them."""
+        return {"image": self.image_processor.tokenizer, "text": self._text}
+
+    def __call__(
+        self, images: Any = None, text: str | Sequence[str] | None = None, *, return_tensors: str = "pt"
+    ) -> BatchFeature:
+        """Features of images, of texts, or of both; single ones are batches of one.
+
+        Texts are closed by the end token, cut to the model's length and padded. Special tokens written out in a text
+        are plain characters; `processor.tokenizers["text"].cloze(text)` gives the ids of a text with `<|spe|>` holes.
+        """
+        if images is None and text is None:
+            raise DataError("nothing to process; give images=…, text=… or both")
+        features: dict[str, Any] = {}
+        if text is not None:
+            texts = [text] if isinstance(text, str) else list(text)
+            batch = self._text.tokens([self._text.prepare(item) for item in texts])
+            features |= {"input_ids": batch.values, "attention_mask": batch.mask.long()}
+        if images is not None:
+            features |= self.image_processor(images)
+        return BatchFeature(features, tensor_type=return_tensors)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What processor_config.json holds."""
+        return {
+            "format": FORMAT,
+            "processor_class": type(self).__name__,
+            "image_processor": self.image_processor.to_dict(),
+            "specs": self.specs,
+        }
+
+    @classmethod
+    def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """A processor from its parts and the content of its processor_config.json; a newer format is refused."""
+        check_format(processor_dict, "processor_config.json")
+        content = {name: value for name, value in processor_dict.items() if name != "format"}
+        return super().from_args_and_dict(args, content, **kwargs)
+
+
+def register() -> None:
+    """Make the Auto classes of transformers know this package's configuration, processor and tokenizer."""
+    AutoConfig.register(UnifiedConfig.model_type, UnifiedConfig, exist_ok=True)
+    AutoTokenizer.register(UnifiedConfig, fast_tokenizer_class=PreTrainedTokenizerFast, exist_ok=True)
+    AutoImageProcessor.register(UnifiedConfig, image_processor_classes={"pil": UnifiedImageProcessor}, exist_ok=True)
+    AutoProcessor.register(UnifiedConfig, UnifiedProcessor, exist_ok=True)
