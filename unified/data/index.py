@@ -75,10 +75,12 @@ class Index:
         """The tables as they lie in the file."""
         return self.bounds.tobytes() + self.members.tobytes() + bytes(self.keys)
 
-    def column_counts(self) -> dict[str, int]:
-        """How many samples have each column."""
-        counts = np.bincount(self.members[:, 0].astype(np.int64), minlength=len(self.columns))
-        return dict(sorted(zip(self.columns, counts.tolist(), strict=True)))
+    @property
+    def header(self) -> Header:
+        """What the header of its file says."""
+        digest = hashlib.blake2b(self.body, digest_size=16).digest()
+        sizes = (len(self), len(self.members), len(self.keys))
+        return Header(self.tar_bytes, *sizes, self.digest, digest, self.columns)
 
 
 @dataclass
@@ -216,9 +218,9 @@ def _packed_columns(columns: tuple[str, ...]) -> bytes:
 def write_index(index: Index, path: Path) -> None:
     """Write the index file: complete or not at all."""
     names = _packed_columns(index.columns)
-    body = hashlib.blake2b(index.body, digest_size=16).digest()
-    counts = (index.tar_bytes, len(index), len(index.members), len(index.keys))
-    header = HEADER.pack(MAGIC, FORMAT, len(names), *counts, index.digest, body)
+    facts = index.header
+    counts = (facts.tar_bytes, facts.samples, facts.members, facts.key_bytes)
+    header = HEADER.pack(MAGIC, FORMAT, len(names), *counts, facts.digest, facts.body_digest)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         temporary.write_bytes(header + names + index.body)

@@ -55,7 +55,7 @@ class Shards:
         for number, path in enumerate(paths):
             if not index_path(path).is_file():
                 built[number] = _add_index(path)
-            headers.append(_header(built[number]) if number in built else _checked_header(path))
+            headers.append(built[number].header if number in built else _checked_header(path))
             if number in built and index_path(path).is_file():
                 del built[number]
         if not sum(header.samples for header in headers):
@@ -101,12 +101,6 @@ class Shards:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}
-
-
-def _header(index: Index) -> Header:
-    return Header(
-        index.tar_bytes, len(index), len(index.members), len(index.keys), index.digest, b"", columns=index.columns
-    )
 
 
 def _checked_header(path: Path) -> Header:
@@ -176,6 +170,14 @@ def _folder(folder: Path) -> list[Path]:
         hint = f"name one of its parts: {', '.join(inner)}" if inner else "expected *.tar files"
         raise DataError(f"{folder}: no shards in this folder; {hint}")
     return found
+
+
+def parts(path: str | Path) -> list[str | Path]:
+    """The folders of shards that lie in a folder of splits, or `path` alone where it is no such folder."""
+    folder = Path(path)
+    if not folder.is_dir() or (folder / MANIFEST).is_file() or any(folder.glob("*.tar")):
+        return [path]
+    return sorted(inner for inner in folder.iterdir() if inner.is_dir() and any(inner.glob("*.tar"))) or [path]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

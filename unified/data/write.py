@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from unified.data.index import IndexBuilder, index_path, write_index
+from unified.data.index import IndexBuilder, index_path, split_name, write_index
 from unified.data.shards import FORMAT, MANIFEST
 from unified.log import logger
 from unified.types import DataError
@@ -92,6 +92,10 @@ class _Tar:
 
     def add(self, key: str, columns: Mapping[str, bytes]) -> None:
         for column, value in columns.items():
+            if split_name(f"{key}.{column}") != (key, column):
+                raise DataError(
+                    f"{self.path}: {key!r} and {column!r} do not make a member's name; leave out dots in keys"
+                )
             member = tarfile.TarInfo(f"{key}.{column}")
             member.size = len(value)
             member.mode = 0o644
@@ -101,7 +105,7 @@ class _Tar:
             self.index.add(member.name, self.tar.offset - padded, len(value))
         self.samples += 1
         if len(self.index.keys) != self.samples:
-            raise DataError(f"{self.path}: sample {key!r}: the key cannot be told from its columns {sorted(columns)}")
+            raise DataError(f"{self.path}: sample {key!r} has no columns, or comes twice")
 
     def close(self) -> dict[str, Any]:
         self.tar.close()

@@ -83,7 +83,7 @@ ASCII = range(0x21, 0x7F)
 
 
 def name(code_point: int) -> str | None:
-    """The Unicode name in lower case; None for what has none or shows nothing, such as controls, spaces, private use."""
+    """The Unicode name in lower case; None for what has none or shows nothing: controls, spaces, private use."""
     character = chr(code_point)
     found = unicodedata.name(character, "").lower()
     if unicodedata.category(character)[0] in "CZ" or found.startswith("variation selector"):

@@ -13,6 +13,7 @@ from fontTools.ttLib import TTFont  # type: ignore[import-untyped]
 from PIL import Image, ImageDraw, ImageFont
 
 from unified.data.build import characters
+from unified.data.shards import FORMAT
 from unified.data.write import ShardWriter, complete_folder, progress
 from unified.seed import key
 
@@ -247,13 +248,11 @@ def png(pixels: bytes) -> bytes:
 
 def _write_labels(folder: Path, splits: dict[str, list[Glyph]], table: dict[int, Character]) -> None:
     """The label files that belong to the glyphs: names, names of the held-out characters, scripts."""
-    names = {split: _names(members, table) for split, members in splits.items()}
     scripts = sorted({table[glyph.code_point].script for glyph in splits["train"]})
-    files = {"names": names["train"], "test_names": names["test_characters"], "scripts": scripts}
-    for stem, found in files.items():
-        text = yaml.safe_dump({"names": found, "templates": ["{}"]}, allow_unicode=True, sort_keys=False)
+    files: dict[str, dict[str, Any]] = {"scripts": {"names": scripts}}
+    for stem, split_name in (("names", "train"), ("test_names", "test_characters")):
+        codes = sorted({glyph.code_point for glyph in splits[split_name]})
+        files[stem] = {"names": [table[code].name for code in codes], "groups": [table[code].group for code in codes]}
+    for stem, content in files.items():
+        text = yaml.safe_dump({"format": FORMAT, "templates": ["{}"], **content}, allow_unicode=True, sort_keys=False)
         (folder / f"{stem}.yaml").write_text(text, encoding="utf-8")
-
-
-def _names(members: Sequence[Glyph], table: dict[int, Character]) -> list[str]:
-    return [table[code].name for code in sorted({glyph.code_point for glyph in members})]

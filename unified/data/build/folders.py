@@ -1,0 +1,103 @@
+"""Shards from a user's pictures: a folder of class folders, or pictures with captions in files of the same name."""
+
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from unified.data.build.sources import BadSampleError, Files, Item, Problems, caption, pack, picture, sample_key
+from unified.data.write import ShardWriter, complete_folder
+
+SPLITS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing")
+CLASS_NAMES = "classnames.txt"
+
+
+def build_imagefolder(source: Path, out: Path, samples_per_shard: int, skip_bad: bool) -> dict[str, dict[str, Any]]:
+    """Pack SOURCE/CLASS/… or SOURCE/SPLIT/CLASS/…; returns the manifest of each split, or one under "".
+
+    Columns: the picture's bytes under its suffix, `cls` (place of the class in the sorted list), `txt` (its name).
+    Raises `DataError` listing unreadable pictures, empty classes and duplicate keys, unless `skip_bad`.
+    """
+    with Files(source) as files:
+        problems = Problems(source, skip_bad)
+        pictures = {split: _by_class(files, split, problems) for split in _splits(files)}
+        classes = sorted({name for members in pictures.values() for name in members.values()})
+        number = {name: place for place, name in enumerate(classes)}
+        manifests, written = {}, 0
+        with complete_folder(out) as folder, ExitStack() as stack:
+            for split, members in pictures.items():
+                writer = ShardWriter(
+                    folder / split, kind="imagefolder", source=source.name, samples_per_shard=samples_per_shard
+                )
+                items = [_classified(files, split, name, label, number[label]) for name, label in members.items()]
+                stack.enter_context(writer)
+                written += pack(writer, items, problems, "images")
+                writer.manifest |= {"classes": classes, "class_counts": dict(sorted(Counter(members.values()).items()))}
+                manifests[split] = writer.manifest
+            facts = problems.settle(written)
+            for manifest in manifests.values():
+                manifest |= facts
+            (folder / CLASS_NAMES).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
+    return manifests
+
+
+def _splits(files: Files) -> list[str]:
+    """The split folders at the top, or "" where the class folders lie there."""
+    tops = [folder for folder in files.folders if "/" not in folder]
+    return tops if tops and all(top.lower() in SPLITS for top in tops) else [""]
+
+
+def _by_class(files: Files, split: str, problems: Problems) -> dict[str, str]:
+    """The pictures of a split, each with the name of its class."""
+    start = f"{split}/" if split else ""
+    found = {}
+    for name in files.images():
+        inside = name.removeprefix(start)
+        if name.startswith(start) and "/" in inside:
+            found[name] = inside.split("/", 1)[0]
+        elif name.startswith(start):
+            problems.add("image outside a class folder", name)
+    folders = {folder.removeprefix(start).split("/")[0] for folder in files.folders if folder.startswith(start)}
+    for empty in sorted(folders - set(found.values())):
+        problems.add("class without images", f"{start}{empty}")
+    return found
+
+
+def _classified(files: Files, split: str, name: str, label: str, number: int) -> Item:
+    def load() -> dict[str, Any]:
+        column, data = picture(files.read(name), name, str(files.source))
+        return {column: data, "cls": number, "txt": label}
+
+    return Item(sample_key(name.removeprefix(f"{split}/") if split else name), name, load)
+
+
+def build_pairs(source: Path, out: Path, samples_per_shard: int, skip_bad: bool) -> dict[str, dict[str, Any]]:
+    """Pack pictures with the .txt files of the same name, wherever they lie in the tree; returns one manifest under "".
+
+    Raises `DataError` listing unreadable pictures, missing or empty captions and duplicate keys, unless `skip_bad`.
+    """
+    with Files(source) as files:
+        problems = Problems(source, skip_bad)
+        images, names = files.images(), set(files.names)
+        texts = {name for name in names if name.lower().endswith(".txt")}
+        used = {str(PurePosixPath(name).with_suffix(".txt")) for name in images}
+        for alone in sorted(texts - used):
+            problems.add("caption without image", alone)
+        with complete_folder(out) as folder:
+            writer = ShardWriter(folder, kind="pairs", source=source.name, samples_per_shard=samples_per_shard)
+            with writer:
+                written = pack(writer, [_paired(files, name, texts) for name in images], problems, "pairs")
+                writer.manifest |= problems.settle(written)
+    return {"": writer.manifest}
+
+
+def _paired(files: Files, name: str, texts: set[str]) -> Item:
+    text = str(PurePosixPath(name).with_suffix(".txt"))
+
+    def load() -> dict[str, Any]:
+        if text not in texts:
+            raise BadSampleError("missing caption", f"{name}: no {text}")
+        column, data = picture(files.read(name), name, str(files.source))
+        return {column: data, "txt": caption(files, text)}
+
+    return Item(sample_key(name), name, load)

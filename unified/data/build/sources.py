@@ -1,0 +1,178 @@
+"""The user's files, in a folder or in a zip, and the list of what was wrong with them."""
+
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Self
+
+from unified.data.decode import IMAGES, decode_column
+from unified.data.write import ShardWriter, progress
+from unified.log import logger
+from unified.seed import key
+from unified.types import DataError
+
+SEED = "pack 1"
+LISTED = 5  # problems that an error names
+IMAGE_SUFFIXES = {f".{name}" for name in IMAGES}
+
+
+class Files:
+    """Files and folders by their path relative to a folder or to the root of a zip; hidden ones are left out."""
+
+    def __init__(self, source: Path) -> None:
+        self.source = source
+        self._zip = _open_zip(source) if source.is_file() else None
+        names = self._zip.namelist() if self._zip else _walk(source)
+        self._prefix = _wrapper(names) if self._zip else ""
+        inside = [name.removeprefix(self._prefix) for name in names if not any(map(_hidden, name.split("/")))]
+        self.names = sorted(name for name in inside if name and not name.endswith("/"))
+        above = {str(folder) for name in inside for folder in PurePosixPath(f"{name}x").parents}
+        self.folders = sorted(above - {"."})
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file; raises `BadSampleError` where they cannot be read."""
+        try:
+            if self._zip:
+                return self._zip.read(self._prefix + name)
+            return (self.source / name).read_bytes()
+        except (OSError, zipfile.BadZipFile) as error:
+            raise BadSampleError("unreadable file", f"{self.source}: {name}: {error}") from error
+
+    def images(self) -> list[str]:
+        """The names of pictures, by their suffix."""
+        return [name for name in self.names if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
+
+    def close(self) -> None:
+        """Close the zip."""
+        if self._zip:
+            self._zip.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _open_zip(source: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(source)
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{source}: expected a folder or a zip ({error})") from error
+
+
+def _walk(folder: Path) -> list[str]:
+    """All files, and all folders with a slash at the end as a zip names them."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder or zip")
+    return [path.relative_to(folder).as_posix() + "/" * path.is_dir() for path in folder.rglob("*")]
+
+
+def _wrapper(names: Sequence[str]) -> str:
+    """The folder that holds everything in a zip, where there are class folders inside it; otherwise nothing."""
+    tops = {name.split("/", 1)[0] for name in names}
+    deep = all(name.count("/") >= 2 for name in names if not name.endswith("/"))
+    return f"{tops.pop()}/" if len(tops) == 1 and deep else ""
+
+
+def _hidden(part: str) -> bool:
+    return part.startswith(".") or part == "__MACOSX"
+
+
+class BadSampleError(DataError):
+    """A sample that cannot be packed, and the kind of trouble under which it is counted."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Item:
+    """A sample to be: its key, the file or row it comes from, and how its columns are read (or `BadSampleError`)."""
+
+    key: str
+    name: str
+    load: Callable[[], dict[str, Any]]
+
+
+@dataclass
+class Problems:
+    """What was wrong with a source: gathered while building, then an error or, on request, a list in the manifest."""
+
+    source: Path
+    skip: bool
+    found: list[tuple[str, str]] = field(default_factory=list)  # (kind, where and what)
+
+    def add(self, kind: str, where: str) -> None:
+        """One thing that keeps a sample out."""
+        self.found.append((kind, where))
+
+    def counts(self) -> dict[str, int]:
+        """How many problems of each kind there are."""
+        return dict(Counter(kind for kind, _ in self.found))
+
+    def settle(self, written: int) -> dict[str, Any]:
+        """What the manifest says of them. Raises `DataError` naming the first ones unless they are to be skipped."""
+        if not self.found and written:
+            return {}
+        counts = ", ".join(f"{count:,} × {kind}" for kind, count in self.counts().items()) or "nothing to pack in it"
+        if not self.skip or not written:
+            first = "".join(f"\n  {kind}: {where}" for kind, where in self.found[:LISTED])
+            more = f"\n  … and {len(self.found) - LISTED:,} more" if len(self.found) > LISTED else ""
+            hint = "\nMend these, or leave them out with --skip-bad." if written else ""
+            raise DataError(f"{self.source}: {counts}{first}{more}{hint}")
+        logger.warning("%s: skipped %s; listed in the manifest", self.source, counts)
+        return {"skipped": [f"{kind}: {where}" for kind, where in self.found]}
+
+
+def sample_key(name: str) -> str:
+    """The key of a file's sample: its path without suffix, and "_" for dots in its name, which would cut the key."""
+    folder, slash, base = name.rpartition("/")
+    stem = base.rpartition(".")[0] or base
+    return f"{folder}{slash}{stem.replace('.', '_')}"
+
+
+def picture(data: bytes, name: str, place: str) -> tuple[str, bytes]:
+    """The column of a picture and its untouched bytes; raises `BadSampleError` where it cannot be decoded."""
+    column = PurePosixPath(name).suffix.lower().removeprefix(".")
+    if column not in IMAGES:
+        raise BadSampleError("unknown image format", f"{name}: expected one of {', '.join(IMAGES)}")
+    try:
+        decode_column({"__shard__": place, "__key__": name, column: data}, column)
+    except DataError as error:
+        raise BadSampleError("unreadable image", str(error)) from error
+    return column, data
+
+
+def caption(files: Files, name: str) -> str:
+    """A UTF-8 file without the white space around it; raises `BadSampleError` where it is empty or not UTF-8."""
+    try:
+        text = files.read(name).decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise BadSampleError("unreadable caption", f"{name}: not UTF-8 ({error})") from error
+    if not text:
+        raise BadSampleError("missing caption", f"{name} is empty")
+    return text
+
+
+def pack(writer: ShardWriter, items: Sequence[Item], problems: Problems, series: str) -> int:
+    """Write the samples in a keyed order, so that neighbours differ; returns how many could be written."""
+    first: dict[str, Item] = {}
+    for item in items:
+        other = first.setdefault(item.key, item)
+        if other is not item:
+            problems.add("duplicate key", f"{item.name} and {other.name} would both be sample {item.key!r}")
+    written = 0
+    ordered = sorted(first.values(), key=lambda item: key(SEED, item.key))
+    for item in progress(ordered, len(ordered), f"packing {series}"):
+        try:
+            columns = item.load()
+        except BadSampleError as error:
+            problems.add(error.kind, str(error))
+        else:
+            writer.write(item.key, columns, series)
+            written += 1
+    return written

@@ -1,0 +1,198 @@
+"""What `unified shards …` does: build, inspect, verify, index. Each prints a table of what it made or found."""
+
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from unified.config import nearest
+from unified.data.build.digits import build_digits
+from unified.data.build.documentation import build_documentation
+from unified.data.build.folders import build_imagefolder, build_pairs
+from unified.data.build.glyphs import build_glyphs
+from unified.data.build.sources import Files
+from unified.data.build.table import SUFFIXES, build_table, parse_columns
+from unified.data.index import build_index, index_path, write_index
+from unified.data.inspect import choose, contact_sheet, describe
+from unified.data.shards import MANIFEST, Shards, parts, read_manifest, shard_paths
+from unified.data.verify import verify as verify_shards
+from unified.data.write import SAMPLES_PER_SHARD
+from unified.types import DataError
+
+EMBEDDED: Mapping[str, Callable[[Path, int], dict[str, dict[str, Any]]]] = {
+    "glyphs": build_glyphs,
+    "digits": build_digits,
+    "documentation": build_documentation,
+}
+KINDS = ("imagefolder", "pairs", "table")
+PROBLEMS_PRINTED = 20
+_NUMBER = re.compile(r"[\d.,×]+( %)?")
+
+
+def build(
+    source: str,
+    out: Path,
+    *,
+    kind: str | None = None,
+    columns: str | None = None,
+    samples_per_shard: int = SAMPLES_PER_SHARD,
+    skip_existing: bool = False,
+    skip_bad: bool = False,
+) -> None:
+    """Pack an embedded data set (glyphs, digits, documentation) or a user's files into shards in the new folder `out`.
+
+    `kind` is guessed from the files where it is None. `skip_existing` accepts a complete folder that is there already.
+    """
+    if skip_existing and out.is_dir() and any(out.iterdir()):
+        manifests = {Path(part).name: read_manifest(Path(part)) for part in parts(out)}
+        _check_kind(out, manifests, kind or source)
+        say(f"{out} is complete already; nothing was built.")
+    elif source in EMBEDDED and kind is None:
+        manifests = EMBEDDED[source](out, samples_per_shard)
+    else:
+        manifests = _build_own(Path(source), out, kind, columns, samples_per_shard, skip_bad)
+    _summarise(out, manifests)
+
+
+def _check_kind(out: Path, manifests: Mapping[str, Mapping[str, Any]], wanted: str) -> None:
+    """Refuse to take one data set for another."""
+    known = {*EMBEDDED, *KINDS}
+    found = {str(manifest.get("kind")) for manifest in manifests.values()}
+    if wanted in known and found != {wanted}:
+        raise DataError(f"{out}: holds shards of {', '.join(sorted(found))}, not of {wanted}; name another folder")
+
+
+def _build_own(
+    source: Path, out: Path, kind: str | None, columns: str | None, samples_per_shard: int, skip_bad: bool
+) -> dict[str, dict[str, Any]]:
+    if not source.exists():
+        raise DataError(
+            f"{source}: no such file or folder, and no embedded data set{nearest(str(source), list(EMBEDDED))}"
+        )
+    chosen = kind or guess_kind(source)
+    if chosen == "table":
+        return build_table(source, out, samples_per_shard, skip_bad, parse_columns(columns))
+    if columns is not None:
+        raise DataError(f"{source}: columns are named for a table only; this is built as {chosen!r}")
+    if chosen == "imagefolder":
+        return build_imagefolder(source, out, samples_per_shard, skip_bad)
+    if chosen == "pairs":
+        return build_pairs(source, out, samples_per_shard, skip_bad)
+    raise DataError(f"{chosen!r} is no kind of source{nearest(chosen, KINDS)}")
+
+
+def guess_kind(source: Path) -> str:
+    """The kind of a source: a table by its suffix, pairs where captions lie beside pictures, else class folders."""
+    if source.suffix.lower() in SUFFIXES:
+        return "table"
+    with Files(source) as files:
+        images, names = files.images(), set(files.names)
+    if any(f"{name.rpartition('.')[0]}.txt" in names for name in images):
+        return "pairs"
+    if any("/" in name for name in images):
+        return "imagefolder"
+    raise DataError(
+        f"{source}: found {len(images):,} pictures, but neither class folders nor .txt captions of the same names; "
+        f"say what it is with --kind ({', '.join(KINDS)})"
+    )
+
+
+def _summarise(out: Path, manifests: Mapping[str, Mapping[str, Any]]) -> None:
+    rows = []
+    for split, manifest in manifests.items():
+        size = sum(shard["bytes"] for shard in manifest["shards"])
+        counts = ", ".join(f"{name} {count:,}" for name, count in manifest["columns"].items())
+        rows.append(
+            [split or "all", f"{manifest['samples']:,}", str(len(manifest["shards"])), _megabytes(size), counts]
+        )
+    say(table(["split", "samples", "shards", "MB", "columns"], rows))
+    if any("name_ceiling" in manifest for manifest in manifests.values()):
+        _summarise_glyphs(manifests)
+    for split, manifest in manifests.items():
+        if "skipped" in manifest:
+            say(f"{split or out.name}: {len(manifest['skipped']):,} bad entries left out; {MANIFEST} lists them.")
+            break
+    say(f"Written to {out}. Look at it with: unified shards inspect {out}")
+
+
+def _summarise_glyphs(manifests: Mapping[str, Mapping[str, Any]]) -> None:
+    rows = [
+        [
+            split,
+            f"{manifest['characters']:,}",
+            str(len(manifest["fonts"])),
+            f"{manifest['left_out_as_copies']:,}",
+            f"{100 * manifest['name_ceiling']:.1f} %",
+            f"{100 * manifest['script_ceiling']:.1f} %",
+        ]
+        for split, manifest in manifests.items()
+    ]
+    say(table(["split", "characters", "fonts", "copies left out", "name ceiling", "script ceiling"], rows))
+    say("ceiling: the best accuracy from the picture alone if characters drawn alike did not count as the same.")
+
+
+def inspect(path: str, out: Path = Path("contact_sheet.png"), *, count: int = 32) -> None:
+    """Print some samples of the shards as a table and draw their pictures on one sheet, `out`."""
+    if count < 1:
+        raise DataError(f"count: expected at least 1, found {count}")
+    folders = parts(path)
+    samples = []
+    for part in folders:
+        shards = Shards.open(part)
+        say(f"{part}: {len(shards):,} samples in {len(shards.sizes)} shards; columns: {', '.join(shards.columns)}")
+        samples += choose(shards, -(-count // len(folders)))
+    described = [describe(raw) for raw in samples]
+    names = list(dict.fromkeys(name for row in described for name in row))
+    say(table(names, [[row.get(name, "") for name in names] for row in described]))
+    pictures = contact_sheet(samples, out)
+    say(f"{pictures} pictures drawn in {out}" if pictures else "no pictures in these shards")
+
+
+def verify(path: str) -> None:
+    """Check hashes, counts and every column of every sample; raises `DataError` where anything is wrong."""
+    found = verify_shards(path)
+    rows = [[name, f"{count:,}"] for name, count in sorted(found.columns.items())]
+    say(table(["column", "samples"], rows))
+    if found.not_decoded:
+        say(f"read but not decoded: {', '.join(sorted(found.not_decoded))}")
+    if found.problems:
+        more = len(found.problems) - PROBLEMS_PRINTED
+        shown = found.problems[:PROBLEMS_PRINTED] + ([f"… and {more:,} more"] if more > 0 else [])
+        raise DataError(f"{path}: {len(found.problems):,} problems\n  " + "\n  ".join(shown))
+    say(f"{path}: {found.samples:,} samples in {found.shards} shards are whole.")
+
+
+def index(path: str) -> None:
+    """Build the index of each tar anew."""
+    rows = []
+    for part in parts(path):
+        for shard in shard_paths(part):
+            built = build_index(shard)
+            write_index(built, index_path(shard))
+            rows.append([str(shard), f"{len(built):,}", ", ".join(sorted(built.columns))])
+    say(table(["shard", "samples", "columns"], rows))
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lines of aligned columns under a heading; columns of numbers stand to the right."""
+    lines = [list(head), *map(list, rows)]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(head))]
+    right = [bool(rows) and all(_NUMBER.fullmatch(row[place]) for row in rows) for place in range(len(head))]
+    aligned = [
+        "  ".join(
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in lines
+    ]
+    return "\n".join([aligned[0], "  ".join("─" * width for width in widths), *aligned[1:]])
+
+
+def say(text: str) -> None:
+    """Print to standard output."""
+    sys.stdout.write(f"{text}\n")

@@ -1,0 +1,87 @@
+"""Looking at shards: a table of samples as text, and their pictures on one sheet."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from unified.data.decode import DECODERS, IMAGES, decode_column, place
+from unified.data.shards import Shards
+
+CELL = 128  # pixels of a picture on the sheet
+LINES = 3  # of caption below it
+LINE_HEIGHT = 13
+MARGIN = 8
+COLUMNS = 8  # pictures in a row
+EXCERPT = 60  # characters of a text in the table
+
+
+def choose(shards: Shards, count: int) -> list[dict[str, Any]]:
+    """`count` raw samples, spread evenly over all shards."""
+    count = min(count, len(shards))
+    return [shards[number * len(shards) // count] for number in range(count)]
+
+
+def describe(raw: Mapping[str, Any]) -> dict[str, str]:
+    """The key and each column of a sample in a few words; what cannot be decoded says so."""
+    described = {"key": str(raw["__key__"])}
+    for name in sorted(column for column in raw if not column.startswith("__")):
+        if name.rpartition(".")[2] not in DECODERS:
+            described[name] = f"{len(raw[name]):,} bytes"
+        else:
+            described[name] = _excerpt(decode_column(raw, name))
+    return described
+
+
+def _excerpt(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{value.shape[2]}×{value.shape[1]}"
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {'×'.join(map(str, value.shape))}"
+    if isinstance(value, Mapping):
+        value = ", ".join(f"{name}={item}" for name, item in value.items())
+    return textwrap.shorten(str(value), EXCERPT, placeholder=" …")
+
+
+def contact_sheet(samples: Sequence[Mapping[str, Any]], out: Path) -> int:
+    """Write the pictures of the samples, each with key and caption, as one PNG; returns how many there were."""
+    cells = [(picture, _caption(raw)) for raw in samples for picture in _pictures(raw)]
+    if cells:
+        width, height = CELL + MARGIN, CELL + LINES * LINE_HEIGHT + MARGIN
+        across = min(COLUMNS, len(cells))
+        rows = -(-len(cells) // across)
+        sheet = Image.new("RGB", (across * width + MARGIN, rows * height + MARGIN), (222, 226, 232))
+        for number, (picture, lines) in enumerate(cells):
+            corner = (MARGIN + number % across * width, MARGIN + number // across * height)
+            _paste(sheet, picture, lines, corner)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(out, "PNG")
+    return len(cells)
+
+
+def _pictures(raw: Mapping[str, Any]) -> list[Image.Image]:
+    names = sorted(name for name in raw if name.rpartition(".")[2] in IMAGES)
+    return [Image.fromarray(decode_column(raw, name).permute(1, 2, 0).numpy()) for name in names]
+
+
+def _caption(raw: Mapping[str, Any]) -> list[str]:
+    text = next((_excerpt(decode_column(raw, name)) for name in ("txt", "cls") if name in raw), "")
+    lines = textwrap.wrap(text, CELL // 6)[: LINES - 1]
+    return [place(raw).rpartition(": ")[2][-CELL // 6 :], *lines]
+
+
+def _paste(sheet: Image.Image, picture: Image.Image, lines: Sequence[str], corner: tuple[int, int]) -> None:
+    scale = min(CELL / picture.width, CELL / picture.height)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    smooth = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST  # small pictures show their pixels
+    left, top = corner
+    sheet.paste(picture.resize(size, smooth), (left + (CELL - size[0]) // 2, top + (CELL - size[1]) // 2))
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=10)
+    for number, line in enumerate(lines):
+        pen.text(
+            (left, top + CELL + 2 + number * LINE_HEIGHT), line, fill=(60, 60, 60) if number else "black", font=font
+        )

@@ -1,0 +1,112 @@
+"""Checking shards: sizes, hashes and counts against the manifest, and every column of every sample decoded."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unified.data.decode import DECODERS, decode_column
+from unified.data.index import Index, build_index, index_path, open_index
+from unified.data.shards import MANIFEST, Shards, parts, read_manifest, shard_paths
+from unified.data.write import progress
+from unified.types import DataError
+
+
+@dataclass
+class Verification:
+    """What a check found."""
+
+    shards: int = 0
+    samples: int = 0
+    columns: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)  # each names shard, key and column as far as they apply
+    digests: dict[Path, str] = field(default_factory=dict)  # SHA-256 of each readable tar
+    not_decoded: set[str] = field(default_factory=set)  # columns that have no decoder
+
+
+def verify(path: str | Path) -> Verification:
+    """Check a folder of shards, a folder of such folders, or the shards of a pattern; nothing is changed."""
+    found = Verification()
+    for part in parts(path):
+        try:
+            paths = shard_paths(part)
+        except DataError as error:
+            found.problems.append(str(error))
+            continue
+        before = Counter(found.columns)
+        samples = sum(_verify_shard(shard, found) for shard in paths)
+        if (Path(part) / MANIFEST).is_file():
+            found.problems += _against_manifest(Path(part), samples, found.columns - before, found.digests)
+    return found
+
+
+def _verify_shard(path: Path, found: Verification) -> int:
+    """Check one tar and its samples; returns how many it has."""
+    found.shards += 1
+    try:
+        index = build_index(path)
+        shards = Shards([path], [index.header], {0: index})
+    except DataError as error:
+        found.problems.append(str(error))
+        return 0
+    found.digests[path] = index.digest.hex()
+    if index_path(path).is_file():
+        found.problems += _index_problems(path, index)
+    for number in progress(range(len(shards)), len(shards), f"verifying {path}"):
+        found.problems += _sample_problems(shards[number], found)
+    found.samples += len(shards)
+    return len(shards)
+
+
+def _index_problems(path: Path, fresh: Index) -> Iterator[str]:
+    try:
+        stored = open_index(index_path(path))
+    except DataError as error:
+        yield str(error)
+        return
+    same = (
+        (stored.tar_bytes, stored.columns) == (fresh.tar_bytes, fresh.columns)
+        and np.array_equal(stored.bounds, fresh.bounds)
+        and np.array_equal(stored.members, fresh.members)
+        and bytes(stored.keys) == bytes(fresh.keys)
+    )
+    if not same:
+        yield f"{index_path(path)}: does not fit its tar; rebuild it with: unified shards index {path}"
+    elif stored.digest != fresh.digest:
+        yield f"{path}: its bytes have changed since it was indexed"
+
+
+def _sample_problems(raw: dict[str, Any], found: Verification) -> Iterator[str]:
+    for name in raw:
+        if name.startswith("__"):
+            continue
+        found.columns[name] += 1
+        if name.rpartition(".")[2] not in DECODERS:
+            found.not_decoded.add(name)
+            continue
+        try:
+            decode_column(raw, name)
+        except DataError as error:
+            yield str(error)
+
+
+def _against_manifest(folder: Path, samples: int, columns: Counter[str], digests: dict[Path, str]) -> Iterator[str]:
+    manifest = read_manifest(folder)
+    for shard in manifest["shards"]:
+        path = folder / shard["path"]
+        size, digest = path.stat().st_size, digests.get(path, "")
+        if size != shard["bytes"]:
+            yield f"{path}: {size:,} bytes, {MANIFEST} says {shard['bytes']:,}"
+        elif digest and digest != shard["sha256"]:
+            yield f"{path}: SHA-256 {digest[:12]}…, {MANIFEST} says {shard['sha256'][:12]}…: its bytes have changed"
+    unlisted = {path.name for path in folder.glob("*.tar")} - {shard["path"] for shard in manifest["shards"]}
+    for name in sorted(unlisted):
+        yield f"{folder / name}: not listed in {MANIFEST}"
+    if samples != manifest["samples"]:
+        yield f"{folder}: {samples:,} samples can be read, {MANIFEST} says {manifest['samples']:,}"
+    for name, count in manifest["columns"].items():
+        if columns[name] != count:
+            yield f"{folder}: column {name!r} is in {columns[name]:,} samples, {MANIFEST} says {count:,}"
