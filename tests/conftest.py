@@ -8,5 +8,5 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 from jaxtyping import install_import_hook
 
-CHECKED = ["nn", "answers", "modalities", "layout", "model", "matching", "generation", "dist", "types"]
+CHECKED = ["nn", "answers", "modalities.image", "modalities.text", "layout", "model", "matching", "generation", "dist", "types"]
 install_import_hook([f"unified.{name}" for name in CHECKED], "beartype.beartype")

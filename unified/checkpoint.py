@@ -25,6 +25,7 @@ from torch import Tensor
 
 from unified import __version__
 from unified.config import nearest
+from unified.errors import UserError
 from unified.log import logger
 
 FORMAT = 1
@@ -36,7 +37,7 @@ _WRITING, _REMOVING = ".writing_", ".removing_"  # folders under these names are
 Tensors = Mapping[str, Tensor]
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError):
     """A checkpoint cannot be written or read; the message names the file, what was expected and what else is there."""
 
 

@@ -46,15 +46,16 @@ def score(
 
     `name` stands in for the task's family where it names none.
     """
+    of_inputs, of_candidates = (noise.inputs, noise.candidates) if noise else (None, None)
     scale = model.scale(task.family or name or batch.task)
     if task.answer.read == "prefix":
-        features = model.represent(batch.inputs, noise=noise and noise.inputs)
+        features = model.represent(batch.inputs, noise=of_inputs)
         if task.answer.candidates == "batch":
-            return _match_batch(model, task, batch.target, features, scale, noise)
+            return _match_batch(model, task, batch.target, features, scale, of_candidates)
         assert labels is not None, "a task with a label set needs the tokens of its labels"
-        candidates = model.represent({"text": labels}, "candidate", noise and noise.candidates)
+        candidates = model.represent({"text": labels}, "candidate", of_candidates)
         return _classes(similarity(features, candidates, scale), batch.target, task.answer.label_smoothing)
-    states, target = _read_words(model, task, batch, noise and noise.inputs)
+    states, target = _read_words(model, task, batch, of_inputs)
     asked = target != IGNORE
     logits = similarity(model.project(states[asked]), model.vocabulary(task.answer.vocabulary), scale)
     found = _classes(logits, target[asked], task.answer.label_smoothing)
@@ -73,10 +74,10 @@ def _classes(logits: Tensor, target: Tensor, label_smoothing: float) -> Scores:
 
 
 def _match_batch(
-    model: UnifiedModel, task: Task, target: dict[str, Any], features: Tensor, scale: Tensor, noise: Drawn | None
+    model: UnifiedModel, task: Task, target: dict[str, Any], features: Tensor, scale: Tensor, noise: Noise | None
 ) -> Scores:
     """Retrieval in both directions: this rank's rows against the candidates of all ranks."""
-    texts = model.represent({"text": target["tokens"]}, "candidate", noise and noise.candidates)
+    texts = model.represent({"text": target["tokens"]}, "candidate", noise)
     all_features, all_texts, groups = gather_rows(features), gather_rows(texts), _all_groups(target["group"])
     right = target["group"][:, None] == groups[None, :]
     forward, backward = similarity(features, all_texts, scale), similarity(texts, all_features, scale)

@@ -149,13 +149,13 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
 
     def embed(self, inputs: Mapping[str, Tokens] | None = None, **features: Any) -> Float[Tensor, "b w"]:
         """Unit-length features of samples: tokens by modality, or `input_ids`, `attention_mask`, `pixel_values`."""
-        return self.represent(self.tokens(**features, **(inputs or {})))
+        return self.represent(self.tokens(**{**features, **(inputs or {})}))
 
     def tokens(
         self,
         input_ids: Int[Tensor, "b n"] | None = None,
         attention_mask: Tensor | None = None,
-        pixel_values: UInt8[Tensor, "b 3 h w"] | UInt8[Tensor, "b t 3 h w"] | None = None,
+        pixel_values: UInt8[Tensor, "i 3 h w"] | UInt8[Tensor, "i t 3 h w"] | None = None,
         **given: Any,
     ) -> dict[str, Tokens]:
         """Processor features as tokens by modality; entries that are tokens already pass through."""
@@ -165,8 +165,8 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         if pixel_values is not None:
             if pixel_values.dtype != torch.uint8:
                 raise TypeError(
-                    f"pixel_values are {pixel_values.dtype}; expected uint8 from 0 to 255, as UnifiedProcessor returns, "
-                    "because this model normalises on the device"
+                    f"pixel_values are {pixel_values.dtype}; expected uint8 from 0 to 255, as UnifiedProcessor "
+                    "returns, because this model normalises on the device"
                 )
             found["image"] = patches(pixel_values, self.config.image["patch"])
         if input_ids is not None:

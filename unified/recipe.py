@@ -84,6 +84,10 @@ class DataSettings:
     """Samples among which order is shuffled, after the shuffle of shards; null: all of them."""
     max_bad_fraction: float = 0.001
     """Share of unreadable samples (replaced and counted) above which training stops."""
+    allow_change: bool = False
+    """Go on with a run although its shards have changed since it began."""
+    cache_mb: int = 0
+    """Memory of each loader process for decoded samples; worth it where all small pictures of a data set fit in."""
 
 
 @dataclass(frozen=True)

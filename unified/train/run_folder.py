@@ -26,6 +26,7 @@ from typing import Any, Self
 import yaml
 
 from unified.config import build, read_yaml
+from unified.errors import UserError
 from unified.log import logger
 from unified.paths import PACKAGE
 from unified.recipe import Recipe
@@ -36,7 +37,7 @@ RECIPE_HEADER = "# unified recipe, format "
 PACKAGES = ("unified", "torch", "transformers", "accelerate", "deepspeed", "tokenizers", "safetensors", "numpy")
 
 
-class RunFolderError(RuntimeError):
+class RunFolderError(UserError):
     """A run folder cannot be used; the message says who uses it or which file is wrong."""
 
 

@@ -1,0 +1,162 @@
+"""A run from its recipe to its last checkpoint: resume, train, evaluate, log, save."""
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+
+from unified import checkpoint
+from unified.config import RecipeError
+from unified.data.loader import StepLoader
+from unified.data.schedule import START, record, resume, schedule
+from unified.dist import barrier, broadcast_object, rank
+from unified.evaluate.run import evaluate, flat_metrics
+from unified.log import logger
+from unified.recipe import Recipe
+from unified.train.build import Parts, build
+from unified.train.engine import make_accelerator
+from unified.train.flops import gemm_peak
+from unified.train.progress import Progress
+from unified.train.recipe_diff import plain
+from unified.train.run_folder import RunFolder
+from unified.train.stop import StopRequest
+from unified.train.trainer import Trainer
+
+Tell = Callable[[dict[str, Any]], None]
+
+
+def run(recipe: Recipe, out: Path) -> None:
+    """Train `recipe` in the folder `out`; continues there when it holds a complete checkpoint."""
+    accelerator = make_accelerator(recipe, out)
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(RunFolder(out)) if rank() == 0 else None
+        barrier()
+        stop = stack.enter_context(StopRequest())
+        parts = build(recipe)
+        found = broadcast_object(checkpoint.newest(out / "checkpoints") if rank() == 0 else None)
+        stored = checkpoint.load(found, groups=()) if found else None
+        start = stored.step if stored else 0
+        if folder is not None:
+            folder.start(recipe, start)
+            parts.model.config.save_pretrained(folder.model)
+            parts.processor.save_pretrained(folder.model)
+        if start >= recipe.max_steps:
+            logger.info("%s is at step %d of %d: nothing is left to train", out, start, recipe.max_steps)
+            return
+        session = _Session(recipe, out, accelerator, parts, folder, found)
+        stack.callback(accelerator.end_training)
+        session.train(stop)
+
+
+class _Session:
+    """One stretch of a run, from its first or a resumed step on."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        out: Path,
+        accelerator: Accelerator,
+        parts: Parts,
+        folder: RunFolder | None,
+        found: Path | None,
+    ) -> None:
+        self.recipe, self.out, self.accelerator, self.folder, self.parts = recipe, out, accelerator, folder, parts
+        stored = checkpoint.load(found, groups=()) if found else None
+        start, state = (stored.step, stored.state) if stored else (0, {})
+        self.origin = resume(recipe, recipe.seed, start, state["schedule"]) if stored else START
+        self.loader = StepLoader(recipe, parts.tokenizers, parts.labels, start_step=start, origin=self.origin)
+        if stored:
+            _check_data(state["data"], self.loader.digests(), recipe)
+        self.trainer = Trainer(recipe, accelerator, parts, self.loader.probe())
+        if found:
+            self.trainer.load(found)
+            logger.info("continuing %s from step %d of %d", out, start, recipe.max_steps)
+        if recipe.train.trackers:
+            accelerator.init_trackers(out.name)
+        dtype = torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32
+        peak = gemm_peak(dtype, accelerator.device, torch.get_num_threads()) * accelerator.num_processes
+        self.progress = Progress(
+            recipe.max_steps, every=recipe.train.log_every, tell=self._tell, start=start, peak=peak
+        )
+
+    def train(self, stop: StopRequest) -> None:
+        """Step until the recipe's end, or until someone asks to stop; either way the last step is saved."""
+        train, last = self.recipe.train, self.recipe.max_steps
+        batches = iter(self.loader)
+        for _ in range(self.trainer.step, last):
+            with self.progress.waiting():
+                _, slots, _ = next(batches)
+            done = self.trainer.train_step(slots)
+            step = self.trainer.step
+            self.progress.step(step, **done.values())
+            stopping = stop.agreed(self.accelerator.device)
+            if step == last or stopping or step % train.save_every == 0:
+                with self.progress.paused():
+                    self._save()
+            if stopping and step < last:
+                logger.info("stopped after step %d; the same command goes on from there", step)
+                return
+            if train.eval_every and (step % train.eval_every == 0 or step == last):
+                with self.progress.paused():
+                    self._evaluate()
+
+    def _save(self) -> None:
+        state = {
+            "schedule": record(self.recipe, self.recipe.seed, self.trainer.step, self.origin),
+            "data": self.loader.digests(),
+            "bad_samples": self.loader.bad,
+        }
+        self.trainer.save(self.out / "checkpoints", state)
+
+    def _evaluate(self) -> None:
+        """Run the recipe's evaluation specs; on rank 0, while the others wait."""
+        if self.recipe.evaluate and rank() == 0:
+            ema = self.trainer.ema
+            with ema.swapped(self.trainer.model) if ema else contextlib.nullcontext():
+                results = evaluate(self.trainer.model, self.parts.processor, self.recipe.evaluate)
+            metrics = flat_metrics(results)
+            logger.info(
+                "step %d evaluation: %s", self.trainer.step, "  ".join(f"{k} {v:.3f}" for k, v in metrics.items())
+            )
+            self._tell({"step": self.trainer.step, **{f"eval/{name}": value for name, value in metrics.items()}})
+        barrier()
+
+    def _tell(self, entry: dict[str, Any]) -> None:
+        """Write a record to metrics.jsonl and to the trackers."""
+        if self.folder is not None:
+            self.folder.append(entry)
+        if self.recipe.train.trackers:
+            numbers = {name: value for name, value in entry.items() if value is not None and name != "step"}
+            self.accelerator.log(numbers, step=entry["step"])
+
+
+def _check_data(stored: dict[str, str], found: dict[str, str], recipe: Recipe) -> None:
+    """A run goes on exactly only over the data that it began with."""
+    changed = [name for name in found if name in stored and stored[name] != found[name]]
+    if changed and not recipe.data.allow_change:
+        raise RecipeError(
+            f"the shards of {', '.join(changed)} are not those that this run began with, so it cannot go on exactly. "
+            "Put them back, or accept the change with --data.allow-change True"
+        )
+    for name in changed:
+        logger.warning("the shards of task %r have changed since this run began: its order of samples is new", name)
+
+
+def dry_run(recipe: Recipe) -> None:
+    """Print the resolved recipe, the parameters and the tokens of the first steps; trains nothing."""
+    parts = build(recipe)
+    loader = StepLoader(recipe, parts.tokenizers, parts.labels)
+    print(yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True, width=120))  # noqa: T201
+    rows = [(name, sum(p.numel() for p in module.parameters())) for name, module in parts.model.named_children()]
+    rows.append(("total", sum(p.numel() for p in parts.model.parameters())))
+    for name, count in rows:
+        print(f"{name:<12} {count:>14,} parameters")  # noqa: T201
+    for name, size in loader.sizes().items():
+        print(f"task {name}: {size:,} samples of data")  # noqa: T201
+    for step in range(3):
+        slots = schedule(recipe, recipe.seed, step)
+        print(f"step {step}: " + ", ".join(f"{slot.task} {slot.start}…{slot.stop - 1}" for slot in slots))  # noqa: T201

@@ -1,0 +1,202 @@
+"""One training run: step, save, resume."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from unified import checkpoint
+from unified.data.schedule import Slot
+from unified.dist import barrier, rank
+from unified.errors import UserError
+from unified.log import logger
+from unified.recipe import Recipe
+from unified.train.build import Parts
+from unified.train.flops import matrix_parameters, training_flops
+from unified.train.optim import (
+    Ema,
+    GroupSkipAdamW,
+    clip_gradients,
+    learning_rate,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    parameter_groups,
+    uses_from_gradients,
+)
+from unified.train.step import TASK_METRICS, Item, StepModel, draw_noise
+from unified.types import Batch, Tokens
+
+
+class NonFiniteError(UserError):
+    """A loss or a gradient is not a finite number; raised before the optimizer changes anything."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step did, over all ranks."""
+
+    losses: dict[str, float]  # mean loss of each task's terms
+    metrics: dict[str, float]
+    samples: int
+    tokens: int  # run through the encoder, candidates and padding included
+    flops: int
+    norm: float
+    lr: float
+
+    def values(self) -> dict[str, Any]:
+        """The fields by name, as `Progress.step` takes them."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+class Trainer:
+    """Model, optimizer and counters of a run; knows nothing of files but checkpoints, nothing of printing."""
+
+    def __init__(
+        self, recipe: Recipe, accelerator: Accelerator, parts: Parts, probe: Sequence[tuple[Slot, Batch]]
+    ) -> None:
+        """`probe`: a batch of every task, from which the parameters that each task uses are found."""
+        self.recipe, self.accelerator = recipe, accelerator
+        self.step = 0
+        self.matrices = matrix_parameters(parts.model)
+        self.model = parts.model.to(self.accelerator.device)
+        self.model.train()
+        if recipe.train.checkpoint_activations:
+            self.model.gradient_checkpointing_enable()
+        self.labels = {name: tokens.to(self.model.device) for name, tokens in parts.label_tokens.items()}
+        step_model = StepModel(self.model, recipe.tasks)
+        runs = {slot.task: partial(self._probe, step_model, slot, batch) for slot, batch in probe}
+        uses = uses_from_gradients(self.model, runs)
+        groups = parameter_groups(self.model, uses, recipe.optim, depth=recipe.model.depth)
+        self.optimizer = GroupSkipAdamW(groups, lr=recipe.optim.lr, betas=recipe.optim.betas, eps=recipe.optim.eps)
+        self.ema = Ema(self.model, recipe.optim.ema) if recipe.optim.ema is not None else None
+        self.wrapped = self.accelerator.prepare(step_model)
+
+    def _probe(self, step_model: StepModel, slot: Slot, batch: Batch) -> Tensor:
+        return step_model([self._item(slot, batch)])[0]  # type: ignore[no-any-return]
+
+    def _item(self, slot: Slot, batch: Batch) -> Item:
+        task = self.recipe.tasks[slot.task]
+        labels = self.labels.get(slot.task)
+        noise = draw_noise(
+            task,
+            rate=self.recipe.model.drop_path,
+            depth=self.recipe.model.depth,
+            labels=0 if labels is None else len(labels),
+            seed_value=self.recipe.seed,
+            step=self.step,
+            slot=slot.ordinal,
+            device=self.model.device,
+        )
+        return Item(slot.task, batch.to(self.model.device, non_blocking=True), labels, noise)
+
+    def train_step(self, slots: Sequence[tuple[Slot, Batch]]) -> StepResult:
+        """One forward pass over the slots, one backward pass, one change of the weights."""
+        optim = self.recipe.optim
+        tasks = {slot.task for slot, _ in slots}
+        lr = learning_rate(self.step, optim, self.recipe.max_steps)
+        for group in self.optimizer.param_groups:
+            group["active"] = bool(tasks & set(group["tasks"]))
+            group["lr"] = lr * group["lr_scale"]
+        items = [self._item(slot, batch) for slot, batch in slots]
+        loss, sums = self.wrapped(items)
+        self._check_finite(slots, sums)
+        self.accelerator.backward(loss)
+        norm = float(clip_gradients(self.optimizer, optim.clip))
+        if not math.isfinite(norm):
+            raise NonFiniteError(f"step {self.step}: the gradient is not finite. {_where(slots)}")
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        if self.ema is not None:
+            self.ema.update(self.model)
+        return self._result(slots, sums.tolist(), norm, lr)
+
+    def _check_finite(self, slots: Sequence[tuple[Slot, Batch]], sums: Tensor) -> None:
+        finite = torch.isfinite(sums[:, 0])
+        if not bool(finite.all()):
+            bad = [pair for pair, fine in zip(slots, finite.tolist(), strict=True) if not fine]
+            raise NonFiniteError(f"step {self.step}: the loss is not finite. {_where(bad)}")
+
+    def _result(
+        self, slots: Sequence[tuple[Slot, Batch]], sums: list[list[float]], norm: float, lr: float
+    ) -> StepResult:
+        whole: dict[str, list[float]] = {}
+        for (slot, _), row in zip(slots, sums, strict=True):
+            before = whole.get(slot.task, [0.0] * 3)
+            whole[slot.task] = [a + b for a, b in zip(before, row, strict=True)]
+        model, ranks = self.recipe.model, self.accelerator.num_processes
+        sequences = [pair for slot, batch in slots for pair in self._sequences(slot.task, batch)]
+        return StepResult(
+            losses={task: loss / max(terms, 1.0) for task, (loss, terms, _) in whole.items()},
+            metrics={
+                f"{task}.{self.recipe.tasks[task].metric}": TASK_METRICS[self.recipe.tasks[task].metric](
+                    loss, max(terms, 1.0), hits
+                )
+                for task, (loss, terms, hits) in whole.items()
+            },
+            samples=sum(len(slot) for slot, _ in slots),
+            tokens=ranks * sum(count * length for count, length in sequences),
+            flops=ranks * training_flops(sequences, matrices=self.matrices, depth=model.depth, width=model.width),
+            norm=norm,
+            lr=lr,
+        )
+
+    def _sequences(self, task: str, batch: Batch) -> Iterator[tuple[int, int]]:
+        """(How many, tokens of each) of all that a slot sends through the encoder on this rank."""
+        length = 1 + sum(tokens.values.shape[1] for tokens in batch.inputs.values())
+        if isinstance(batch.target, Tokens):
+            length += 2 * batch.target.values.shape[1]  # a caption, and a query for each of its words
+        yield len(batch), length
+        if isinstance(batch.target, dict):
+            yield len(batch), 1 + batch.target["tokens"].values.shape[1]
+        if task in self.labels:
+            yield len(self.labels[task]), 1 + self.labels[task].values.shape[1]
+        if self.recipe.tasks[task].answer.vocabulary == "encoder":
+            yield self.model.config.vocabulary_size, 3
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Everything that a checkpoint holds, by group and parameter name."""
+        groups = {"weights": dict(self.model.state_dict()), **optimizer_tensors(self.optimizer, self.model)}
+        if self.ema is not None:
+            groups["ema"] = self.ema.tensors()
+        return groups
+
+    def save(self, folder: Path, state: dict[str, Any]) -> None:
+        """Write a checkpoint of this step; on rank 0, while the others wait."""
+        if rank() == 0:
+            checkpoint.save(
+                folder, self.step, self.tensors(), {"step": self.step, **state}, keep_last=self.recipe.train.keep_last
+            )
+        barrier()
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """Continue from a checkpoint; returns the state that was saved with it."""
+        found = checkpoint.load(path)
+        missing = self.model.load_state_dict(found.tensors["weights"], strict=True)
+        assert not missing.missing_keys
+        load_optimizer_tensors(self.optimizer, self.model, found.tensors)
+        if self.ema is not None:
+            if "ema" in found.tensors:
+                self.ema.load(found.tensors["ema"])
+            else:
+                logger.warning("%s has no moving average of the weights; it starts from the weights there", path)
+                self.ema = Ema(self.model, self.ema.decay)
+        self.step = found.step
+        return dict(found.state)
+
+
+def _where(slots: Iterable[tuple[Slot, Batch]]) -> str:
+    """The tasks and samples of slots, for the error that ends a run."""
+    parts = [f"task {slot.task!r}, samples {json.dumps(list(batch.keys))}" for slot, batch in slots]
+    return (
+        "; ".join(parts)
+        + ". Nothing was changed by this step: look at these samples, or lower optim.lr, and start again from the last "
+        "checkpoint"
+    )
