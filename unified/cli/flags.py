@@ -1,0 +1,64 @@
+"""Command-line flags for every value of a recipe: `--optim.lr 1e-3 --tasks.caption.batch 64`."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from unified.config import coerce
+from unified.recipe import Recipe
+
+_WORDS = Sequence[str]
+_WORD_OR_WORDS = str | Sequence[str]
+_MAPPINGS = Sequence[dict[str, Any]]
+
+_REGISTRY = ConstructorRegistry()
+
+
+@_REGISTRY.primitive_rule
+def _texts(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Lists of words become tuples, as in recipes; where one word may stand alone it stays alone."""
+    if info.type not in (_WORDS, _WORD_OR_WORDS):
+        return None
+    alone = info.type == _WORD_OR_WORDS
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="STR [STR ...]" if alone else "[STR [STR ...]]",
+        instance_from_str=lambda words: words[0] if alone and len(words) == 1 else tuple(words),
+        is_instance=lambda value: isinstance(value, str | list | tuple),
+        str_from_instance=lambda value: [value] if isinstance(value, str) else list(value),
+    )
+
+
+@_REGISTRY.primitive_rule
+def _mappings(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """A list of free mappings (`augment`) is given whole, as JSON, and is untouched otherwise."""
+    if info.type != _MAPPINGS:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="JSON",
+        instance_from_str=lambda words: coerce(_MAPPINGS, json.loads(words[0]), "JSON"),
+        is_instance=lambda value: isinstance(value, list | tuple),
+        str_from_instance=lambda value: [json.dumps(value)],
+    )
+
+
+def with_flags(recipe: Recipe, arguments: Sequence[str], prog: str) -> Recipe:
+    """The recipe with the values that `arguments` give; `prog` is what help calls the command.
+
+    `--help` shows each value of the recipe. As commands do, help and wrong flags or values print a message and raise
+    `SystemExit`.
+    """
+    name = next(iter(recipe.tasks))
+    example = f"{prog} --optim.lr 1e-3 --max-steps 20 --tasks.{name}.batch {recipe.tasks[name].batch}"
+    return tyro.cli(
+        Recipe,
+        default=recipe,
+        args=list(arguments),
+        prog=prog,
+        description=f"Values of the recipe, shown as they are in it; a flag changes one. Example: {example}",
+        registry=_REGISTRY,
+    )
