@@ -23,6 +23,7 @@ from unified.types import DataError, Tokens
 
 SPE = "<|spe|>"
 END = "<|endoftext|>"
+SPACE = "space"  # the last character of a token that is nothing else: the word goes on
 
 
 class TextTokenizer:
@@ -114,9 +115,9 @@ class TextTokenizer:
     def word_starts(self, ids: Sequence[int]) -> list[bool]:
         """Whether each id begins a word: a run of letters, of digits or of other signs. Special ids stand alone."""
         begins, first, last = self._shapes
-        result, before = [], ""
+        result, before = [], "nothing"
         for i in ids:
-            result.append(begins[i] or not before or first[i] != before)
+            result.append(begins[i] or before not in (first[i], SPACE))
             before = last[i]
         return result
 
@@ -135,10 +136,10 @@ class TextTokenizer:
             body = body.removesuffix(closes) if ends else body
             inner = bool(continues) and body.startswith(continues)
             body = body.removeprefix(continues) if inner else body
-            alone = i in special or not body
+            alone = i in special or not token
             begins.append(alone or spaced or (bool(continues) and not inner))
-            first.append("" if alone else _kind(body[0]))
-            last.append("" if alone or ends else _kind(body[-1]))
+            first.append("" if alone or not body else _kind(body[0]))
+            last.append("" if alone or ends else _kind(body[-1]) if body else SPACE)
         return begins, first, last
 
     def save(self, folder: Path) -> None:
