@@ -118,7 +118,7 @@ def test_values_that_do_not_fit_together_are_refused(recipe: Recipe, capsys: pyt
 def test_help_shows_the_values_of_the_recipe(
     recipe: Recipe, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "110")  # one column of boxes
     with pytest.raises(SystemExit) as caught:
         flags(recipe, "--help")
     assert caught.value.code in (0, None)
