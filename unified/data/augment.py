@@ -47,8 +47,8 @@ def augment(
                 _crop(result, transform, indices, (seed, task, number))
         else:
             steps = list(run)
-            for rows, grey in _alike(result):
-                changed = _change(torch.stack([result[row] for row in rows]), grey, steps, indices[rows], (seed, task))
+            for rows, pixels in _alike(result):
+                changed = _change(pixels, steps, indices[rows], (seed, task))
                 for row, image in zip(rows, changed.unbind(), strict=True):
                     result[row] = image
     return result
@@ -61,13 +61,12 @@ def _crop(images: list[Tensor], transform: Any, indices: NDArray[np.int64], part
 
 
 def _change(
-    images: UInt8[Tensor, "b 3 h w"],
-    grey: bool,
+    images: UInt8[Tensor, "b c h w"],
     steps: Sequence[tuple[int, Any]],
     indices: NDArray[np.int64],
     parts: tuple[int | str, ...],
 ) -> UInt8[Tensor, "b 3 h w"]:
-    pixels = (images[:, :1] if grey else images).float()
+    pixels = images.to(torch.float32, memory_format=torch.contiguous_format)
     for number, transform in steps:
         if transform.probability < 1:
             chance = uniform(indices, 1, "augment or not", *parts, number)[:, 0]
@@ -78,22 +77,29 @@ def _change(
         else:
             pixels = transform(pixels, _draw(indices, parts, number))
     changed = pixels.round_().clamp_(0, WHITE).to(torch.uint8)
-    return changed.expand_as(images).contiguous() if grey else changed
+    return changed.expand(-1, 3, -1, -1).contiguous()
 
 
 def _draw(indices: NDArray[np.int64], parts: tuple[int | str, ...], number: int) -> Draw:
     return lambda count: uniform(indices, count, "augment", *parts, number)
 
 
-def _alike(images: Sequence[Tensor]) -> Iterator[tuple[NDArray[np.int64], bool]]:
-    """The rows of images of one size, apart by whether their three channels are equal: grey ones are done in one."""
+def _alike(images: Sequence[Tensor]) -> Iterator[tuple[NDArray[np.int64], UInt8[Tensor, "b c h w"]]]:
+    """Rows and pixels of images of one size; those whose three channels are equal come apart, as one channel."""
     sizes: dict[tuple[int, ...], list[int]] = {}
     for row, image in enumerate(images):
         sizes.setdefault(tuple(image.shape), []).append(row)
-    for rows in sizes.values():
-        pixels = torch.stack([images[row] for row in rows])
-        equal = (pixels[:, :1] == pixels[:, 1:]).flatten(1).all(1).numpy()
-        for grey in (True, False):
-            found = np.array(rows)[equal == grey]
-            if len(found):
-                yield found, grey
+    for size_rows in sizes.values():
+        rows, pixels = np.array(size_rows), stack_images([images[row] for row in size_rows])
+        grey = (pixels[:, :1] == pixels[:, 1:]).flatten(1).all(1).numpy()
+        if grey.any():
+            yield rows[grey], pixels[:, :1] if grey.all() else pixels[torch.from_numpy(grey), :1]
+        if not grey.all():
+            yield rows[~grey], pixels[torch.from_numpy(~grey)]
+
+
+def stack_images(images: Sequence[UInt8[Tensor, "3 h w"]]) -> UInt8[Tensor, "b 3 h w"]:
+    """Images of one size as a batch; decoders lay channels last, which is copied and resized faster."""
+    if images[0].permute(1, 2, 0).is_contiguous():
+        return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+    return torch.stack(list(images))

@@ -103,7 +103,8 @@ class Affine(PixelTransform):
         matrix = np.stack(
             [(cosine + slant * sine) / wide, (sine - slant * cosine) / wide, -sine / high, cosine / high], axis=1
         )
-        shift = self.translate * signed[:, 4:6] * [width, height]
+        shift = (self.translate * signed[:, 4:6] * [width, height]).astype(np.float32)
+        matrix = matrix.astype(np.float32)
         x, y = _centred(width)[None, :] - shift[:, :1], _centred(height)[None, :] - shift[:, 1:]
         from_x = (matrix[:, 0:1] * x)[:, None, :] + (matrix[:, 1:2] * y)[:, :, None]
         from_y = (matrix[:, 2:3] * x)[:, None, :] + (matrix[:, 3:4] * y)[:, :, None]
@@ -123,7 +124,7 @@ class Elastic(PixelTransform):
         """The images, resampled bilinearly; the border is repeated outwards."""
         height, width = pixels.shape[-2:]
         moves = (2 * draw(2 * self.points**2) - 1).reshape(-1, 2, self.points, self.points) * self.strength
-        field = _bumps(height, self.points) @ moves @ _bumps(width, self.points).T
+        field = (_bumps(height, self.points) @ moves @ _bumps(width, self.points).T).astype(np.float32)
         from_x = _centred(width)[None, None, :] + field[:, 0] * width
         from_y = _centred(height)[None, :, None] + field[:, 1] * height
         return _sample(pixels, from_x, from_y, "border")
@@ -139,7 +140,9 @@ class Blur(PixelTransform):
     def __call__(self, pixels: Float[Tensor, "b c h w"], draw: Draw) -> Float[Tensor, "b c h w"]:
         """The blurred images; the kernel is renormalised at the border."""
         sigma = _between(draw(1)[:, 0], self.sigma).clip(min=1e-3)
-        return _separable(pixels, _gaussians(sigma, pixels.shape[-2]), _gaussians(sigma, pixels.shape[-1]))
+        height, width = pixels.shape[-2:]
+        rows = _gaussians(sigma, height)
+        return _separable(pixels, rows, rows if width == height else _gaussians(sigma, width))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,22 +260,20 @@ def _column(values: NDArray[np.float64]) -> Float[Tensor, "b 1 1 1"]:
     return torch.from_numpy(values).float()[:, None, None, None]
 
 
-def _centred(side: int) -> NDArray[np.float64]:
+def _centred(side: int) -> NDArray[np.float32]:
     """The coordinates of pixels from the centre, in pixels."""
-    return np.arange(side, dtype=np.float64) - (side - 1) / 2
+    return np.arange(side, dtype=np.float32) - np.float32((side - 1) / 2)
 
 
 def _sample(
-    pixels: Float[Tensor, "b c h w"], from_x: NDArray[np.float64], from_y: NDArray[np.float64], fill: str
+    pixels: Float[Tensor, "b c h w"], from_x: NDArray[np.float32], from_y: NDArray[np.float32], fill: str
 ) -> Float[Tensor, "b c h w"]:
     """The values at coordinates in pixels from the centre, each (b, h, w)."""
     height, width = pixels.shape[-2:]
     grid = torch.stack([torch.from_numpy(from_x * (2 / width)), torch.from_numpy(from_y * (2 / height))], dim=-1)
     if fill == "white":
-        return WHITE - F.grid_sample(WHITE - pixels, grid.float(), align_corners=False)
-    return F.grid_sample(
-        pixels, grid.float(), padding_mode="border" if fill == "border" else "zeros", align_corners=False
-    )
+        return WHITE - F.grid_sample(WHITE - pixels, grid, align_corners=False)
+    return F.grid_sample(pixels, grid, padding_mode="border" if fill == "border" else "zeros", align_corners=False)
 
 
 def _separable(

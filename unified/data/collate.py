@@ -1,0 +1,236 @@
+"""From decoded samples of one task to a batch: columns to modalities, augmentation, tokens, the answer's target."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unified.config import RecipeError, nearest
+from unified.data.augment import augment, build_transforms, stack_images
+from unified.data.decode import column, place
+from unified.labels import Labels
+from unified.modalities.base import Tokenizer
+from unified.modalities.text import TextTokenizer
+from unified.seed import key, uniform
+from unified.task import Task
+from unified.types import IGNORE, Batch, DataError, Sample, Tokens
+
+HIDDEN, REPLACED = 0.8, 0.1
+"""Of the masked words, the share that becomes `<|spe|>` and the share of random ids; the rest stays (BERT's)."""
+CACHED_TEXTS = 65536
+CACHED_LENGTH = 256
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sample as its task sees it."""
+
+    key: str
+    inputs: dict[str, Any]  # by modality: a decoded image, the ids of a text
+    target: Any = None  # a class number, or the ids of a text
+    group: int = 0
+
+
+class Collator:
+    """Makes the batches of one task; a pure function of the samples and their global indices.
+
+    `Batch.target` is, by what the task's answer asks for:
+    labels: class numbers, Int (b,) ·
+    "batch": {"tokens": Tokens, "group": Int (b,)}, where equal numbers are the same answer ·
+    "masked": the hidden ids, Int (b, n), IGNORE elsewhere, and the corrupted text among the inputs ·
+    "caption": Tokens · "causal": the ids, Int (b, n), IGNORE at padding.
+    """
+
+    def __init__(
+        self, name: str, task: Task, tokenizers: Mapping[str, Tokenizer], labels: Labels | None, seed: int
+    ) -> None:
+        self.name, self.task, self.tokenizers, self.labels, self.seed = name, task, tokenizers, labels, seed
+        self.transforms = build_transforms(task.augment, f"tasks.{name}.augment")
+        self.classes = labels.index() if labels else {}
+        group = task.answer.group if task.answer.candidates == "batch" else None
+        self.columns = tuple(dict.fromkeys([*task.inputs, task.target, *([group] if group else [])]))
+        """Of a sample, those that must be decoded."""
+        self._texts: dict[str, list[int]] = {}
+        self._check()
+
+    def _check(self) -> None:
+        where = f"tasks.{self.name}"
+        modalities = list(self.task.inputs.values())
+        for modality in modalities:
+            if modality not in self.tokenizers:
+                raise RecipeError(
+                    f"{where}.inputs: no tokenizer for {modality!r}{nearest(modality, [*self.tokenizers])}"
+                )
+        if len(set(modalities)) < len(modalities):
+            raise RecipeError(f"{where}.inputs: two columns of one modality; a task takes one column of each")
+        if self.task.answer.read in ("masked", "causal") and self.task.inputs.get(self.task.target) != "text":
+            raise RecipeError(
+                f"{where}.target: reading {self.task.answer.read!r} asks for the words of a text input; name that "
+                f"column, found {self.task.target!r}"
+            )
+
+    def example(self, sample: Sample) -> Example:
+        """What the task needs of one decoded sample. Raises `DataError` naming shard, key and column."""
+        inputs = {
+            modality: self._text(sample, name) if modality == "text" else self._image(sample, name)
+            for name, modality in self.task.inputs.items()
+        }
+        answer = self.task.answer
+        if answer.candidates == "batch":
+            target = self._text(sample, self.task.target)
+            return Example(sample["__key__"], inputs, target, _group(column(sample, answer.group or self.task.target)))
+        if answer.candidates != "vocabulary":
+            return Example(sample["__key__"], inputs, self._class(sample))
+        return Example(
+            sample["__key__"], inputs, self._text(sample, self.task.target) if answer.read == "caption" else None
+        )
+
+    def batch(self, examples: Sequence[Example], indices: NDArray[np.int64]) -> Batch:
+        """The examples as one batch; `indices` are their global sample indices, which key all that is random."""
+        inputs = {modality: self._tokens(modality, examples, indices) for modality in self.task.inputs.values()}
+        target, corrupted = self._target(examples, indices, inputs.get("text"))
+        if corrupted is not None:
+            inputs["text"] = corrupted
+        return Batch(self.name, inputs, target, [example.key for example in examples])
+
+    def _tokens(self, modality: str, examples: Sequence[Example], indices: NDArray[np.int64]) -> Tokens:
+        values = [example.inputs[modality] for example in examples]
+        if modality == "image":
+            if self.transforms:
+                values = augment(values, self.transforms, indices, self.seed, self.name)
+            values = prepare_images(values, self.tokenizers["image"])
+        return self.tokenizers[modality].tokens(values)
+
+    def _target(
+        self, examples: Sequence[Example], indices: NDArray[np.int64], text: Tokens | None
+    ) -> tuple[Any, Tokens | None]:
+        answer = self.task.answer
+        if answer.candidates == "batch":
+            group = torch.tensor([example.group for example in examples])
+            return {
+                "tokens": self.tokenizers["text"].tokens([example.target for example in examples]),
+                "group": group,
+            }, None
+        if answer.candidates != "vocabulary":
+            return torch.tensor([example.target for example in examples]), None
+        if answer.read == "caption":
+            return self.tokenizers["text"].tokens([example.target for example in examples]), None
+        assert text is not None, "_check asks for a text input"
+        if answer.read == "causal":
+            return text.values.masked_fill(~text.mask, IGNORE), None
+        tokenizer = self.tokenizers["text"]
+        assert isinstance(tokenizer, TextTokenizer)
+        return mask_words(text, tokenizer, answer.mask_fraction, indices, self.seed, self.name)
+
+    def _image(self, sample: Sample, name: str) -> Tensor:
+        value = column(sample, name)
+        if not isinstance(value, Tensor) or value.dtype != torch.uint8 or value.dim() != 3:
+            raise DataError(f"{place(sample)}: column {name!r}: expected an image, found {type(value).__name__}")
+        return value
+
+    def _text(self, sample: Sample, name: str) -> list[int]:
+        value = column(sample, name)
+        if not isinstance(value, str):
+            raise DataError(f"{place(sample)}: column {name!r}: expected a text, found {type(value).__name__}")
+        ids = self._texts.get(value)
+        if ids is None:
+            ids = self.tokenizers["text"].prepare(value)
+            if len(self._texts) >= CACHED_TEXTS:
+                self._texts.clear()
+            if len(value) <= CACHED_LENGTH:
+                self._texts[value] = ids
+        return ids
+
+    def _class(self, sample: Sample) -> int:
+        value, name = column(sample, self.task.target), self.task.target
+        if isinstance(value, str):
+            if value not in self.classes:
+                hint = nearest(value, [*self.classes]) if len(self.classes) <= 50 else _closest(value, self.classes)
+                raise DataError(f"{place(sample)}: column {name!r}: {value!r} is not a class of the label set{hint}")
+            return self.classes[value]
+        if not isinstance(value, int) or not 0 <= value < len(self.classes):
+            raise DataError(
+                f"{place(sample)}: column {name!r}: expected a class name or a number below {len(self.classes)}, "
+                f"found {value!r}"
+            )
+        return value
+
+
+def collate(
+    task_name: str,
+    task: Task,
+    samples: Sequence[Sample],
+    indices: Sequence[int] | NDArray[np.int64],
+    tokenizers: Mapping[str, Tokenizer],
+    labels: Labels | None,
+    seed: int,
+) -> Batch:
+    """A batch of decoded samples; a `Collator` does the same for many batches."""
+    collator = Collator(task_name, task, tokenizers, labels, seed)
+    return collator.batch([collator.example(sample) for sample in samples], np.asarray(indices, dtype=np.int64))
+
+
+def prepare_images(images: Sequence[Tensor], tokenizer: Tokenizer) -> list[Tensor]:
+    """The images resized by the tokenizer: those of one size together, as it resizes the frames of a video."""
+    sizes: dict[tuple[int, ...], list[int]] = {}
+    for row, image in enumerate(images):
+        sizes.setdefault(tuple(image.shape), []).append(row)
+    result = list(images)
+    for rows in sizes.values():
+        prepared = tokenizer.prepare(stack_images([images[row] for row in rows]))
+        for row, image in zip(rows, prepared.unbind(), strict=True):
+            result[row] = image
+    return result
+
+
+def mask_words(
+    text: Tokens, tokenizer: TextTokenizer, fraction: float, indices: NDArray[np.int64], seed: int, task: str
+) -> tuple[Int[Tensor, "b n"], Tokens]:
+    """Hide a share of the whole words of each text, at least one.
+
+    Returns the hidden ids, IGNORE elsewhere, and the corrupted text.
+    """
+    ids = text.values.numpy()
+    words, counts = _words(ids, text.mask.numpy() & (ids != tokenizer.end), tokenizer)
+    most = max(int(counts.max()), 1)
+    chance = uniform(indices, most, seed, task, "hidden words")
+    rank = np.where(np.arange(most) < counts[:, None], chance, 2.0).argsort(1).argsort(1)
+    rounding = uniform(indices, 1, seed, task, "number of hidden words")[:, 0]
+    hidden_words = rank < np.minimum(np.maximum(np.floor(fraction * counts + rounding), 1), counts)[:, None]
+    fate = uniform(indices, most, seed, task, "fate of hidden words")
+    random_ids = (uniform(indices, ids.shape[1], seed, task, "random words") * tokenizer.size).astype(ids.dtype)
+    place_of = np.maximum(words, 0)
+    hidden = np.take_along_axis(hidden_words, place_of, 1) & (words >= 0)
+    fate = np.take_along_axis(fate, place_of, 1)
+    written = np.where(fate < HIDDEN, tokenizer.spe, np.where(fate < HIDDEN + REPLACED, random_ids, ids))
+    target = torch.from_numpy(np.where(hidden, ids, IGNORE))
+    return target, replace(text, values=torch.from_numpy(np.where(hidden, written, ids)))
+
+
+def _words(
+    ids: NDArray[np.int64], readable: NDArray[np.bool_], tokenizer: TextTokenizer
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The number of the word that each token belongs to (-1: none), and the words of each text."""
+    starts = np.zeros(ids.shape, dtype=bool)
+    lengths = readable.sum(1)
+    for row, length in enumerate(lengths):
+        starts[row, :length] = tokenizer.word_starts(ids[row, :length].tolist())
+    words = np.where(readable, starts.cumsum(1) - 1, -1)
+    return words, words.max(1, initial=-1) + 1
+
+
+def _group(value: Any) -> int:
+    """A whole number of 63 bits that stands for a value: equal values, equal numbers."""
+    part = value if isinstance(value, str | int) else json.dumps(value, sort_keys=True)
+    return key("group", part) >> 1
+
+
+def _closest(value: str, known: Mapping[str, int]) -> str:
+    """The end of an error about a name among very many."""
+    return nearest(value, [*known]).partition(" There are:")[0] + f" There are {len(known):,} classes"

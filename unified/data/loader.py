@@ -1,0 +1,258 @@
+"""Batches of the steps of a run, in order, from any step on: the same for any number of workers and ranks."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from threading import Timer
+from time import perf_counter
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from unified import dist
+from unified.config import RecipeError
+from unified.data.cache import SampleCache
+from unified.data.collate import Collator, Example
+from unified.data.order import order, positions
+from unified.data.schedule import START, Origin, Slot, schedule
+from unified.data.shards import Shards
+from unified.errors import UserError
+from unified.labels import Labels
+from unified.log import logger
+from unified.modalities.base import Tokenizer
+from unified.recipe import Recipe
+from unified.seed import torch_generator
+from unified.types import Batch, DataError, Tokens
+
+SETTLED = 2000
+"""Samples after which the share of bad ones is taken as it is; before, it is counted as if so many were seen."""
+ATTEMPTS = 1000
+"""Samples that may be tried in place of a bad one."""
+MESSAGES = 20
+"""Bad samples that are named in the log; the others are counted."""
+
+
+@dataclass
+class Report:
+    """What preparing a step cost on this rank, in seconds of one worker, and what was wrong."""
+
+    samples: int = 0
+    bytes: int = 0  # of the columns that were read
+    decode_seconds: float = 0.0  # reading included
+    collate_seconds: float = 0.0
+    bad: list[str] = field(default_factory=list)
+    """A message for each sample that could not be used and was replaced by the next good one in the data order."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the samples of a task come from, and how they become a batch."""
+
+    shards: Shards
+    collator: Collator
+
+
+@dataclass(frozen=True)
+class Step:
+    """A loaded step, as it comes from a worker; `failure` stands in for its batches."""
+
+    number: int
+    slots: list[tuple[Slot, Batch]]
+    report: Report
+    failure: UserError | None = None
+
+    def pin_memory(self) -> Self:
+        """The step in memory that a GPU reads directly; torch calls this in a thread."""
+        return replace(self, slots=[(slot, _pinned(batch)) for slot, batch in self.slots])
+
+
+class Steps(Dataset[Step]):
+    """Step number -> this rank's batches: what a step contains depends on its number alone."""
+
+    def __init__(self, recipe: Recipe, sources: Mapping[str, Source], origin: Origin, rank: int, world: int) -> None:
+        self.recipe, self.sources, self.origin, self.rank, self.world = recipe, dict(sources), origin, rank, world
+        self._cache = SampleCache(recipe.data.cache_mb * 2**20)
+
+    def __getitem__(self, number: int) -> Step:
+        report = Report()
+        try:
+            slots = schedule(self.recipe, self.recipe.seed, number, self.origin)
+            return Step(number, [(slot, self.batch(slot, report)) for slot in slots], report)
+        except UserError as error:
+            return Step(number, [], report, error)
+
+    def share(self, slot: Slot) -> range:
+        """This rank's contiguous part of the global samples of a slot."""
+        size = len(slot) // self.world
+        return range(slot.start + self.rank * size, slot.start + (self.rank + 1) * size)
+
+    def positions(self, slot: Slot) -> list[int]:
+        """Where this rank's samples of a slot lie in the task's shards."""
+        sizes, window = self.sources[slot.task].shards.sizes, self.recipe.data.window
+        return positions(self.recipe.seed, slot.task, np.array(self.share(slot)), sizes, window).tolist()
+
+    def batch(self, slot: Slot, report: Report) -> Batch:
+        """This rank's batch of a slot; `report` is added to."""
+        share = self.share(slot)
+        pairs = zip(share, self.positions(slot), strict=True)
+        examples = [self._example(slot.task, index, position, report) for index, position in pairs]
+        start = perf_counter()
+        batch = self.sources[slot.task].collator.batch(examples, np.array(share))
+        report.collate_seconds += perf_counter() - start
+        report.samples += len(examples)
+        return batch
+
+    def _example(self, task: str, index: int, position: int, report: Report) -> Example:
+        """The sample at `position`, or the next good one in the data order after the global `index`."""
+        source = self.sources[task]
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return self._read(source, position, report)
+            except DataError as error:
+                report.bad.append(str(error))
+                position = order(self.recipe.seed, task, index + attempt, source.shards.sizes, self.recipe.data.window)
+        raise DataError(f"task {task!r}: {ATTEMPTS} samples in a row could not be used; the last: {report.bad[-1]}")
+
+    def _read(self, source: Source, position: int, report: Report) -> Example:
+        start = perf_counter()
+        sample, size = self._cache.sample(source.shards, position, source.collator.columns)
+        example = source.collator.example(sample)
+        report.decode_seconds += perf_counter() - start
+        report.bytes += size
+        return example
+
+
+class StepLoader:
+    """Iterates over (step, [(slot, batch)], report) for this rank, from `start_step` to the end of the recipe."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        tokenizers: Mapping[str, Tokenizer],
+        labels: Mapping[str, Labels],
+        *,
+        start_step: int = 0,
+        origin: Origin = START,
+        rank: int | None = None,
+        world: int | None = None,
+        patience: float = 60.0,
+    ) -> None:
+        """`labels`: by task, of those that pick from a label set. `patience`: seconds without a batch until a warning.
+
+        Raises `RecipeError` where a batch cannot be split over ranks, `DataError` where shards are missing or wrong.
+        """
+        self.recipe, self.start_step, self.patience = recipe, start_step, patience
+        world = dist.world_size() if world is None else world
+        rank = dist.rank() if rank is None else rank
+        for name, task in recipe.tasks.items():
+            if task.batch % world:
+                raise RecipeError(
+                    f"tasks.{name}.batch: {task.batch} samples cannot be split evenly over {world} processes; "
+                    f"{task.batch // world * world or world} or {(task.batch // world + 1) * world} would do"
+                )
+        opened: dict[Any, Shards] = {}
+        sources = {}
+        for name, task in recipe.tasks.items():
+            pattern = task.data if isinstance(task.data, str) else tuple(task.data)
+            if pattern not in opened:
+                opened[pattern] = Shards.open(task.data)
+            sources[name] = Source(opened[pattern], Collator(name, task, tokenizers, labels.get(name), recipe.seed))
+        self.steps = Steps(recipe, sources, origin, rank, world)
+        self.seen = 0
+        self.bad = 0
+        self._named: set[str] = set()
+
+    def digests(self) -> dict[str, str]:
+        """What identifies the data of each task: a resumed run goes on exactly only if these are unchanged."""
+        return {name: source.shards.digest for name, source in self.steps.sources.items()}
+
+    def sizes(self) -> dict[str, int]:
+        """The number of samples of each task's data."""
+        return {name: len(source.shards) for name, source in self.steps.sources.items()}
+
+    def probe(self) -> list[tuple[Slot, Batch]]:
+        """The first batch of every task, loaded in this process."""
+        slots = [Slot(name, 0, task.batch, 0) for name, task in self.recipe.tasks.items()]
+        return [(slot, self.steps.batch(slot, Report())) for slot in slots]
+
+    def __len__(self) -> int:
+        return max(self.recipe.max_steps - self.start_step, 0)
+
+    def __iter__(self) -> Iterator[tuple[int, list[tuple[Slot, Batch]], Report]]:
+        batches = iter(self._torch_loader())
+        for number in range(self.start_step, self.recipe.max_steps):
+            timer = Timer(self.patience, self._complain, (number,))
+            timer.daemon = True
+            timer.start()
+            try:
+                step = next(batches)
+            finally:
+                timer.cancel()
+            if step.failure is not None:
+                raise step.failure
+            self._count(step.report)
+            yield step.number, step.slots, step.report
+
+    def _torch_loader(self) -> DataLoader[Step]:
+        workers = self.recipe.data.workers
+        return DataLoader(
+            self.steps,
+            batch_size=None,
+            sampler=range(self.start_step, self.recipe.max_steps),
+            num_workers=workers,
+            prefetch_factor=self.recipe.data.prefetch if workers else None,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_quiet_worker,
+            generator=torch_generator(self.recipe.seed, "loader"),  # otherwise torch draws from its global one
+        )
+
+    def _complain(self, number: int) -> None:
+        slots = schedule(self.recipe, self.recipe.seed, number, self.steps.origin)
+        waiting = []
+        for slot in slots:
+            shards = self.steps.sources[slot.task].shards
+            where = sorted({str(shards.paths[shards.locate(position)[0]]) for position in self.steps.positions(slot)})
+            more = f" and {len(where) - 3} more" if len(where) > 3 else ""
+            waiting.append(f"{slot.task} from {', '.join(where[:3])}{more}")
+        logger.warning(
+            "step %d: no batch for %.0f s; waiting for %d loader processes to read %s",
+            number,
+            self.patience,
+            self.recipe.data.workers,
+            "; ".join(waiting),
+        )
+
+    def _count(self, report: Report) -> None:
+        self.seen += report.samples
+        self.bad += len(report.bad)
+        for message in report.bad:
+            if message not in self._named and len(self._named) < MESSAGES:
+                self._named.add(message)
+                logger.warning("bad sample, replaced by the next good one: %s", message)
+        limit = self.recipe.data.max_bad_fraction
+        if self.bad > limit * max(self.seen, SETTLED):
+            raise DataError(
+                f"{self.bad} of {self.seen} samples could not be used, more than data.max_bad_fraction = {limit} "
+                f"allows. Look at the shards with `unified shards verify`. The last: {report.bad[-1]}"
+            )
+
+
+def _quiet_worker(number: int) -> None:  # noqa: ARG001
+    """Loader processes share the cores with training: one thread each, for torch and for the text tokenizer."""
+    torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def _pinned(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.pin_memory()
+    if isinstance(value, Tokens):
+        return replace(value, values=_pinned(value.values), mask=_pinned(value.mask), position=_pinned(value.position))
+    if isinstance(value, Batch):
+        return replace(value, inputs=_pinned(value.inputs), target=_pinned(value.target))
+    if isinstance(value, dict):
+        return {name: _pinned(item) for name, item in value.items()}
+    return value
