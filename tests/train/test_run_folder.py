@@ -166,9 +166,7 @@ from unified.train.run_folder import RunFolder
 run = RunFolder(sys.argv[1])
 if os.fork() == 0:  # like a loader worker: it outlives a killed parent for a while
     os.setpgid(0, 0)
-    print("worker", os.getpid(), flush=True)
-    time.sleep(60)
-print("held", flush=True)
+    os.write(1, f"{os.getpid()}\\n".encode())
 time.sleep(60)
 """
 
@@ -176,8 +174,7 @@ time.sleep(60)
 def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
     holder = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True)
     assert holder.stdout
-    lines = [holder.stdout.readline().split() for _ in range(2)]
-    worker = next(int(words[1]) for words in lines if words[0] == "worker")
+    worker = int(holder.stdout.readline())
     try:
         with pytest.raises(RunFolderError, match=rf"in use by process {holder.pid} on .*--out"):
             RunFolder(tmp_path)
@@ -186,9 +183,9 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
         os.kill(worker, 0)  # it is still there, and does not hold the folder
         RunFolder(tmp_path).close()
     finally:
-        holder.kill()
         os.kill(worker, signal.SIGKILL)
-        holder.stdout.close()
+        holder.kill()
+        holder.communicate()
 
 
 def test_closing_lets_the_next_one_in(tmp_path: Path) -> None:
