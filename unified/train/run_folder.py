@@ -27,7 +27,6 @@ import yaml
 
 from unified.config import build, read_yaml
 from unified.errors import UserError
-from unified.errors import UserError
 from unified.log import logger
 from unified.paths import PACKAGE
 from unified.recipe import Recipe
