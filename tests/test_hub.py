@@ -1,0 +1,228 @@
+"""Models by name: from a run, an exported folder and the hub, with the same answers everywhere."""
+
+import http.server
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoModel, pipeline
+
+import tests.loopback_hub as loopback
+from unified import checkpoint, hub, seed
+from unified.configuration import UnifiedConfig
+from unified.modalities import load_tokenizers
+from unified.model import UnifiedModel
+from unified.processor import UnifiedProcessor
+from unified.recipe import ImageSettings, ModelSettings, TextSettings
+
+ROOT = Path(__file__).parent.parent
+IMAGE = ImageSettings("image_glyph", 8, positions="learned", grid=2)
+SETTINGS = ModelSettings(width=32, depth=1, heads=2, hidden=32, image=IMAGE, text=TextSettings(max_length=12))
+LABELS = ["digit zero", "latin small letter e", "arrow"]
+RESULTS = {
+    "format": 1,
+    "results": [
+        {
+            "dataset": "digits",
+            "task": "zeroshot_classification",
+            "metrics": {"acc1": 0.8125},
+            "intervals": {"acc1": {"low": 0.79, "high": 0.83}},
+        }
+    ],
+}
+
+
+def model_of(*key: str) -> UnifiedModel:
+    tokenizers = load_tokenizers(SETTINGS.image, SETTINGS.text)
+    with seed.seeded(*key):
+        return UnifiedModel(UnifiedConfig.from_settings(SETTINGS, tokenizers, ["names", "words"]))
+
+
+def picture() -> Image.Image:
+    return Image.fromarray(seed.generator("picture").integers(0, 256, (20, 30, 3), dtype=np.uint8))
+
+
+def probabilities(model: UnifiedModel, processor: UnifiedProcessor) -> Tensor:
+    return model.eval().classify(processor(images=picture()), LABELS)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with two checkpoints, the newer of which has a moving average too."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    old, new, average = (model_of(key) for key in ("old", "new", "average"))
+    new.config.save_pretrained(folder / "model")
+    tokenizers = load_tokenizers(SETTINGS.image, SETTINGS.text)
+    UnifiedProcessor.from_tokenizers(tokenizers).save_pretrained(folder / "model")
+    checkpoint.save(folder / "checkpoints", 1, {"weights": old.state_dict()}, {}, keep_last=2)
+    groups = {"weights": new.state_dict(), "ema": dict(average.named_parameters())}
+    checkpoint.save(folder / "checkpoints", 12, groups, {}, keep_last=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("results") / "results.json"
+    results.write_text(json.dumps(RESULTS), encoding="utf-8")
+    out = tmp_path_factory.mktemp("exported") / "tiny"
+    hub.export(run, out, results=results)
+    return out
+
+
+@pytest.mark.parametrize(("weights", "key"), [("auto", "average"), ("ema", "average"), ("weights", "new")])
+def test_a_run_is_its_newest_checkpoint(run: Path, weights: hub.Weights, key: str) -> None:
+    model, processor = hub.load(run, weights=weights)
+    assert not model.training
+    assert model.processor is processor
+    expected = model_of(key)
+    expected.processor = processor
+    torch.testing.assert_close(probabilities(model, processor), probabilities(expected, processor))
+
+
+def test_an_exported_folder_gives_the_same_answers(run: Path, exported: Path) -> None:
+    assert torch.equal(probabilities(*hub.load(exported)), probabilities(*hub.load(run)))
+    names = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert {path.name for path in exported.iterdir()} == {*names, "README.md"}
+
+
+def test_auto_model_and_pipeline_load_it(exported: Path) -> None:
+    model, processor = hub.load(exported)
+    auto = AutoModel.from_pretrained(exported)
+    assert all(torch.equal(value, auto.state_dict()[name]) for name, value in model.state_dict().items())
+    ask = pipeline("zero-shot-image-classification", model=str(exported))
+    answers = ask(picture(), candidate_labels=LABELS, hypothesis_template="{}")
+    found = {answer["label"]: answer["score"] for answer in answers}
+    expected = dict(zip(LABELS, probabilities(model, processor)[0].tolist(), strict=True))
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_card_says_what_was_measured(exported: Path) -> None:
+    card = (exported / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlibrary_name: unified\n")
+    assert "| digits | zeroshot_classification | acc1 | 0.8125 (0.79 – 0.83) |" in card
+    assert "moving average of the weights of the run tiny at step 12" in card
+    assert "`names`, `words`" in card
+
+
+def test_results_of_something_else_are_refused(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text('{"results": [{"accuracy": 1}]}')
+    for name, message in [("other.json", "not the results"), ("none.json", "no such file")]:
+        with pytest.raises(hub.HubError, match=message):
+            hub.export(run, tmp_path / "out", results=tmp_path / name)
+    assert not (tmp_path / "out").exists()
+
+
+def test_export_leaves_foreign_folders_alone(run: Path, exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(hub.HubError, match=r"not empty.*thesis\.tex"):
+        hub.export(run, tmp_path)
+    out = tmp_path / "copy"
+    shutil.copytree(exported, out)
+    hub.export(run, out, weights="weights")
+    assert "| made from | weights of the run tiny" in (out / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_model_with_other_weights_is_refused(exported: Path, tmp_path: Path) -> None:
+    config = json.loads((exported / "config.json").read_text())
+    for path in exported.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "depth": 2}))
+    with pytest.raises(hub.HubError, match=r"missing: encoder\.blocks\.1"):
+        hub.load(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(hub.HubError, match=r"no weights.*README\.md"):
+        hub.load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "clip"}))
+    with pytest.raises(hub.HubError, match="type 'clip'"):
+        hub.load(tmp_path)
+
+
+def test_names_that_are_nothing_have_clear_errors(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("")
+    monkeypatch.chdir(run.parent)
+    for reference, message in [
+        ("tinny", r"neither a folder nor a hub name.*did you mean 'tiny'"),
+        ("./tiny/checkpoint", r"no such folder; did you mean 'checkpoints'"),
+        (tmp_path / "notes", r"no config\.json.*holds a\.txt"),
+        (tmp_path / "notes" / "a.txt", "a file; give the folder"),
+        ("some-org/some-model", r"no folder of that name here.*HF_HUB_OFFLINE"),
+    ]:
+        with pytest.raises(hub.HubError, match=message):
+            hub.load(reference)
+
+
+def test_a_run_without_checkpoint_has_a_clear_error(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_bytes((run / "model" / "config.json").read_bytes())
+    with pytest.raises(hub.HubError, match="no complete checkpoint yet"):
+        hub.load(tmp_path)
+
+
+def test_a_run_without_average_says_so(run: Path, exported: Path, tmp_path: Path) -> None:
+    for path in (run / "model").iterdir():
+        (tmp_path / "model").mkdir(exist_ok=True)
+        (tmp_path / "model" / path.name).write_bytes(path.read_bytes())
+    checkpoint.save(tmp_path / "checkpoints", 1, {"weights": model_of("old").state_dict()}, {}, keep_last=1)
+    with pytest.raises(hub.HubError, match="keeps no moving average"):
+        hub.load(tmp_path, weights="ema")
+    with pytest.raises(hub.HubError, match="one set of weights"):
+        hub.load(exported, weights="ema")
+    assert probabilities(*hub.load(tmp_path)).shape == (1, 3)
+
+
+def test_push_checks_what_it_is_given(run: Path, exported: Path) -> None:
+    with pytest.raises(hub.HubError, match="not an exported model"):
+        hub.push(run, "org/name")
+    with pytest.raises(hub.HubError, match="org/name"):
+        hub.push(exported, "name")
+    with pytest.raises(hub.HubError, match="upload failed"):
+        hub.push(exported, "org/name")
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), loopback.handler({}))
+    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{httpd.server_port}"
+    httpd.shutdown()
+    thread.join()
+    httpd.server_close()
+
+
+def test_a_pushed_model_loads_by_its_name(server: str, exported: Path, tmp_path: Path) -> None:
+    """Through a hub on this machine, in a fresh process that imports the package alone."""
+    code = f"""
+from unified import hub
+hub.push({str(exported)!r}, "org/tiny")
+model, processor = hub.load("org/tiny")
+print(model.classify(processor(images=picture), {LABELS!r}).tolist())
+"""
+    picture().save(tmp_path / "picture.png")
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": server,
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_TOKEN": "hf_of_this_test",
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "NO_PROXY": "127.0.0.1",
+    }
+    script = f"picture = {str(tmp_path / 'picture.png')!r}\n{code}"
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    found = torch.tensor(json.loads(done.stdout.splitlines()[-1]))
+    torch.testing.assert_close(found, probabilities(*hub.load(exported)))

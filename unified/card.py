@@ -1,0 +1,78 @@
+"""The card of an exported model: what it is, how to use it, and what was measured."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from unified import __version__
+from unified.configuration import UnifiedConfig
+from unified.model import UnifiedModel
+
+FRONT = """---
+library_name: unified
+pipeline_tag: zero-shot-image-classification
+tags:
+- unified
+- uni-perceiver
+- feature-extraction
+- image-to-text
+---
+"""
+
+
+def model_card(name: str, model: UnifiedModel, source: str, results: Mapping[str, Any] | None) -> str:
+    """Markdown with a YAML head; `results` is the content of a results.json of `unified eval`."""
+    parts = [FRONT, f"# {name}\n", _shape(model, source), _use(name)]
+    if results is not None:
+        parts.append(_table(results))
+    return "\n".join(parts)
+
+
+def _shape(model: UnifiedModel, source: str) -> str:
+    config: UnifiedConfig = model.config
+    image = config.image
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return f"""A generalist perception model: one transformer that answers by comparing representations.
+
+| | |
+|---|---|
+| parameters | {parameters:,} |
+| transformer | {config.depth} layers, width {config.width}, {config.heads} heads |
+| images | {image["height"]} × {image["width"]} pixels, patches of {image["patch"]} |
+| texts | {config.vocabulary_size:,} ids, at most {config.text["max_length"]} tokens |
+| temperatures | {", ".join(f"`{family}`" for family in config.families)} |
+| made from | {source}, with unified {__version__} |
+"""
+
+
+def _use(name: str) -> str:
+    return f"""## Use
+
+```python
+import unified
+
+model, processor = unified.load("{name}")  # a folder, or org/name on the hub
+probabilities = model.classify(processor(images="picture.png"), labels=["a cat", "a dog"])
+```
+
+The classes of transformers work too, after `import unified`: `AutoModel`, `AutoProcessor`, and
+`pipeline("zero-shot-image-classification", model="{name}")`, called with `hypothesis_template="{{}}"`.
+"""
+
+
+def _table(results: Mapping[str, Any]) -> str:
+    rows = [
+        f"| {row['dataset']} | {row['task']} | {metric} | {value} |"
+        for row in results["results"]
+        for metric, value in _measured(row)
+    ]
+    lines = ["## Measured", "", "| data | task | metric | value (95 % interval) |", "|---|---|---|---|", *rows]
+    return "\n".join(lines) + "\n"
+
+
+def _measured(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names and values of a result's metrics, with the limits of those that have an interval."""
+    intervals = row.get("intervals", {})
+    for metric, value in row["metrics"].items():
+        limits = intervals.get(metric)
+        text = f"{value:.4g}"
+        yield metric, f"{text} ({limits['low']:.4g} – {limits['high']:.4g})" if limits else text

@@ -1,0 +1,234 @@
+"""Models by name: load them from the hub, a folder or a run, and publish them.
+
+An exported folder is flat, in Hugging Face's file names: config.json, model.safetensors, processor_config.json,
+tokenizer.json, tokenizer_config.json and README.md, the model card.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+)
+from transformers import AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
+
+from unified import checkpoint, processor
+from unified.card import model_card
+from unified.config import nearest
+from unified.configuration import UnifiedConfig
+from unified.errors import UserError
+from unified.log import logger
+from unified.modalities.base import read_json
+from unified.model import UnifiedModel
+from unified.processor import UnifiedProcessor
+
+FILES = ("*.json", "*.safetensors", "README.md")  # nothing else is fetched, least of all pickles or code
+Weights = Literal["auto", "weights", "ema"]
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+class HubError(UserError):
+    """A model cannot be found, read or published; the message says what was found and what would fit."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model with its processor, and where its weights come from."""
+
+    model: UnifiedModel
+    processor: UnifiedProcessor
+    source: str
+
+
+def register() -> None:
+    """Make the Auto classes and pipelines of transformers know this package's models."""
+    processor.register()
+    AutoModel.register(UnifiedConfig, UnifiedModel, exist_ok=True)
+    AutoModelForZeroShotImageClassification.register(UnifiedConfig, UnifiedModel, exist_ok=True)
+
+
+def load(reference: str | Path, *, weights: Weights = "auto") -> tuple[UnifiedModel, UnifiedProcessor]:
+    """A model ready for use, with its processor attached.
+
+    `reference` is a name on the hub (`org/name`), an exported folder, or the folder of a run, of which the newest
+    complete checkpoint is read. `weights`: a run's moving average (`ema`), its plain `weights`, or `auto`, the moving
+    average where the run keeps one.
+    """
+    loaded = open_model(reference, weights=weights)
+    return loaded.model, loaded.processor
+
+
+def open_model(reference: str | Path, *, weights: Weights = "auto") -> Loaded:
+    """As `load`, and says where the weights come from."""
+    register()
+    folder = _folder(reference)
+    if _is_run(folder):
+        loaded = _load_run(folder, weights)
+    elif weights == "ema":
+        raise HubError(f"{folder}: an exported model has one set of weights; weights='ema' is for runs")
+    else:
+        loaded = _load_exported(folder, str(reference))
+    loaded.model.processor = loaded.processor
+    loaded.model.eval()
+    return loaded
+
+
+def _folder(reference: str | Path) -> Path:
+    """The folder that a reference names, fetched from the hub where it is a name there."""
+    folder = Path(reference)
+    if folder.is_dir():
+        if _is_run(folder) or (folder / "config.json").is_file():
+            return folder
+        found = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
+        raise HubError(
+            f"{folder}: no config.json (an exported model) and no model/config.json (a run); the folder holds {found}"
+        )
+    if folder.exists():
+        raise HubError(f"{folder}: a file; give the folder of an exported model or of a run, or a hub name (org/name)")
+    above = folder.parent
+    if above != Path() and above.is_dir():
+        raise HubError(f"{folder}: no such folder{nearest(folder.name, _folders(above))}")
+    if not _HUB_NAME.fullmatch(str(reference)):
+        near = nearest(str(reference), _folders(Path("runs"), "runs/") + _folders(Path()))
+        raise HubError(f"{str(reference)!r} is neither a folder nor a hub name (org/name){near}")
+    return _fetch(str(reference))
+
+
+def _folders(above: Path, prefix: str = "") -> list[str]:
+    if not above.is_dir():
+        return []
+    return [f"{prefix}{path.name}" for path in sorted(above.iterdir()) if path.is_dir() and path.name[0] != "."]
+
+
+def _fetch(name: str) -> Path:
+    """The local copy of a hub repository."""
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise HubError(
+            f"{name!r}: no folder of that name here, and the hub gave none: {_first_line(error)}. Check the name, and "
+            "whether the machine is online and HF_HUB_OFFLINE unset; a private model needs `hf auth login`"
+        ) from error
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "model" / "config.json").is_file()
+
+
+def _load_run(run: Path, weights: Weights) -> Loaded:
+    path = checkpoint.newest(run / "checkpoints")
+    if path is None:
+        raise HubError(
+            f"{run}: the run has no complete checkpoint yet; one is written every train.save_every steps, when "
+            "training ends, and when it is stopped by Ctrl-C"
+        )
+    has_average = any(path.glob("ema*.safetensors"))
+    if weights == "ema" and not has_average:
+        raise HubError(f"{path}: the run keeps no moving average (optim.ema); load it with weights='weights'")
+    averaged = has_average and weights != "weights"
+    found = checkpoint.load(path, groups=["weights", "ema"] if averaged else ["weights"])
+    config = UnifiedConfig.from_pretrained(run / "model")
+    state = {**found.tensors["weights"], **found.tensors.get("ema", {})}
+    model = _model(str(path), None, config=config, state_dict=state)
+    kind = "moving average of the weights" if averaged else "weights"
+    return Loaded(model, _processor(run / "model"), f"{kind} of the run {run.resolve().name} at step {found.step}")
+
+
+def _load_exported(folder: Path, name: str) -> Loaded:
+    config = read_json(folder / "config.json")
+    if config.get("model_type") != UnifiedConfig.model_type:
+        raise HubError(
+            f"{name}: config.json describes a model of type {config.get('model_type')!r}; this package reads "
+            f"{UnifiedConfig.model_type!r}. Load others with transformers"
+        )
+    if not any(folder.glob("*.safetensors")):
+        found = ", ".join(sorted(path.name for path in folder.iterdir()))
+        raise HubError(f"{name}: no weights (model.safetensors); there are {found}")
+    return Loaded(_model(name, folder), _processor(folder), name)
+
+
+def _model(name: str, folder: Path | None, **options: Any) -> UnifiedModel:
+    """The model of a folder or of a state dict, every weight of which must be there and fit."""
+    model, report = UnifiedModel.from_pretrained(folder, output_loading_info=True, use_safetensors=True, **options)
+    problems = {kind: report[f"{kind}_keys"] for kind in ("missing", "unexpected", "mismatched")}
+    if any(problems.values()):
+        words = "; ".join(f"{kind}: {', '.join(map(str, sorted(keys)))}" for kind, keys in problems.items() if keys)
+        raise HubError(f"{name}: the weights are not those of the configuration beside them ({words})")
+    return model  # type: ignore[no-any-return]
+
+
+def _processor(folder: Path) -> UnifiedProcessor:
+    try:
+        found = AutoProcessor.from_pretrained(folder)
+    except OSError as error:
+        raise HubError(f"{folder}: the processor or tokenizer files are missing or damaged: {error}") from error
+    if not isinstance(found, UnifiedProcessor):
+        raise HubError(f"{folder}: expected the files of a UnifiedProcessor, found those of {type(found).__name__}")
+    return found
+
+
+def export(run: str | Path, out: str | Path, *, results: str | Path | None = None, weights: Weights = "auto") -> None:
+    """Write a run's newest complete checkpoint as a folder for the hub, with a model card.
+
+    `results` are those of `unified eval`, for the card's table. The folder `out` must be new, empty, or an earlier
+    export.
+    """
+    out = Path(out)
+    there = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    if there and "config.json" not in there:
+        raise HubError(f"{out}: the folder is not empty and not an export (it holds {there[0]}); name another one")
+    measured = None if results is None else _results(Path(results))
+    loaded = open_model(run, weights=weights)
+    out.mkdir(parents=True, exist_ok=True)
+    loaded.processor.save_pretrained(out)
+    loaded.model.save_pretrained(out)
+    (out / "README.md").write_text(
+        model_card(out.resolve().name, loaded.model, loaded.source, measured), encoding="utf-8"
+    )
+    logger.info("%s: %s, ready for unified.load and unified push", out, loaded.source)
+
+
+def _results(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise HubError(f"{file}: no such file; `unified eval MODEL SPEC --out {file}` writes it")
+    content = read_json(file)
+    rows = content.get("results")
+    if not isinstance(rows, list) or not all({"dataset", "task", "metrics"} <= row.keys() for row in rows):
+        raise HubError(f"{file}: not the results of `unified eval` (a list `results` of dataset, task and metrics)")
+    return content
+
+
+def push(folder: str | Path, repository: str, *, private: bool = False) -> str:
+    """Upload an exported folder to the hub as `org/name`; returns the address of the commit."""
+    folder = Path(folder)
+    missing = [name for name in ("config.json", "README.md", "processor_config.json") if not (folder / name).is_file()]
+    if missing or not any(folder.glob("*.safetensors")):
+        raise HubError(
+            f"{folder}: not an exported model ({', '.join(missing or ['model.safetensors'])} missing); "
+            "`unified export RUN OUT` makes one"
+        )
+    if not _HUB_NAME.fullmatch(repository):
+        raise HubError(f"{repository!r}: expected the name of a repository on the hub, org/name")
+    hub = HfApi()
+    try:
+        hub.create_repo(repository, private=private, exist_ok=True)
+        commit = hub.upload_folder(
+            repo_id=repository, folder_path=folder, allow_patterns=list(FILES), commit_message="Upload model"
+        )
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise HubError(
+            f"{repository}: the upload failed: {_first_line(error)}. Log in with `hf auth login` and a token that may "
+            "write there, and unset HF_HUB_OFFLINE"
+        ) from error
+    return str(commit.commit_url)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
