@@ -1,7 +1,12 @@
 """The index beside each tar: where every member of every sample lies, so that shards are read in any order.
 
-An index file holds a header, the column names, and three tables; see docs/data-format.md. It is built once with
-`tarfile`, which knows pax and GNU names, and later opened by memory map.
+It is built once with `tarfile`, which knows pax and GNU names, and later opened by memory map. The file, little-endian:
+
+    header   `HEADER`, with the format version, sizes and digests
+    columns  their names, a line each, filled up with newlines to a multiple of eight bytes
+    bounds   (samples + 1, 2) uint64: the first byte of each sample's key and its first member, then both ends
+    members  (members, 3) uint64: the column's number, the offset in the tar, the size
+    keys     the samples' keys in UTF-8, one after the other
 """
 
 import hashlib
@@ -24,6 +29,7 @@ FORMAT = 1
 MAGIC = b"UNIFIDX\0"
 # magic, format, bytes of column names, tar bytes, samples, members, key bytes, SHA-256 of the tar, BLAKE2b of the body
 HEADER = struct.Struct("<8sIIQQQQ32s16s")
+WORD = np.dtype("<u8")
 BLOCK = tarfile.BLOCKSIZE
 _META = re.compile(r"__[^/]*__($|/)")
 
@@ -131,10 +137,10 @@ class IndexBuilder:
         """The index, given the size of the whole tar and its SHA-256."""
         self._check_order()
         encoded = [key.encode() for key in self.keys]
-        bounds = np.zeros((len(encoded) + 1, 2), dtype=np.uint64)
-        bounds[1:, 0] = np.cumsum([len(key) for key in encoded], dtype=np.uint64)
+        bounds = np.zeros((len(encoded) + 1, 2), dtype=WORD)
+        bounds[1:, 0] = np.cumsum([len(key) for key in encoded], dtype=WORD)
         bounds[:, 1] = [*self.starts, len(self.members)]
-        members = np.array(self.members, dtype=np.uint64).reshape(-1, 3)
+        members = np.array(self.members, dtype=WORD).reshape(-1, 3)
         return Index(tar_bytes, digest, tuple(self.columns), bounds, members, b"".join(encoded))
 
 
@@ -255,7 +261,7 @@ def open_index(path: Path) -> Index:
     header = read_header(path)
     with path.open("rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    bounds = np.frombuffer(data, np.uint64, 2 * (header.samples + 1), header.tables_start).reshape(-1, 2)
-    members = np.frombuffer(data, np.uint64, 3 * header.members, header.tables_start + bounds.nbytes).reshape(-1, 3)
+    bounds = np.frombuffer(data, WORD, 2 * (header.samples + 1), header.tables_start).reshape(-1, 2)
+    members = np.frombuffer(data, WORD, 3 * header.members, header.tables_start + bounds.nbytes).reshape(-1, 3)
     keys = memoryview(data)[header.tables_start + bounds.nbytes + members.nbytes :]
     return Index(header.tar_bytes, header.digest, header.columns, bounds, members, keys)

@@ -9,11 +9,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from unified.data.decode import DECODERS, IMAGES, decode_column, place
+from unified.data.decode import DECODERS, IMAGES, decode_column
 from unified.data.shards import Shards
 
 CELL = 128  # pixels of a picture on the sheet
-LINES = 3  # of caption below it
+LINES = 4  # below it: key and caption
+LETTERS = 22  # in a line
 LINE_HEIGHT = 13
 MARGIN = 8
 COLUMNS = 8  # pictures in a row
@@ -68,20 +69,21 @@ def _pictures(raw: Mapping[str, Any]) -> list[Image.Image]:
     return [Image.fromarray(decode_column(raw, name).permute(1, 2, 0).numpy()) for name in names]
 
 
-def _caption(raw: Mapping[str, Any]) -> list[str]:
+def _caption(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Lines with their colours."""
     text = next((_excerpt(decode_column(raw, name)) for name in ("txt", "cls") if name in raw), "")
-    lines = textwrap.wrap(text, CELL // 6)[: LINES - 1]
-    return [place(raw).rpartition(": ")[2][-CELL // 6 :], *lines]
+    key = [(line, "black") for line in textwrap.wrap(str(raw["__key__"]), LETTERS)[:2]]
+    return [*key, *((line, "dimgrey") for line in textwrap.wrap(text, LETTERS))][:LINES]
 
 
-def _paste(sheet: Image.Image, picture: Image.Image, lines: Sequence[str], corner: tuple[int, int]) -> None:
+def _paste(sheet: Image.Image, picture: Image.Image, lines: Sequence[tuple[str, str]], corner: tuple[int, int]) -> None:
     scale = min(CELL / picture.width, CELL / picture.height)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     smooth = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST  # small pictures show their pixels
     left, top = corner
     sheet.paste(picture.resize(size, smooth), (left + (CELL - size[0]) // 2, top + (CELL - size[1]) // 2))
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=10)
-    for number, line in enumerate(lines):
+    for number, (line, colour) in enumerate(lines):
         pen.text(
-            (left, top + CELL + 2 + number * LINE_HEIGHT), line, fill=(60, 60, 60) if number else "black", font=font
+            (left, top + CELL + 2 + number * LINE_HEIGHT), line, fill=colour, font=font
         )

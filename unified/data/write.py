@@ -136,9 +136,9 @@ def complete_folder(out: Path) -> Iterator[Path]:
     """A new folder to write into, which becomes `out` when the block ends without an error and is removed otherwise."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out}: exists already; name another folder, or remove it first")
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
     for old in out.parent.glob(f".{out.name}.*.partial"):
         logger.info("%s: left over from an interrupted build; it may be deleted", old)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
     temporary.mkdir(parents=True)
     try:
         yield temporary

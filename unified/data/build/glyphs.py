@@ -248,11 +248,11 @@ def png(pixels: bytes) -> bytes:
 
 def _write_labels(folder: Path, splits: dict[str, list[Glyph]], table: dict[int, Character]) -> None:
     """The label files that belong to the glyphs: names, names of the held-out characters, scripts."""
-    scripts = sorted({table[glyph.code_point].script for glyph in splits["train"]})
-    files: dict[str, dict[str, Any]] = {"scripts": {"names": scripts}}
+    files = {"scripts": sorted({table[glyph.code_point].script for glyph in splits["train"]})}
     for stem, split_name in (("names", "train"), ("test_names", "test_characters")):
         codes = sorted({glyph.code_point for glyph in splits[split_name]})
-        files[stem] = {"names": [table[code].name for code in codes], "groups": [table[code].group for code in codes]}
-    for stem, content in files.items():
-        text = yaml.safe_dump({"format": FORMAT, "templates": ["{}"], **content}, allow_unicode=True, sort_keys=False)
+        files[stem] = [table[code].name for code in codes]
+    for stem, names in files.items():
+        content = {"format": FORMAT, "templates": ["{}"], "names": names}
+        text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
         (folder / f"{stem}.yaml").write_text(text, encoding="utf-8")
