@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "unified"
 WORDS = {"types", "task", "recipe", "config", "log", "seed", "dist", "checkpoint", "paths", "errors"}
 TENSORS = {"nn", "modalities", "answers"}
 MEANING = {
+    "card",
     "configuration",
     "model",
     "processor",
