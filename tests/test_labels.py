@@ -29,7 +29,6 @@ def test_text_file_and_clip_benchmark_folder(tmp_path: Path) -> None:
         ("names: [cat, dog, cat]", "'cat'; make each name unique"),
         ("names: [cat]\ntemplates: ['a photo']", "must hold one {}"),
         ("names: [cat]\ntemplates: []", "list is empty"),
-        ("names: [cat]\ngroups: [1, 2]", "2 numbers for 1 names"),
         ("name: [cat]", "did you mean 'names'"),
         ("names: [cat]\nformat: 2", "newer"),
         ("names: [yes, dog]", "expected str"),

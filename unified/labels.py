@@ -20,8 +20,6 @@ class Labels:
     names: tuple[str, ...]
     templates: tuple[str, ...] = ("{}",)
     """Prompts with `{}` where the name goes."""
-    groups: tuple[int, ...] | None = None
-    """Names of one group are the same answer (pixel-equal glyphs); None: every name is its own answer."""
     format: int = FORMAT
 
     def __post_init__(self) -> None:
@@ -39,8 +37,6 @@ class Labels:
         wrong = [template for template in self.templates if template.count("{}") != 1]
         if wrong:
             raise RecipeError(f"templates: {wrong[0]!r} must hold one {{}} (or {{c}}) where the name goes")
-        if self.groups is not None and len(self.groups) != len(self.names):
-            raise RecipeError(f"groups: {len(self.groups)} numbers for {len(self.names)} names; give one for each name")
 
     def __len__(self) -> int:
         return len(self.names)
