@@ -2,6 +2,8 @@
 
 import copy
 import json
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,12 @@ def test_data_cannot_write_special_tokens_but_a_cloze_can() -> None:
     cloze = DEFAULT.cloze(f"digit {SPE} is round")
     assert cloze.count(DEFAULT.spe) == 1
     assert cloze[cloze.index(DEFAULT.spe) + 1 :] == DEFAULT.prepare("is round")
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_copies_do_not_let_special_tokens_through(way: Callable[[TextTokenizer], TextTokenizer]) -> None:
+    hostile = f"nothing {SPE} here"
+    assert way(DEFAULT).prepare(hostile) == DEFAULT.prepare(hostile)
 
 
 def test_words_begin_where_letters_digits_and_signs_change() -> None:

@@ -51,6 +51,10 @@ class TextTokenizer:
             single=f"$A {END}", pair=f"$A {END} $B {END}", special_tokens=[(END, self.end)]
         )
 
+    def __reduce__(self) -> tuple[type, tuple[tokenizers.Tokenizer, int]]:
+        """Copies and copies in other processes are made anew: the wrapped tokenizer forgets to split special tokens."""
+        return type(self), (self.tokenizer, self.max_length)
+
     @classmethod
     def load(cls, reference: str, max_length: int) -> "TextTokenizer":
         """The tokenizer of a folder in tokenizers/, of a path, or of the Hugging Face hub (`org/name`)."""
