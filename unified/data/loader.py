@@ -1,6 +1,7 @@
 """Batches of the steps of a run, in order, from any step on: the same for any number of workers and ranks."""
 
 import os
+import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from threading import Timer
@@ -33,6 +34,9 @@ ATTEMPTS = 1000
 """Samples that may be tried in place of a bad one."""
 MESSAGES = 20
 """Bad samples that are named in the log; the others are counted."""
+
+GRACE = 20
+"""Seconds that a loader process goes on after SIGTERM."""
 
 
 @dataclass
@@ -183,18 +187,24 @@ class StepLoader:
 
     def __iter__(self) -> Iterator[tuple[int, list[tuple[Slot, Batch]], Report]]:
         batches = iter(self._torch_loader())
-        for number in range(self.start_step, self.recipe.max_steps):
-            timer = Timer(self.patience, self._complain, (number,))
-            timer.daemon = True
-            timer.start()
-            try:
-                step = next(batches)
-            finally:
-                timer.cancel()
-            if step.failure is not None:
-                raise step.failure
-            self._count(step.report)
-            yield step.number, step.slots, step.report
+        try:
+            for number in range(self.start_step, self.recipe.max_steps):
+                step = self._next(batches, number)
+                if step.failure is not None:
+                    raise step.failure
+                self._count(step.report)
+                yield step.number, step.slots, step.report
+        finally:
+            del batches  # ends the loader processes now, also where a traceback keeps this frame
+
+    def _next(self, batches: Iterator[Step], number: int) -> Step:
+        timer = Timer(self.patience, self._complain, (number,))
+        timer.daemon = True
+        timer.start()
+        try:
+            return next(batches)
+        finally:
+            timer.cancel()
 
     def _torch_loader(self) -> DataLoader[Step]:
         workers = self.recipe.data.workers
@@ -205,7 +215,7 @@ class StepLoader:
             num_workers=workers,
             prefetch_factor=self.recipe.data.prefetch if workers else None,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_quiet_worker,
+            worker_init_fn=_set_up_worker,
             generator=torch_generator(self.recipe.seed, "loader"),  # otherwise torch draws from its global one
         )
 
@@ -240,10 +250,15 @@ class StepLoader:
             )
 
 
-def _quiet_worker(number: int) -> None:  # noqa: ARG001
-    """Loader processes share the cores with training: one thread each, for torch and for the text tokenizer."""
+def _set_up_worker(number: int) -> None:  # noqa: ARG001
+    """One thread each, as loader processes share the cores with training, which also decides when they end.
+
+    Ctrl-C and the signals of schedulers reach all processes of a run; training then wants to finish its step.
+    """
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
 
 
 def _pinned(value: Any) -> Any:
