@@ -1,3 +1,20 @@
-"""One transformer, many tasks: train, evaluate and share generalist perception foundation models."""
+"""One transformer, many tasks: train, evaluate and share generalist perception foundation models.
+
+    import unified
+    model, processor = unified.load("org/name")          # or a folder, or a run
+    probabilities = model.classify(processor(images=image), labels=["a cat", "a dog"])
+
+Importing the package registers its classes with `transformers`: `AutoModel.from_pretrained` and `pipeline` know them.
+"""
 
 __version__ = "0.1.0.dev0"
+
+from unified.hub import load, register
+from unified.model import UnifiedModel
+from unified.processor import UnifiedProcessor
+from unified.recipe import Recipe
+from unified.task import Match, Task
+
+__all__ = ["Match", "Recipe", "Task", "UnifiedModel", "UnifiedProcessor", "__version__", "load"]
+
+register()

@@ -16,6 +16,7 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
     """Join the processes that a launcher started (one process needs none), and say what really runs."""
     try:
         accelerator = Accelerator(
+            cpu=not torch.cuda.is_available(),  # otherwise every process of a CPU run takes itself for the only one
             mixed_precision="bf16" if recipe.train.precision == "bf16" else "no",
             log_with=list(recipe.train.trackers) or None,
             project_dir=folder,

@@ -68,7 +68,7 @@ class Trainer:
         self.model = parts.model.to(self.accelerator.device)
         self.model.train()
         if recipe.train.checkpoint_activations:
-            self.model.gradient_checkpointing_enable()
+            self.model.activation_checkpointing_enable()
         self.labels = {name: tokens.to(self.model.device) for name, tokens in parts.label_tokens.items()}
         step_model = StepModel(self.model, recipe.tasks)
         runs = {slot.task: partial(self._probe, step_model, slot, batch) for slot, batch in probe}

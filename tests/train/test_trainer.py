@@ -1,0 +1,158 @@
+"""Steps of several tasks: what they change, what they leave alone, and that they are the same on one and two processes."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from tiny import tiny_recipe
+from torch import Tensor
+
+from unified.data.loader import StepLoader
+from unified.data.schedule import Slot
+from unified.recipe import Recipe
+from unified.train.build import build
+from unified.train.engine import make_accelerator
+from unified.train.trainer import NonFiniteError, Trainer
+from unified.types import Batch
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def start(recipe: Recipe, folder: Path) -> tuple[Trainer, StepLoader]:
+    AcceleratorState._reset_state(reset_partial_state=True)  # one for a process, and a test makes several runs
+    accelerator = make_accelerator(recipe, folder)
+    parts = build(recipe)
+    loader = StepLoader(recipe, parts.tokenizers, parts.labels)
+    return Trainer(recipe, accelerator, parts, loader.probe()), loader
+
+
+def weights(trainer: Trainer) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+
+
+def only(loader: StepLoader, task: str) -> list[tuple[Slot, Batch]]:
+    return [(slot, batch) for slot, batch in loader.probe() if slot.task == task]
+
+
+def test_a_step_leaves_parameters_of_absent_tasks_bit_equal_moments_included(tmp_path: Path) -> None:
+    trainer, loader = start(tiny_recipe(tmp_path), tmp_path)
+    trainer.train_step(loader.probe())  # every task once, so that all moments exist
+    before, moments = weights(trainer), trainer.tensors()
+    moments = {group: {n: t.clone() for n, t in tensors.items()} for group, tensors in moments.items()}
+    trainer.train_step(only(loader, "next"))
+    after, later = weights(trainer), trainer.tensors()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    idle = {"image.projection.weight", "image.temporal.weight", "log_scales.retrieve", "log_scales.hidden"}
+    assert idle.isdisjoint(changed)
+    for group in ("exp_avg", "exp_avg_sq", "steps"):
+        for name in idle:
+            assert torch.equal(moments[group][name], later[group][name]), (group, name)
+    assert {"text.word.weight", "log_scales.next", "encoder.blocks.0.mlp.up.weight"} <= changed
+
+
+def test_a_step_of_several_slots_has_the_gradient_of_the_weighted_mean_of_their_losses(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    tasks = {**recipe.tasks, "caption": replace(recipe.tasks["caption"], loss_weight=3.0)}
+    trainer, loader = start(replace(recipe, tasks=tasks), tmp_path)
+    pairs = only(loader, "caption") + only(loader, "colour")
+    step = trainer.wrapped
+    whole, _ = step([trainer._item(slot, batch) for slot, batch in pairs])
+    single = [step([trainer._item(slot, batch)])[0] for slot, batch in pairs]
+    torch.testing.assert_close(whole, (3 * single[0] + single[1]) / 4)
+
+
+def test_the_loss_falls_on_every_kind_of_answer(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, max_steps=40, slots=5)
+    optim = replace(recipe.optim, lr=3e-3, warmup=1)
+    model = replace(recipe.model, drop_path=0.0, layer_scale=None)
+    trainer, loader = start(replace(recipe, optim=optim, model=model), tmp_path)
+    batch = loader.probe()
+    first = trainer.train_step(batch).losses
+    for _ in range(38):
+        trainer.train_step(batch)
+    last = trainer.train_step(batch).losses
+    assert set(first) == {"retrieve", "colour", "caption", "hidden", "next"}
+    for task in first:
+        # The texts of the retrieval batch repeat, so its floor is the entropy of its right answers, not 0.
+        assert last[task] < 0.6 * first[task], (task, first[task], last[task])
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path: Path) -> None:
+    trainer, loader = start(tiny_recipe(tmp_path), tmp_path)
+    with torch.no_grad():
+        trainer.model.log_scales["colour"].fill_(math.nan)
+    before = weights(trainer)
+    batch = only(loader, "next") + only(loader, "colour")
+    with pytest.raises(NonFiniteError, match="task 'colour'") as error:
+        trainer.train_step(batch)
+    assert batch[1][1].keys[0] in str(error.value)
+    assert "'next'" not in str(error.value)
+    for name, value in weights(trainer).items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0, equal_nan=True)
+
+
+def test_bf16_computes_in_bf16_and_keeps_fp32_weights(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    exact, loader = start(recipe, tmp_path)
+    rough, _ = start(replace(recipe, train=replace(recipe.train, precision="bf16")), tmp_path)
+    a, b = exact.train_step(loader.probe()).losses, rough.train_step(loader.probe()).losses
+    assert a != b
+    for task in a:
+        assert b[task] == pytest.approx(a[task], rel=0.05)
+    assert {parameter.dtype for parameter in rough.model.parameters()} == {torch.float32}
+
+
+def test_recomputed_activations_give_the_same_step(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    plain, loader = start(recipe, tmp_path)
+    saving, _ = start(replace(recipe, train=replace(recipe.train, checkpoint_activations=True)), tmp_path)
+    assert saving.model.encoder.gradient_checkpointing
+    for _ in range(2):
+        assert plain.train_step(loader.probe()) == saving.train_step(loader.probe())
+
+
+WORKER = """
+import sys, json
+sys.path[:0] = [{tests!r}]
+from pathlib import Path
+from tiny import tiny_recipe
+from unified import dist
+sys.path[:0] = [{here!r}]
+from test_trainer import start
+folder = Path({folder!r})
+recipe = tiny_recipe(folder, max_steps=4, slots=3)
+trainer, loader = start(recipe, folder)
+results = []
+for _, slots, _ in loader:
+    result = trainer.train_step(slots)
+    results.append([result.losses, result.norm, result.samples])
+if dist.rank() == 0:
+    (folder / f"results{{dist.world_size()}}.json").write_text(json.dumps(results))
+"""
+
+
+@pytest.mark.distributed
+def test_two_processes_compute_what_one_computes(tmp_path: Path) -> None:
+    tiny_recipe(tmp_path)
+    script = tmp_path / "worker.py"
+    here = Path(__file__).parent
+    script.write_text(WORKER.format(tests=str(here.parent), here=str(here), folder=str(tmp_path)))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+    for processes in ("1", "2"):
+        command = [*launch, processes, str(script)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+        assert done.returncode == 0, done.stderr[:3000]
+    one, two = (json.loads((tmp_path / f"results{n}.json").read_text()) for n in (1, 2))
+    assert len(one) == len(two) == 4
+    for (losses, norm, samples), (losses2, norm2, samples2) in zip(one, two, strict=True):
+        assert losses2 == pytest.approx(losses, abs=1e-5)
+        assert norm2 == pytest.approx(norm, rel=1e-4)
+        assert samples2 == samples
