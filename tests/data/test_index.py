@@ -51,7 +51,18 @@ def test_long_and_foreign_names(tmp_path: Path, tar_format: int) -> None:
 
 
 def test_grouping_is_that_of_webdataset(tmp_path: Path) -> None:
-    names = ["a.b/c.d.e", "a.b/c.f", "x.png", "./y.png", "./y.txt", "z/.hidden", "README", "q.tar.gz", "__meta__", "q.x"]
+    names = [
+        "a.b/c.d.e",
+        "a.b/c.f",
+        "x.png",
+        "./y.png",
+        "./y.txt",
+        "z/.hidden",
+        "README",
+        "q.tar.gz",
+        "__meta__",
+        "q.x",
+    ]
     path = make_tar(tmp_path / "s.tar", [(name, name.encode()) for name in names])
     with path.open("rb") as stream:
         samples = list(group_by_keys(tar_file_expander([{"url": "s.tar", "stream": stream}])))
@@ -90,7 +101,7 @@ def good(tmp_path: Path) -> Path:
 def test_truncated_tail_is_refused(tmp_path: Path, keep: int) -> None:
     path = good(tmp_path)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match=r"s\.tar.*(cut off|readable)"):
+    with pytest.raises(DataError, match=r"s\.tar.*cut off"):
         build_index(path)
 
 
@@ -118,7 +129,7 @@ def test_damaged_header_and_joined_tars_are_refused(tmp_path: Path) -> None:
 def test_what_is_no_tar_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "s.tar"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"s\.tar: not a readable, uncompressed tar"):
+    with pytest.raises(DataError, match=r"s\.tar: cut off, damaged or no plain tar"):
         build_index(path)
 
 

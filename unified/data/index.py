@@ -173,7 +173,9 @@ def build_index(tar: Path) -> Index:
             end = archive.offset
     except (tarfile.TarError, EOFError, OverflowError, UnicodeError) as error:
         where = f"after member {builder.keys[-1]!r}" if builder.keys else "at its first member"
-        raise DataError(f"{tar}: not a readable, uncompressed tar {where} ({error}); write or copy it again") from error
+        raise DataError(
+            f"{tar}: cut off, damaged or no plain tar, {where} ({error}); write or copy it again"
+        ) from error
     _check_end(tar, end, size)
     with tar.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").digest()

@@ -84,6 +84,4 @@ def _paste(sheet: Image.Image, picture: Image.Image, lines: Sequence[tuple[str, 
     sheet.paste(picture.resize(size, smooth), (left + (CELL - size[0]) // 2, top + (CELL - size[1]) // 2))
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=10)
     for number, (line, colour) in enumerate(lines):
-        pen.text(
-            (left, top + CELL + 2 + number * LINE_HEIGHT), line, fill=colour, font=font
-        )
+        pen.text((left, top + CELL + 2 + number * LINE_HEIGHT), line, fill=colour, font=font)
