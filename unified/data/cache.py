@@ -1,6 +1,6 @@
 """Decoded samples kept in the memory of a loader process: data sets of small pictures are decoded once a run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unified.data.decode import decode
@@ -19,11 +19,14 @@ class SampleCache:
     """
 
     def __init__(self, limit: int) -> None:
-        self.room = limit
+        self.limit = self.room = limit
         self._kept: dict[tuple[str, int], dict[str, Any]] = {}
 
     def sample(self, shards: Shards, position: int, columns: Sequence[str]) -> tuple[Sample, int]:
-        """The named columns of a sample, and the bytes that were read for them: 0 if all are kept."""
+        """The named columns of a sample, and the bytes of the sample that was read: 0 if all of them are kept."""
+        if not self.limit:
+            raw = shards[position]
+            return decode(raw, columns), _length(raw)
         place = (shards.digest, position)
         kept = self._kept.get(place, {})
         missing = [name for name in columns if name not in kept.get(DECODED, ())]
@@ -37,4 +40,8 @@ class SampleCache:
         if size <= self.room:
             self.room -= size
             self._kept[place] = sample
-        return sample, sum([len(raw[name]) for name in decoded if not name.startswith("__")])
+        return sample, _length(raw)
+
+
+def _length(raw: Mapping[str, Any]) -> int:
+    return sum([len(value) for value in raw.values() if isinstance(value, bytes)])

@@ -2,10 +2,10 @@
 
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from threading import Timer
-from time import perf_counter
+from threading import Event, Thread
+from time import monotonic, perf_counter
 from typing import Any, Self
 
 import numpy as np
@@ -44,7 +44,7 @@ class Report:
     """What preparing a step cost on this rank, in seconds of one worker, and what was wrong."""
 
     samples: int = 0
-    bytes: int = 0  # of the columns that were read
+    bytes: int = 0  # of the samples that were read
     decode_seconds: float = 0.0  # reading included
     collate_seconds: float = 0.0
     bad: list[str] = field(default_factory=list)
@@ -129,6 +129,36 @@ class Steps(Dataset[Step]):
         return example
 
 
+class Watchdog:
+    """A thread that calls `complain(step)` once for each step that is waited for longer than `patience` seconds."""
+
+    def __init__(self, patience: float, complain: Callable[[int], None]) -> None:
+        self.patience, self.complain = patience, complain
+        self._waiting: tuple[int, float] | None = None  # the step, and since when
+        self._ended = Event()
+        self._thread = Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def wait_for(self, step: int | None) -> None:
+        """Begin to wait for a step; None: it is here."""
+        self._waiting = None if step is None else (step, monotonic())
+
+    def _watch(self) -> None:
+        complained = -1
+        while not self._ended.wait(self.patience / 4):
+            waiting = self._waiting
+            if waiting and waiting[0] != complained and monotonic() - waiting[1] > self.patience:
+                complained = waiting[0]
+                self.complain(complained)
+
+
 class StepLoader:
     """Iterates over (step, [(slot, batch)], report) for this rank, from `start_step` to the end of the recipe."""
 
@@ -187,24 +217,18 @@ class StepLoader:
 
     def __iter__(self) -> Iterator[tuple[int, list[tuple[Slot, Batch]], Report]]:
         batches = iter(self._torch_loader())
-        try:
-            for number in range(self.start_step, self.recipe.max_steps):
-                step = self._next(batches, number)
-                if step.failure is not None:
-                    raise step.failure
-                self._count(step.report)
-                yield step.number, step.slots, step.report
-        finally:
-            del batches  # ends the loader processes now, also where a traceback keeps this frame
-
-    def _next(self, batches: Iterator[Step], number: int) -> Step:
-        timer = Timer(self.patience, self._complain, (number,))
-        timer.daemon = True
-        timer.start()
-        try:
-            return next(batches)
-        finally:
-            timer.cancel()
+        with Watchdog(self.patience, self._complain) as watchdog:
+            try:
+                for number in range(self.start_step, self.recipe.max_steps):
+                    watchdog.wait_for(number)
+                    step = next(batches)
+                    watchdog.wait_for(None)
+                    if step.failure is not None:
+                        raise step.failure
+                    self._count(step.report)
+                    yield step.number, step.slots, step.report
+            finally:
+                del batches  # ends the loader processes now, also where a traceback keeps this frame
 
     def _torch_loader(self) -> DataLoader[Step]:
         workers = self.recipe.data.workers

@@ -1,0 +1,132 @@
+"""Samples a second of our loader against `webdataset`'s own pipeline on the same shards, and against decoding alone.
+
+One process, one thread, no augmentation; pictures of 224×224 pixels as JPEG, and glyphs of 32×32 as PNG. Ours:
+schedule, order, index, memory map, decode, labels, patches. webdataset: read, decode (by its own decoder, and by ours),
+batch.
+"Decode alone" runs our decoder on bytes that lie in memory: what a loader that costs nothing else would reach.
+"""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import matplotlib
+import numpy as np
+import torch
+import webdataset
+from PIL import Image, ImageDraw, ImageFont
+
+from benchmarks.measure import Row, best_seconds, table
+from unified.data.decode import decode_image
+from unified.data.loader import StepLoader
+from unified.data.shards import Shards
+from unified.data.write import ShardWriter
+from unified.labels import Labels
+from unified.modalities.image import ImageSpec, ImageTokenizer
+from unified.recipe import DataSettings, Recipe
+from unified.seed import generator
+from unified.task import Match, Task
+
+BATCH = 64
+SETS: dict[str, tuple[int, int, str]] = {"JPEG 224": (512, 224, "jpg"), "glyph PNG 32": (4096, 32, "png")}
+"""Samples, side in pixels, column."""
+
+
+def photograph(number: int, side: int) -> bytes:
+    """A JPEG with the sizes of detail of a photograph: noise at every scale, weaker the finer."""
+    draw = generator("benchmark", number)
+    pixels = np.zeros((side, side, 3), dtype=np.float32)
+    for cells in (4, 8, 16, 32, 64, 128):
+        noise = draw.normal(0, 100 / cells**0.5, (cells, cells, 3)).clip(-127, 127) + 128
+        pixels += (
+            np.asarray(Image.fromarray(noise.astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)) - 128.0
+        )
+    stream = io.BytesIO()
+    Image.fromarray((pixels + 128).clip(0, 255).astype(np.uint8)).save(stream, "jpeg", quality=90)
+    return stream.getvalue()
+
+
+def glyph(number: int, side: int) -> bytes:
+    """A PNG of a character."""
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    font = ImageFont.truetype(path, side * 2 // 3, layout_engine=ImageFont.Layout.BASIC)
+    image = Image.new("L", (side, side), 255)
+    ImageDraw.Draw(image).text((side // 2, side // 2), chr(0x21 + number % 500), fill=0, font=font, anchor="mm")
+    stream = io.BytesIO()
+    image.save(stream, "png")
+    return stream.getvalue()
+
+
+def write_shards(folder: Path, count: int, side: int, column: str) -> None:
+    """Shards of pictures with class numbers."""
+    make = photograph if column == "jpg" else glyph
+    with ShardWriter(folder, kind="benchmark", source="made", samples_per_shard=count // 4) as writer:
+        for number in range(count):
+            writer.write(f"{number:06d}", {column: make(number, side), "cls": number % 10})
+
+
+def ours(folder: Path, count: int, side: int, column: str) -> Callable[[], object]:
+    """Our loader: one task with one slot a step, for one epoch."""
+    task = Task(str(folder), {column: "image"}, "cls", Match("labels/digits"), "accuracy", BATCH)
+    recipe = Recipe({"a": task}, max_steps=count // BATCH, slots=1, data=DataSettings(workers=0))
+    spec = ImageSpec(height=side, width=side, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    labels = Labels(tuple(str(number) for number in range(10)))
+    loader = StepLoader(recipe, {"image": ImageTokenizer(spec, patch=side // 8)}, {"a": labels})
+    return lambda: [len(slots) for _, slots, _ in loader]
+
+
+def theirs(folder: Path, column: str, own_decoder: bool) -> Callable[[], object]:
+    """webdataset's pipeline: read, decode, tuples, batches; shards in order, without a shuffle buffer."""
+    urls = [str(path) for path in sorted(folder.glob("*.tar"))]
+
+    def run() -> list[int]:
+        data = webdataset.WebDataset(urls, shardshuffle=False)
+        data = data.decode("torchrgb8") if own_decoder else data.map_dict(**{column: decode_image, "cls": int})
+        return [len(labels) for _, labels in data.to_tuple(column, "cls").batched(BATCH)]
+
+    return run
+
+
+def decode_alone(folder: Path, column: str) -> Callable[[], object]:
+    """Our decoder on bytes in memory."""
+    shards = Shards.open(folder)
+    pictures = [shards[number][column] for number in range(len(shards))]
+    return lambda: [decode_image(data).shape for data in pictures]
+
+
+def rows() -> list[Row]:
+    """Our samples a second over those of each other side."""
+    result = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for name, (count, side, column) in SETS.items():
+        with TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "shards"
+            write_shards(folder, count, side, column)
+            sides = {
+                "ours": ours(folder, count, side, column),
+                "webdataset": theirs(folder, column, own_decoder=True),
+                "webdataset, our decoder": theirs(folder, column, own_decoder=False),
+                "decode alone": decode_alone(folder, column),
+            }
+            seconds = best_seconds(sides)
+        rates = {side: count / value for side, value in seconds.items()}
+        for other, target in (
+            ("webdataset", ">= 0.90"),
+            ("webdataset, our decoder", ">= 0.90"),
+            ("decode alone", ">= 0.90"),
+        ):
+            detail = f"{rates['ours']:,.0f} / {rates[other]:,.0f} samples/s"
+            result.append(Row(f"loader, {name}: {other}", rates["ours"] / rates[other], target, detail))
+    torch.set_num_threads(threads)
+    return result
+
+
+def main() -> None:
+    """Measure and print."""
+    print(table(rows()))
+
+
+if __name__ == "__main__":
+    main()
