@@ -85,15 +85,22 @@ def clustered_se(values: ArrayLike, clusters: ArrayLike, terms: ArrayLike | None
     return math.sqrt(count / (count - 1) * float(residual @ residual)) / float(weight.sum())
 
 
-def proportion(correct: ArrayLike, clusters: ArrayLike | None = None) -> Interval:
-    """The interval of a share of right items: Wilson; with clusters, Wilson at the effective number of items."""
+def proportion(correct: ArrayLike, clusters: ArrayLike | None = None, terms: ArrayLike | None = None) -> Interval:
+    """The interval of a share of right items: Wilson; with clusters, Wilson at the effective number of items.
+
+    With `terms`, each value counts the right ones among so many terms (items are then the clusters).
+    """
     array = np.asarray(correct, dtype=np.float64)
-    n, p = len(array), float(array.mean()) if len(array) else math.nan
-    if clusters is None:
+    n = len(array)
+    if n == 0:
+        raise ValueError("a proportion of no items has no interval")
+    p = float(array.sum() / (n if terms is None else np.sum(np.asarray(terms, dtype=np.float64))))
+    if clusters is None and terms is None:
         low, high = wilson(float(array.sum()), n)
         return Interval(p, low, high, math.sqrt(p * (1 - p) / n), n, "wilson")
-    count = _count_clusters(clusters)
-    se = clustered_se(array, clusters)
+    groups = np.arange(n) if clusters is None else np.asarray(clusters)
+    count = _count_clusters(groups)
+    se = clustered_se(array, groups, terms)
     effective = p * (1 - p) / se**2 if se > 0 else float(count)  # all right or all wrong: one item a cluster
     low, high = wilson(p * effective, effective)
     return Interval(p, low, high, se, n, "wilson_clustered", count)
@@ -138,14 +145,17 @@ def bootstrap(
             raise ValueError("a cluster lies in more than one stratum")
     if clusters is not None:
         _count_clusters(groups)
-    pools = [np.flatnonzero(stratum == s) for s in range(int(stratum.max()) + 1)]
+    order = np.argsort(stratum, kind="stable")
+    sizes = np.bincount(stratum)
+    size = np.repeat(sizes, sizes)
+    start = np.repeat(np.cumsum(sizes) - sizes, sizes)
     single = len(names) == n
-    items = np.concatenate(members) if single else None
+    items = np.concatenate(members)
     rng = generator("bootstrap", *key)
     values = np.empty(draws)
     for draw in range(draws):
-        chosen = np.concatenate([pool[rng.integers(len(pool), size=len(pool))] for pool in pools])
-        picked = items[chosen] if items is not None else np.concatenate([members[c] for c in chosen])
+        chosen = order[start + (rng.random(len(order)) * size).astype(np.int64)]
+        picked = items[chosen] if single else np.concatenate([members[c] for c in chosen])
         values[draw] = statistic(picked)
     low, high = np.percentile(values, [2.5, 97.5])
     count = None if clusters is None else len(names)
@@ -173,13 +183,15 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> float:
     return min(1.0, 2.0 * float(special.bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
 
 
-def paired(first: ArrayLike, second: ArrayLike, clusters: ArrayLike | None = None) -> Paired:
-    """First minus second on the same items, in the same order."""
+def paired(
+    first: ArrayLike, second: ArrayLike, clusters: ArrayLike | None = None, terms: ArrayLike | None = None
+) -> Paired:
+    """First minus second on the same items, in the same order; with `terms`, per term."""
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.shape != b.shape:
         raise ValueError(f"paired scores must be of the same items, found {a.shape} and {b.shape}")
-    interval = mean(a - b, clusters)
-    binary = clusters is None and np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all()
+    interval = mean(a - b, clusters, terms)
+    binary = clusters is None and terms is None and np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all()
     se = interval.se
     if binary:
         p: float | None = mcnemar(a, b)

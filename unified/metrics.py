@@ -5,6 +5,7 @@ Ties are ranked by (score descending, index ascending) everywhere.
 
 import math
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,14 +42,14 @@ def predictions(scores: Float[Tensor, "b c"]) -> Int[Tensor, " b"]:
     return (scores == scores.amax(1, keepdim=True)).to(torch.uint8).argmax(1)
 
 
-def class_recalls(correct: NDArray[np.bool_], target: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
-    """Recall of each class (classes,); NaN for a class without items."""
+def class_recalls(correct: NDArray[Any], target: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
+    """Recall of each class (classes,) from scores between 0 and 1; NaN for a class without items."""
     count = np.bincount(target, minlength=classes).astype(np.float64)
     hits = np.bincount(target, weights=correct.astype(np.float64), minlength=classes)
     return np.divide(hits, count, out=np.full(classes, np.nan), where=count > 0)
 
 
-def mean_per_class_recall(correct: NDArray[np.bool_], target: NDArray[np.int64]) -> float:
+def mean_per_class_recall(correct: NDArray[Any], target: NDArray[np.int64]) -> float:
     """The mean of the recalls of the classes that are present."""
     return float(np.nanmean(class_recalls(correct, target, int(target.max()) + 1)))
 

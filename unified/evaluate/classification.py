@@ -1,0 +1,198 @@
+"""Classification of one data set: by names, with k shots, and by probes, on the model's and on baseline features."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unified.config import RecipeError
+from unified.evaluate.context import Context
+from unified.evaluate.few_shot import ALL, Subset, least_squares_correct, subset
+from unified.evaluate.items import Items, clusters_of, read_items, targets
+from unified.evaluate.knn import nearest_neighbours
+from unified.evaluate.probe import fit_logistic
+from unified.evaluate.results import PROBE, UNTUNED, ZERO_SHOT, Measure, Result
+from unified.evaluate.sources import class_names
+from unified.evaluate.spec import Classification
+from unified.evaluate.zero_shot import accuracy_measures, class_ranks, class_weights, per_class, top5_measure
+from unified.labels import Labels, load_labels
+from unified.seed import generator
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Items with their classes; `rows` are those that belong to the part."""
+
+    items: Items
+    target: NDArray[np.int64]  # of the rows
+    rows: NDArray[np.int64]
+
+    def keys(self) -> tuple[str, ...]:
+        return tuple(self.items.keys[row] for row in self.rows)
+
+    def features(self, name: str, evaluation: Classification, context: Context) -> NDArray[np.float32]:
+        return context.features(name, self.items, evaluation.inputs)[self.rows]
+
+
+def evaluate_classification(evaluation: Classification, name: str, context: Context) -> Iterator[Result]:
+    """Zero-shot where shots hold 0; k-shot probes for each other number, and then the probes on all training data."""
+    labels = find_labels(evaluation)
+    test = _read(evaluation, evaluation.several, labels, evaluation.limit)
+    if 0 in context.shots:
+        yield from _zero_shot(evaluation, _base(evaluation, name, test, labels), test, labels, context)
+    shots = [k for k in context.shots if k != 0]
+    if shots and evaluation.probes:
+        train, rest = _labelled(evaluation, name, test, labels)
+        for features in ("model", *evaluation.baselines):
+            base = replace(_base(evaluation, name, rest, labels), features=features)
+            yield from _probes(evaluation, base, train, rest, labels, shots, context)
+
+
+def _base(evaluation: Classification, name: str, part: _Part, labels: Labels) -> Result:
+    """What all results on a part have in common."""
+    cluster = [part.items.columns[evaluation.cluster][row] for row in part.rows] if evaluation.cluster else None
+    notes = {"chance": 1 / len(labels)}
+    return Result(
+        name, "", "", "", (), part.keys(), part.items.digest, PROBE, clusters=clusters_of(cluster), notes=notes
+    )
+
+
+def _labelled(evaluation: Classification, name: str, test: _Part, labels: Labels) -> tuple[_Part, _Part]:
+    """The labelled part, and the part that probes are tested on."""
+    if evaluation.train is not None:
+        data = evaluation.train if isinstance(evaluation.train, str) else tuple(evaluation.train)
+        train = _read(evaluation, data, labels, None)
+        if train.items.source.digest == test.items.source.digest:
+            raise RecipeError(f"{name}: `train` and `data` are the same samples; probes need labelled data apart")
+        return train, test
+    if evaluation.train_share is None:
+        raise RecipeError(
+            f"{name}: probes need labelled data: name them under `train`, or set `train_share` to take them from `data`"
+        )
+    taken = np.zeros(len(test.target), dtype=bool)
+    for label in np.unique(test.target):
+        members = np.flatnonzero(test.target == label)
+        order = generator("train_share", name, int(label)).permutation(len(members))
+        taken[members[order[: int(len(members) * evaluation.train_share)]]] = True
+    if taken.all() or not taken.any():
+        raise RecipeError(f"{name}: train_share {evaluation.train_share} leaves one part without items")
+    return tuple(_Part(test.items, test.target[rows], rows) for rows in map(np.flatnonzero, (taken, ~taken)))  # type: ignore[return-value]
+
+
+def find_labels(evaluation: Classification) -> Labels:
+    """The label set of the spec, or the one that comes with the data."""
+    given = evaluation.labels
+    if given is None:
+        given = class_names(evaluation.several)
+    if given is None:
+        raise RecipeError(
+            f"{evaluation.data}: no class names come with the data (classes in manifest.json, classnames.txt, class "
+            "folders); name them under `labels`"
+        )
+    return load_labels(given) if isinstance(given, str) else Labels(tuple(given))
+
+
+def _read(evaluation: Classification, data: str | tuple[str, ...], labels: Labels, limit: int | None) -> _Part:
+    columns = [evaluation.target, *([evaluation.cluster] if evaluation.cluster else [])]
+    items = read_items(data, evaluation.inputs, columns, limit)
+    return _Part(items, targets(items, evaluation.target, labels), np.arange(len(items)))
+
+
+def _zero_shot(
+    evaluation: Classification, base: Result, test: _Part, labels: Labels, context: Context
+) -> Iterator[Result]:
+    if not evaluation.zero_shot:
+        return
+    features = test.features("model", evaluation, context)
+    for prompt in evaluation.zero_shot:
+        ranks = class_ranks(features, class_weights(context, labels, prompt), test.target)
+        measures: list[Measure] = list(accuracy_measures(ranks == 0, test.target, base.clusters, "", base.dataset))
+        if len(labels) >= 5:
+            measures.insert(1, top5_measure(ranks, base.clusters))
+        count = f"{len(labels.templates)} templates" if prompt == "templates" else "bare names"
+        yield replace(
+            base,
+            task="zeroshot_classification",
+            protocol="clip_benchmark" if prompt == "templates" else "uni-perceiver",
+            label=f"zero-shot, {count}",
+            measures=tuple(measures),
+            setting=ZERO_SHOT if evaluation.unseen else UNTUNED,
+            undefined=() if len(labels) >= 5 else ("acc5",),
+            per_class=per_class(ranks == 0, test.target, labels),
+            notes={**base.notes, "prompt": prompt},
+        )
+
+
+def _probes(
+    evaluation: Classification,
+    base: Result,
+    train: _Part,
+    test: _Part,
+    labels: Labels,
+    shots: list[int],
+    context: Context,
+) -> Iterator[Result]:
+    known = train.features(base.features, evaluation, context), train.target
+    asked = test.features(base.features, evaluation, context), test.target
+    notes = {**base.notes, "train_hash": train.items.digest, "train_items": len(train.target)}
+    base = replace(base, notes=notes)
+    if "least_squares" in evaluation.probes:
+        for k in shots:
+            chosen = [subset(train.target, k, s, base.dataset) for s in range(1 if k == ALL else context.seeds)]
+            correct = least_squares_correct(known, asked, chosen, len(labels))
+            yield _k_shot(base, k, chosen, correct, test.target, labels, train.keys())
+    if "logistic" in evaluation.probes:
+        fit = fit_logistic(known, asked[0], base.dataset)
+        found = {"C": fit.strength, "validation_accuracy": fit.validation_accuracy, "converged": fit.converged}
+        correct = fit.predicted == test.target
+        yield _full(base, "dinov3_logreg", "logistic regression", "lp_", correct, test.target, found)
+    if "knn" in evaluation.probes:
+        near = nearest_neighbours(known, asked[0], len(labels))
+        every = {f"k={k}": float((p == test.target).mean()) for k, p in near.predicted.items()}
+        knn = {"k": near.best, "validation_accuracy": near.validation_accuracy, "acc1_by_k": every}
+        correct = near.predicted[near.best] == test.target
+        yield _full(base, "dinov3_knn", f"{near.best} nearest neighbours", "", correct, test.target, knn)
+
+
+def _k_shot(
+    base: Result,
+    k: int,
+    chosen: list[Subset],
+    correct: NDArray[np.bool_],
+    target: NDArray[np.int64],
+    labels: Labels,
+    keys: tuple[str, ...],
+) -> Result:
+    short = [labels.names[c] for c in sorted({c for s in chosen for c in s.short_classes})]
+    notes = {"short_classes": short, "train_items_per_seed": [len(s.index) for s in chosen]}
+    subsets = {"subsets": [[keys[row] for row in s.index] for s in chosen]} if k != ALL else {}
+    return replace(
+        base,
+        task="linear_probe",
+        protocol="lsr",
+        label="all data, least squares" if k == ALL else f"{k}-shot, least squares",
+        measures=accuracy_measures(correct, target, base.clusters, "lp_", base.dataset),
+        shots=k,
+        notes={**base.notes, **notes, **subsets},
+    )
+
+
+def _full(
+    base: Result,
+    protocol: str,
+    label: str,
+    prefix: str,
+    correct: NDArray[np.bool_],
+    target: NDArray[np.int64],
+    notes: Mapping[str, object],
+) -> Result:
+    return replace(
+        base,
+        task="linear_probe" if prefix else "knn",
+        protocol=protocol,
+        label=f"all data, {label}",
+        measures=accuracy_measures(correct, target, base.clusters, prefix, base.dataset),
+        shots=ALL,
+        notes={**base.notes, **notes},
+    )

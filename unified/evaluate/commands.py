@@ -1,0 +1,49 @@
+"""The commands `unified eval` and `unified compare`."""
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from unified import hub
+from unified.evaluate.compare import compare, comparison_table
+from unified.evaluate.results import read_results, write_results
+from unified.evaluate.run import evaluate
+from unified.evaluate.spec import load_spec
+from unified.evaluate.table import results_table
+from unified.log import logger
+
+
+def eval_command(
+    model_reference: str,
+    specs: Sequence[str],
+    shots: Sequence[int] = (0,),
+    seeds: int = 5,
+    out: Path | None = None,
+) -> None:
+    """Evaluate a model, print the table, and write the results file where `out` names one."""
+    loaded = [load_spec(spec) for spec in specs]  # a wrong name is said before the model is loaded
+    model, processor = hub.load(model_reference)
+    command = shlex.join(
+        ["unified", "eval", model_reference, *specs, "--shots", *map(str, shots), "--seeds", str(seeds)]
+    )
+    results = evaluate(
+        model, processor, loaded, shots=shots, seeds=seeds, command=command, name=model_reference, cache=cache_folder()
+    )
+    sys.stdout.write(results_table(results))
+    if out is not None:
+        write_results(out, results)
+        logger.info("written: %s", out)
+
+
+def compare_command(a: Path | str, b: Path | str) -> None:
+    """Print the paired test of two results files."""
+    first, second = read_results(a), read_results(b)
+    sys.stdout.write(f"A: {first.get('model') or a} ({a})\nB: {second.get('model') or b} ({b})\n\n")
+    sys.stdout.write(comparison_table(compare(first, second)))
+
+
+def cache_folder() -> Path:
+    """Where features of evaluated models are kept; safe to delete at any time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unified" / "features"

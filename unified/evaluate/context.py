@@ -1,0 +1,82 @@
+"""What every protocol needs to know of the run that it is part of."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from unified import seed
+from unified.evaluate.features import Encoder, ModelEncoder, PixelEncoder, embed_items
+from unified.evaluate.items import Items
+from unified.modalities.base import Tokenizer
+from unified.types import DataError
+
+
+@dataclass(frozen=True)
+class Context:
+    """The model under evaluation and the settings of the command."""
+
+    model: Any
+    tokenizers: Mapping[str, Tokenizer]
+    shots: tuple[int, ...]
+    seeds: int
+    batch: int
+    cache: Path | None
+    model_hash: str | None
+    memory: dict[tuple[str, str, str], NDArray[np.float32]] = field(default_factory=dict)
+    """Features of the evaluation at hand: several protocols read the same ones."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights lie."""
+        if isinstance(self.model, torch.nn.Module):
+            return next(self.model.parameters()).device
+        return torch.device("cpu")
+
+    def features(self, name: str, items: Items, inputs: Mapping[str, str]) -> NDArray[np.float32]:
+        """Features of items (n, w), computed once an evaluation."""
+        place = (name, items.digest, str(sorted(inputs.items())))
+        if place not in self.memory:
+            self.memory[place] = embed_items(self.encoder(name), items, inputs, self.tokenizers, self.batch, self.cache)
+        return self.memory[place]
+
+    def encoder(self, name: str) -> Encoder:
+        """The features of the `model`, of raw `pixels`, or of the `untrained` model."""
+        if name == "pixels":
+            return PixelEncoder()
+        if name == "untrained":
+            identity = f"untrained {self.model_hash}" if self.model_hash else None
+            return ModelEncoder(self._fresh(), self.tokenizers, identity, name)
+        return ModelEncoder(self.model, self.tokenizers, self.model_hash)
+
+    def _fresh(self) -> Any:
+        """The same network with its first weights, drawn by a fixed key."""
+        config = getattr(self.model, "config", None)
+        if config is None:
+            raise DataError("baselines: `untrained` needs a model with a configuration to build it anew")
+        with seed.seeded("untrained"):
+            model = type(self.model)(copy.deepcopy(config))
+        return model.to(self.device).eval()
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every module is in the mode it was in."""
+    if not isinstance(model, torch.nn.Module):
+        with torch.no_grad():
+            yield
+        return
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

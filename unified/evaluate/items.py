@@ -1,0 +1,101 @@
+"""The items of an evaluation: which samples, their keys, and the columns that score them."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unified.data.decode import column, decode, place, resolve
+from unified.data.write import progress
+from unified.evaluate.sources import Source, open_source
+from unified.labels import Labels
+from unified.seed import generator
+from unified.types import DataError
+
+
+@dataclass(frozen=True)
+class Items:
+    """Samples in a fixed order, without what is large in them."""
+
+    source: Source
+    numbers: NDArray[np.int64]  # which samples of the source
+    keys: tuple[str, ...]
+    columns: dict[str, list[Any]]
+    pictures: NDArray[np.int64]  # items of one number have equal bytes in the input columns
+    digest: str  # of the source's content and the selection
+    places: tuple[str, ...]  # shard and key, for errors
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def read_items(
+    data: str | tuple[str, ...], inputs: Iterable[str], columns: Iterable[str], limit: int | None = None
+) -> Items:
+    """Read keys and `columns` of all samples, or of a fixed choice of `limit` of them (smaller ones lie in larger).
+
+    Raises `DataError` where two samples have one key: results could not be paired.
+    """
+    source = open_source(data)
+    numbers = np.arange(len(source), dtype=np.int64)
+    if limit is not None and limit < len(source):
+        numbers = np.sort(generator("limit", len(source)).permutation(len(source))[:limit])
+    wanted = list(dict.fromkeys(columns))
+    values: dict[str, list[Any]] = {name: [] for name in wanted}
+    keys, places, content = [], [], []
+    for number in progress([int(n) for n in numbers], len(numbers), "reading"):
+        raw = source[number]
+        sample = decode(raw, wanted)
+        for name in wanted:
+            values[name].append(column(sample, name))
+        keys.append(str(raw["__key__"]))
+        places.append(place(raw))
+        content.append(b"".join(hashlib.sha256(raw[resolve(raw, name)[0]]).digest() for name in inputs))
+    repeated = [key for key, count in Counter(keys).items() if count > 1]
+    if repeated:
+        raise DataError(
+            f"{data}: {len(repeated):,} keys occur more than once, such as {repeated[0]!r}; name them apart"
+        )
+    digest = hashlib.sha256(f"{source.digest}:{limit if limit and limit < len(source) else 'all'}".encode()).hexdigest()
+    return Items(source, numbers, tuple(keys), values, number_through(content), digest, tuple(places))
+
+
+def targets(items: Items, name: str, labels: Labels) -> NDArray[np.int64]:
+    """The class number of each item from a column of numbers or of names."""
+    known = labels.index()
+    found = np.empty(len(items), dtype=np.int64)
+    for row, value in enumerate(items.columns[name]):
+        number = known.get(value.strip()) if isinstance(value, str) else value
+        if not isinstance(number, int) or not 0 <= number < len(labels):
+            raise DataError(
+                f"{items.places[row]}: column {name!r}: {value!r} is not one of the {len(labels)} classes "
+                f"({', '.join(labels.names[:3])}, …); expected a class name or a number from 0 to {len(labels) - 1}"
+            )
+        found[row] = number
+    return found
+
+
+def number_through(values: Sequence[Hashable]) -> NDArray[np.int64]:
+    """A number for each value, equal for equal ones, counted by first appearance."""
+    seen: dict[Hashable, int] = {}
+    return np.array([seen.setdefault(value, len(seen)) for value in values], dtype=np.int64)
+
+
+def clusters_of(values: Sequence[Hashable] | None) -> NDArray[np.int64] | None:
+    """Cluster numbers, or None where every item is its own cluster."""
+    if values is None:
+        return None
+    numbers = number_through(values)
+    return None if len(set(numbers.tolist())) == len(numbers) else numbers
+
+
+def ceiling(pictures: Sequence[Hashable], answers: Sequence[Hashable], k: int = 1) -> float:
+    """The best share of right answers among k from the input alone: equal inputs may have different right answers."""
+    votes: dict[Hashable, Counter[Hashable]] = defaultdict(Counter)
+    for picture, answer in zip(pictures, answers, strict=True):
+        votes[picture][answer] += 1
+    return sum(count for found in votes.values() for _, count in found.most_common(k)) / max(len(pictures), 1)

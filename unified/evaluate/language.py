@@ -1,0 +1,161 @@
+"""Words: guessing hidden ones, and captions, scored word by word and written freely."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unified import intervals
+from unified.config import RecipeError, nearest
+from unified.data.collate import Collator
+from unified.data.decode import decode
+from unified.data.write import progress
+from unified.evaluate.context import Context
+from unified.evaluate.groups import Groups
+from unified.evaluate.items import Items, ceiling, clusters_of, read_items
+from unified.evaluate.results import UNTUNED, ZERO_SHOT, Measure, Result
+from unified.evaluate.spec import Caption, Masked
+from unified.generation import generate
+from unified.intervals import Interval
+from unified.matching import score
+from unified.metrics import exact_match, perplexity
+from unified.modalities.text import TextTokenizer
+from unified.model import UnifiedModel
+from unified.task import Match, Task
+from unified.types import Batch
+
+KEY = "evaluation"  # of the words that are hidden: the same in every evaluation
+
+
+def evaluate_masked(evaluation: Masked, name: str, context: Context) -> Iterator[Result]:
+    """Perplexity and accuracy on hidden words; which are hidden depends on the data alone."""
+    items = _items(evaluation, [])
+    answer = Match("vocabulary", "masked", evaluation.vocabulary, mask_fraction=evaluation.mask_fraction)
+    task = _task(evaluation, answer, context)
+    loss, terms, correct = _score(evaluation, task, items, context)
+    yield replace(
+        _base(evaluation, name, items, clusters_of(_cluster_column(evaluation, items))),
+        task="masked_language_modelling",
+        protocol="whole_word_mask",
+        label=f"hidden words ({int(terms.sum()):,} tokens)",
+        measures=_word_measures(loss, terms, correct, _cluster_column(evaluation, items)),
+        notes={"mask_fraction": evaluation.mask_fraction, "terms": int(terms.sum())},
+    )
+
+
+def evaluate_caption(evaluation: Caption, name: str, context: Context) -> Iterator[Result]:
+    """Perplexity with the right words before, then the share of captions written exactly right."""
+    items = _items(evaluation, [evaluation.group] if evaluation.group else [])
+    task = _task(evaluation, Match("vocabulary", "caption", evaluation.vocabulary), context)
+    texts: list[str] = items.columns[evaluation.target]
+    groups = Groups(evaluation.groups, texts, items.columns[evaluation.group] if evaluation.group else None)
+    own = [groups.of(text) for text in texts]
+    cluster = _cluster_column(evaluation, items) or own
+    base = _base(evaluation, name, items, clusters_of(cluster))
+    loss, terms, correct = _score(evaluation, task, items, context)
+    yield replace(
+        base,
+        task="captioning",
+        protocol="teacher_forcing",
+        label="caption, right words before",
+        measures=_word_measures(loss, terms, correct, cluster),
+        notes={"terms": int(terms.sum())},
+    )
+    members = groups.members(texts)
+    pictures = items.pictures.tolist()
+    notes = {"ceiling": ceiling(pictures, own), "ceiling_own_text": ceiling(pictures, texts)}
+    for beams in evaluation.beams:
+        written = _write(evaluation, task, items, context, beams)
+        right = exact_match(written, [members[group] for group in own])
+        examples = dict(zip(items.keys[:5], written, strict=False))
+        yield replace(
+            base,
+            task="captioning",
+            protocol="greedy" if beams == 1 else f"beam_{beams}",
+            label="caption, greedy" if beams == 1 else f"caption, {beams} beams",
+            measures=(Measure("exact_match", intervals.proportion(right, base.clusters), values=right),),
+            notes={**notes, "beams": beams, "examples": examples},
+        )
+
+
+def _items(evaluation: Masked | Caption, further: list[str]) -> Items:
+    cluster = [evaluation.cluster] if evaluation.cluster else []
+    return read_items(evaluation.several, evaluation.inputs, [evaluation.target, *cluster, *further], evaluation.limit)
+
+
+def _cluster_column(evaluation: Masked | Caption, items: Items) -> list[Any] | None:
+    return items.columns[evaluation.cluster] if evaluation.cluster else None
+
+
+def _base(evaluation: Masked | Caption, name: str, items: Items, clusters: NDArray[np.int64] | None) -> Result:
+    setting = ZERO_SHOT if evaluation.unseen else UNTUNED
+    return Result(name, "", "", "", (), items.keys, items.digest, setting, clusters=clusters)
+
+
+def _task(evaluation: Masked | Caption, answer: Match, context: Context) -> Task:
+    """The evaluation as a task, so that training and evaluation prepare and score alike."""
+    model = context.model
+    if not isinstance(model, UnifiedModel):
+        raise RecipeError(f"words are scored by a UnifiedModel; found {type(model).__name__}, which only embeds")
+    families = list(model.config.families)
+    if evaluation.family is None and len(families) > 1:
+        raise RecipeError(f"family: the model has several temperatures; name one of {', '.join(families)}")
+    family = evaluation.family or families[0]
+    if family not in families:
+        raise RecipeError(f"family: {family!r} is none of the model's{nearest(family, families)}")
+    return Task(evaluation.several, evaluation.inputs, evaluation.target, answer, "perplexity", 1, family=family)
+
+
+def _batches(evaluation: Masked | Caption, task: Task, items: Items, context: Context) -> Iterator[Batch]:
+    # Keyed by position and this one name: what is hidden is the same for every model with this tokenizer.
+    collator = Collator(KEY, task, context.tokenizers, None, 0)
+    starts = range(0, len(items), context.batch)
+    for start in progress(starts, len(starts), f"words of {evaluation.data}"):
+        numbers = items.numbers[start : start + context.batch]
+        samples = [decode(items.source[int(n)], collator.columns) for n in numbers]
+        yield collator.batch([collator.example(sample) for sample in samples], numbers).to(context.device)
+
+
+def _score(
+    evaluation: Masked | Caption, task: Task, items: Items, context: Context
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """The sum of losses, the number of words and the hits of each item."""
+    rows: dict[str, list[NDArray[Any]]] = {"loss": [], "terms": [], "correct": []}
+    for batch in _batches(evaluation, task, items, context):
+        scores = score(context.model, task, batch)
+        for name, found in rows.items():
+            found.append(getattr(scores, name).double().cpu().numpy())
+    loss, terms, correct = (np.concatenate(found) for found in rows.values())
+    return loss, terms, correct
+
+
+def _write(evaluation: Caption, task: Task, items: Items, context: Context, beams: int) -> list[str]:
+    tokenizer = context.tokenizers["text"]
+    assert isinstance(tokenizer, TextTokenizer)
+    texts = []
+    for batch in _batches(evaluation, task, items, context):
+        found = generate(
+            context.model, batch.inputs, beams=beams, max_length=tokenizer.max_length, family=task.family,
+            vocabulary=evaluation.vocabulary,
+        )  # fmt: skip
+        texts += [tokenizer.text(ids) for ids in found]
+    return texts
+
+
+def _word_measures(
+    loss: NDArray[np.float64], terms: NDArray[np.float64], correct: NDArray[np.float64], cluster: list[Any] | None
+) -> tuple[Measure, ...]:
+    """Perplexity and accuracy of a word; words of one text are a cluster."""
+    mean = intervals.mean(loss, cluster, terms)
+    total, count = float(loss.sum()), float(terms.sum())
+    value = perplexity(total, count)
+    limits = {"low": perplexity(mean.low * count, count), "high": perplexity(mean.high * count, count)}
+    # The error of an exponential: its derivative is itself.
+    interval = Interval(value, se=value * mean.se, n=mean.n, method="exp_normal", clusters=mean.clusters, **limits)
+    accuracy = intervals.proportion(correct, cluster, terms)
+    return (
+        Measure("perplexity", interval, values=loss, terms=terms),
+        Measure("token_accuracy", accuracy, values=correct, terms=terms),
+    )

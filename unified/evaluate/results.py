@@ -1,0 +1,175 @@
+"""What an evaluation found: numbers with their errors and every item's score, as the results JSON.
+
+Each entry keeps the keys of a CLIP_benchmark result (dataset, model, pretrained, task, language, metrics); what is
+added stands beside them.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unified.intervals import Interval, Seeds
+from unified.types import DataError
+
+FORMAT = 1
+UNTUNED, ZERO_SHOT, PROBE = "w/o tuning", "zero-shot", "probe"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number: its sampling error, its spread over seeds, and each item's score."""
+
+    name: str  # the key in `metrics`
+    interval: Interval
+    seeds: Seeds | None = None
+    values: NDArray[Any] | None = None  # (n,), or (seeds, n); None where items have no score of their own
+    terms: NDArray[Any] | None = None  # (n,) where a value is a sum over so many terms
+
+    @property
+    def value(self) -> float:
+        """The number that `metrics` holds."""
+        return self.interval.value
+
+
+@dataclass(frozen=True)
+class Result:
+    """One protocol on one data set."""
+
+    dataset: str
+    task: str
+    protocol: str
+    label: str
+    """The protocol as the table names it."""
+    measures: tuple[Measure, ...]
+    keys: tuple[str, ...]
+    """Of the items, in the order of the values."""
+    data_hash: str
+    setting: str
+    features: str = "model"
+    shots: int | None = None
+    clusters: NDArray[np.int64] | None = None
+    per_class: dict[str, float | None] | None = None
+    undefined: tuple[str, ...] = ()
+    """Metrics that this data set has no value for; null in the JSON."""
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def entry(result: Result, model: Mapping[str, Any], keys_name: str) -> dict[str, Any]:
+    """One result in the JSON; `model` holds what all entries say of the model."""
+    metrics: dict[str, float | None] = {measure.name: _number(measure.value) for measure in result.measures}
+    metrics |= dict.fromkeys(result.undefined)
+    shots = {} if result.shots is None else {"fewshot_k": result.shots}
+    return {
+        "dataset": result.dataset,
+        "model": model["model"],
+        "pretrained": "",
+        "task": result.task,
+        "language": "en",
+        "metrics": metrics | shots,
+        "format": FORMAT,
+        "protocol": result.protocol,
+        "label": result.label,
+        "features": result.features,
+        "setting": result.setting,
+        "n": len(result.keys),
+        "ci": {measure.name: _clean(asdict(measure.interval)) for measure in result.measures},
+        "seeds": {m.name: _clean(asdict(m.seeds)) for m in result.measures if m.seeds is not None} or None,
+        "per_class": _clean(result.per_class),
+        "notes": _clean(result.notes),
+        "data_hash": result.data_hash,
+        **{name: model[name] for name in ("model_hash", "versions", "command")},
+        "items": {
+            "keys": keys_name,
+            "clusters": None if result.clusters is None else result.clusters.tolist(),
+            "values": {m.name: pack(m.values) for m in result.measures if m.values is not None},
+            "terms": {m.name: pack(m.terms) for m in result.measures if m.terms is not None},
+        },
+    }
+
+
+def collect(results: Sequence[Result], model: Mapping[str, Any]) -> dict[str, Any]:
+    """All results as the content of one JSON file; equal lists of keys are written once."""
+    names: dict[tuple[str, ...], str] = {}
+    entries = []
+    for result in results:
+        name = names.setdefault(result.keys, f"{result.dataset}-{len(names)}")
+        entries.append(entry(result, model, name))
+    return {"format": FORMAT, **model, "keys": {name: list(keys) for keys, name in names.items()}, "results": entries}
+
+
+def write_results(path: Path, results: Mapping[str, Any]) -> None:
+    """Write a results file, complete or not at all; one line an entry."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = {name: value for name, value in results.items() if name not in ("keys", "results")}
+    lines = [json.dumps(head, ensure_ascii=False, allow_nan=False)[:-1]]
+    keys = ",\n  ".join(f"{json.dumps(name)}: {json.dumps(found)}" for name, found in results["keys"].items())
+    lines.append(f', "keys": {{\n  {keys}\n }}, "results": [\n ')
+    lines.append(",\n ".join(json.dumps(e, ensure_ascii=False, allow_nan=False) for e in results["results"]))
+    lines.append("\n]}\n")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary.write_text("".join(lines), encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_results(path: Path | str) -> dict[str, Any]:
+    """The content of a results file. Raises `DataError` where it is none, or of a newer format."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a results file ({error}); expected what `unified eval --out` writes") from error
+    if not isinstance(content, dict) or not isinstance(content.get("results"), list) or "keys" not in content:
+        raise DataError(f"{path}: no `results` and `keys` in it; expected what `unified eval --out` writes")
+    if content.get("format") != FORMAT:
+        raise DataError(f"{path}: format {content.get('format')}, this version reads {FORMAT}; update unified")
+    return content
+
+
+def pack(values: NDArray[Any]) -> Any:
+    """Scores of items for JSON: 0 and 1 as a string of digits, others as numbers; (seeds, n) as a list of rows."""
+    if values.ndim == 2:
+        return [pack(row) for row in values]
+    if values.dtype == bool:
+        return "".join("1" if value else "0" for value in values)
+    return [round(float(value), 6) for value in values]
+
+
+def unpack(packed: Any) -> NDArray[np.float64]:
+    """The scores that `pack` wrote."""
+    if isinstance(packed, str):
+        return np.array([digit == "1" for digit in packed], dtype=np.float64)
+    if packed and isinstance(packed[0], str | list):
+        return np.stack([unpack(row) for row in packed])
+    return np.array(packed, dtype=np.float64)
+
+
+def flat_metrics(results: Mapping[str, Any]) -> dict[str, float]:
+    """Every number of a results content under one name, "digits/zero-shot, bare names/acc1": for logs of training."""
+    found = {}
+    for item in results["results"]:
+        own = "" if item["features"] == "model" else f" on {item['features']}"
+        for name in item["ci"]:
+            if item["metrics"][name] is not None:
+                found[f"{item['dataset']}/{item['label']}{own}/{name}"] = float(item["metrics"][name])
+    return found
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _clean(value: Any) -> Any:
+    """JSON has no NaN and no numpy: null and plain numbers."""
+    if isinstance(value, Mapping):
+        return {str(name): _clean(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return _number(value) if isinstance(value, float) else value

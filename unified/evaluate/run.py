@@ -1,0 +1,91 @@
+"""One evaluation run: all protocols of all specs on one model."""
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sklearn
+import torch
+import transformers
+
+from unified import __version__
+from unified.config import RecipeError
+from unified.evaluate.classification import evaluate_classification
+from unified.evaluate.context import Context, evaluating
+from unified.evaluate.features import weights_hash
+from unified.evaluate.few_shot import ALL
+from unified.evaluate.language import evaluate_caption, evaluate_masked
+from unified.evaluate.results import Result, collect, flat_metrics
+from unified.evaluate.retrieval import evaluate_retrieval
+from unified.evaluate.spec import Caption, Classification, Evaluation, Masked, Retrieval, Spec, load_spec
+from unified.log import logger
+
+__all__ = ["evaluate", "flat_metrics"]
+
+PROTOCOLS: dict[type[Evaluation], Callable[[Any, str, Context], Iterator[Result]]] = {
+    Classification: evaluate_classification,
+    Retrieval: evaluate_retrieval,
+    Masked: evaluate_masked,
+    Caption: evaluate_caption,
+}
+BATCH = 256
+
+
+def evaluate(
+    model: Any,
+    processor: Any,
+    specs: Sequence[str | Path | Spec],
+    *,
+    shots: Sequence[int] = (0,),
+    seeds: int = 5,
+    device: torch.device | str | None = None,
+    batch: int = BATCH,
+    command: str = "",
+    name: str = "",
+    cache: Path | None = None,
+) -> dict[str, Any]:
+    """Run specs on a model and return the content of a results file.
+
+    `shots`: 0 is zero-shot, -1 all training data; any number but 0 also runs the probes on all data that the spec
+    lists. `seeds` is the number of k-shot subsets. `device` moves the model; by default it stays where it is. `cache`
+    is a folder of features; none by default. Training may call this between steps: modes, gradients and random
+    numbers are left as they were.
+    """
+    _check(shots, seeds, batch)
+    loaded = [load_spec(spec) for spec in specs]
+    if not loaded:
+        raise RecipeError("no evaluation spec given; name one of recipes/eval, a YAML file or a data folder")
+    if device is not None:
+        model.to(device)
+    model_hash = weights_hash(model)
+    # 0 first, the rest in the order given, each once: k-shot rows come after the zero-shot one.
+    asked = tuple(dict.fromkeys(sorted(shots, key=lambda k: k != 0)))
+    results: list[Result] = []
+    with evaluating(model):
+        for spec in loaded:
+            for title, evaluation in spec.evaluations.items():
+                context = Context(model, processor.tokenizers, asked, seeds, batch, cache, model_hash)
+                start = time.monotonic()
+                found = list(PROTOCOLS[type(evaluation)](evaluation, title, context))
+                results += found
+                logger.info("%s: %d results in %.1f s", title, len(found), time.monotonic() - start)
+    about = {"model": name, "model_hash": model_hash, "versions": versions(), "command": command}
+    return collect(results, about)
+
+
+def versions() -> Mapping[str, str]:
+    """What computed the results."""
+    modules = {"torch": torch, "transformers": transformers, "numpy": np, "scikit-learn": sklearn}
+    found = {name: str(module.__version__) for name, module in modules.items()}
+    return {"unified": __version__, "python": platform.python_version(), **found}
+
+
+def _check(shots: Sequence[int], seeds: int, batch: int) -> None:
+    wrong = [k for k in shots if k < ALL]
+    if wrong or not shots:
+        raise RecipeError(f"shots: {list(shots)}; expected 0 (zero-shot), numbers from 1, or {ALL} for all data")
+    if seeds < 1 or batch < 1:
+        raise RecipeError(f"seeds ({seeds}) and batch ({batch}) must be at least 1")

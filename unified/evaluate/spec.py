@@ -1,0 +1,232 @@
+"""Evaluation specs: dataclasses read from recipes/eval/NAME.yaml or a path, or recognised in a data folder."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from unified.config import RecipeError, build, nearest, read_yaml
+from unified.data.shards import MANIFEST, read_manifest
+from unified.evaluate.sources import COUNT, class_folders, class_names
+from unified.paths import find
+
+FORMAT = 1
+IMAGE = "png;jpg;jpeg;webp"
+TRAIN_SHARE = 0.5
+TEST, TRAIN = ("test", "validation", "val", "valid"), ("train", "training")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What all kinds have in common."""
+
+    data: str | Sequence[str]
+    """A folder of shards, a pattern, several of them, or a folder of class folders."""
+    inputs: dict[str, str] = field(default_factory=lambda: {IMAGE: "image"})
+    """Sample column -> modality."""
+    limit: int | None = None
+    """Evaluate a fixed choice of so many items; null: all."""
+    cluster: str | None = None
+    """Column whose equal values belong together (frames of a video, glyphs of a character): wider, honest intervals."""
+    unseen: bool = False
+    """Class names and data set are both absent from pretraining. Only then is a row called zero-shot."""
+
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise RecipeError("data: nothing given; name a folder of shards or a pattern")
+        if not self.inputs:
+            raise RecipeError("inputs: nothing given; map a column to a modality, such as {png: image}")
+        if self.limit is not None and self.limit < 1:
+            raise RecipeError(f"limit: {self.limit}; expected a number of items from 1")
+
+    @property
+    def several(self) -> str | tuple[str, ...]:
+        """`data` in hashable form."""
+        return self.data if isinstance(self.data, str) else tuple(self.data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification(Evaluation):
+    """Which class is it: by names alone, with k shots, and by probes on all of the training part."""
+
+    target: str = "cls"
+    """Column with the class, as a number or a name."""
+    labels: str | Sequence[str] | None = None
+    """A label set (`labels/NAME`, a path), or the names; null: those that come with the data."""
+    zero_shot: Sequence[Literal["bare", "templates"]] = ("bare",)
+    """Bare names as in Uni-Perceiver, or the mean over templates as in CLIP."""
+    train: str | Sequence[str] | None = None
+    """Labelled data for probes, apart from `data`."""
+    train_share: float | None = None
+    """Without `train`: this share of each class of `data` is labelled for probes, which are tested on the rest."""
+    probes: Sequence[Literal["least_squares", "logistic", "knn"]] = ("least_squares",)
+    """least_squares with each number of shots; logistic and knn on all of `train`."""
+    baselines: Sequence[Literal["pixels", "untrained"]] = ()
+    """The same probes on raw pixels, and on the model with fresh weights."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.train is not None and self.train_share is not None:
+            raise RecipeError("train and train_share exclude each other")
+        if self.train_share is not None and not 0 < self.train_share < 1:
+            raise RecipeError(f"train_share: {self.train_share}; expected a share between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrieval(Evaluation):
+    """Find the text of an image, and the image of a text."""
+
+    target: str = "txt"
+    """Column with the text."""
+    lines: bool = False
+    """Each line of the target is a text of its own (five captions of an image)."""
+    group: str | None = None
+    """Column whose equal values are right answers to each other; null: equal texts are."""
+    groups: Sequence[str] = ()
+    """Folders whose manifests list further names of one group (pixel-equal characters)."""
+    candidates: Sequence[str] = ()
+    """Label sets to find an image's text among; empty: the texts of the data."""
+    ks: Sequence[int] = (1, 5, 10)
+    """R@k."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.ks or min(self.ks) < 1:
+            raise RecipeError(f"ks: {list(self.ks)}; expected numbers from 1")
+        if self.lines and self.group:
+            raise RecipeError("lines and group exclude each other: the lines of a target belong to its own image")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masked(Evaluation):
+    """Guess hidden words of a text: perplexity and accuracy."""
+
+    inputs: dict[str, str] = field(default_factory=lambda: {"txt": "text"})
+    target: str = "txt"
+    family: str | None = None
+    """The temperature of the task; needed where the model has several."""
+    mask_fraction: float = 0.15
+    vocabulary: Literal["embedding", "encoder"] = "embedding"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caption(Evaluation):
+    """Write the text of an image: perplexity with the right words before (teacher forcing), and exact matches."""
+
+    target: str = "txt"
+    family: str | None = None
+    """The temperature of the task; needed where the model has several."""
+    vocabulary: Literal["embedding", "encoder"] = "embedding"
+    group: str | None = None
+    """Column whose equal values mark texts that are right for each other's image."""
+    groups: Sequence[str] = ()
+    """Folders whose manifests list further names of one group."""
+    beams: Sequence[int] = (1,)
+    """Widths of the search; 1 is greedy."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if any(width < 1 for width in self.beams):
+            raise RecipeError(f"beams: {list(self.beams)}; expected numbers from 1")
+
+
+KINDS: dict[str, type[Evaluation]] = {
+    "classification": Classification,
+    "retrieval": Retrieval,
+    "masked": Masked,
+    "caption": Caption,
+}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Named evaluations."""
+
+    name: str
+    evaluations: dict[str, Evaluation]
+
+
+def load_spec(reference: str | Path | Spec) -> Spec:
+    """The spec that a reference names: a name in recipes/eval, a YAML path, or a data folder."""
+    if isinstance(reference, Spec):
+        return reference
+    inside = Path(f"{reference}.yaml")
+    try:
+        # A name means the spec even where a folder of that name lies about; `./name` is the folder.
+        path = find("recipes/eval", inside.name, ".yaml") if len(inside.parts) == 1 else Path(reference)
+    except FileNotFoundError:
+        path = Path(reference)
+    if path.is_dir():
+        return recognise(path)
+    if path.suffix not in {".yaml", ".yml"} or not path.is_file():
+        raise RecipeError(_unknown(reference))
+    return _parse(read_yaml(path), path)
+
+
+def _unknown(reference: str | Path) -> str:
+    known = [path.stem for path in find("recipes", "eval").glob("*.yaml")]
+    return f"{reference}: neither a name in recipes/eval, a YAML file nor a data folder{nearest(str(reference), known)}"
+
+
+def _parse(content: Mapping[str, Any], path: Path) -> Spec:
+    for name in content:
+        if name not in ("format", "evaluations"):
+            raise RecipeError(f"{path}: {name!r} is not a key of a spec{nearest(name, ['format', 'evaluations'])}")
+    if content.get("format", FORMAT) != FORMAT:
+        raise RecipeError(f"{path}: format {content['format']}, this version reads {FORMAT}; update unified")
+    given = content.get("evaluations")
+    if not isinstance(given, Mapping) or not given:
+        raise RecipeError(f"{path}: `evaluations` must name at least one evaluation")
+    return Spec(path.stem, {str(name): _evaluation(value, f"{path}: {name}") for name, value in given.items()})
+
+
+def _evaluation(value: Any, where: str) -> Evaluation:
+    if not isinstance(value, Mapping) or "kind" not in value:
+        raise RecipeError(f"{where}: `kind` must be given; there are: {', '.join(KINDS)}")
+    kind = KINDS.get(value["kind"])
+    if kind is None:
+        raise RecipeError(
+            f"{where}.kind: {value['kind']!r} is no kind of evaluation{nearest(str(value['kind']), list(KINDS))}"
+        )
+    return build(kind, {name: item for name, item in value.items() if name != "kind"}, where)
+
+
+def recognise(folder: Path) -> Spec:
+    """The evaluation that fits a data folder: shards with a manifest, a CLIP_benchmark folder, or class folders.
+
+    With a test and a train part, probes are fitted on the train part.
+    """
+    test, train = _part(folder, TEST), _part(folder, TRAIN)
+    data = test or (folder if _holds_data(folder) else train)
+    if data is None:
+        raise RecipeError(
+            f"{folder}: no data recognised; expected {MANIFEST}, {COUNT}, class folders with pictures, or a folder "
+            f"`test` with one of these. unified shards build makes shards"
+        )
+    probes = str(train) if train is not None and test is not None else None
+    return Spec(folder.name, {folder.name or "data": _recognised(data, probes)})
+
+
+def _recognised(data: Path, train: str | None) -> Evaluation:
+    kind_file = next((p / "dataset_type.txt" for p in (data, data.parent) if (p / "dataset_type.txt").is_file()), None)
+    kind = kind_file.read_text(encoding="utf-8").strip() if kind_file else None
+    if kind == "multilabel":
+        raise RecipeError(f"{kind_file}: multi-label data are not supported; classification and retrieval are")
+    columns = read_manifest(data).get("columns", {}) if (data / MANIFEST).is_file() else None
+    if kind == "retrieval":
+        return Retrieval(data=str(data), lines=True)
+    names = class_names(str(data))
+    if names is None and columns is not None and "txt" in columns:
+        return Retrieval(data=str(data)) if set(columns) & set(IMAGE.split(";")) else Masked(data=str(data))
+    probes: tuple[Any, ...] = ("least_squares", "logistic", "knn")
+    templates: tuple[Any, ...] = ("bare", "templates") if isinstance(names, str) else ("bare",)
+    share = None if train else TRAIN_SHARE
+    return Classification(data=str(data), train=train, train_share=share, probes=probes, zero_shot=templates)
+
+
+def _part(folder: Path, names: Sequence[str]) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_dir() and _holds_data(folder / name)), None)
+
+
+def _holds_data(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file() or (folder / COUNT).is_file() or bool(class_folders(folder))

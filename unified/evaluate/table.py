@@ -1,0 +1,98 @@
+"""Results for people: aligned text in which sampling error and spread over seeds stand apart."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+HEAD = ("data", "protocol", "features", "metric", "value", "95 % sampling", "over seeds", "n", "notes")
+LEFT = {0, 1, 2, 3, 8}
+SHORT = {
+    "acc1": "accuracy",
+    "acc5": "accuracy in 5",
+    "lp_acc1": "accuracy",
+    "exact_match": "exact match",
+    "token_accuracy": "token accuracy",
+}
+QUIET = ("mean_per_class_recall", "lp_mean_per_class_recall")
+"""In the JSON only: beside accuracy they would double the table."""
+
+
+def results_table(results: Mapping[str, Any]) -> str:
+    """One row a number; shares in percent."""
+    rows = [row for item in results["results"] for row in _rows(item)]
+    legend = (
+        "95 % sampling: another test set of this kind. Over seeds: other labelled examples (± t-interval).\n"
+        "w/o tuning: class names or data may have been in pretraining."
+    )
+    return f"{aligned(HEAD, rows, LEFT)}\n\n{legend}\n"
+
+
+def _rows(item: Mapping[str, Any]) -> list[list[str]]:
+    rows: list[list[str]] = []
+    for name, value in item["metrics"].items():
+        if name not in item["ci"] or name in QUIET:
+            continue
+        interval = item["ci"][name]
+        factor = 1.0 if name == "perplexity" else 100.0
+        first = not rows
+        rows.append(
+            [
+                item["dataset"] if first else "",
+                item["label"] if first else "",
+                item["features"] if first else "",
+                SHORT.get(name, _recall(name)),
+                number(value, factor),
+                f"[{number(interval['low'], factor)}, {number(interval['high'], factor)}]",
+                _seeds((item["seeds"] or {}).get(name), factor),
+                f"{interval['n']:,}",
+                _notes(item) if first else "",
+            ]
+        )
+    return rows
+
+
+def _recall(name: str) -> str:
+    return f"R@{name.rpartition('@')[2]}" if "retrieval_recall@" in name else name
+
+
+def _seeds(seeds: Mapping[str, Any] | None, factor: float) -> str:
+    if seeds is None:
+        return "–"
+    count = len(seeds["values"])
+    if seeds["half_width"] is None:
+        return f"{count} seed"
+    return f"± {number(seeds['half_width'], factor)} ({count} seeds)"
+
+
+def _notes(item: Mapping[str, Any]) -> str:
+    notes = item["notes"]
+    found = [item["setting"]] if item["setting"] != "probe" else []
+    for name, text in (("chance", "chance"), ("ceiling", "ceiling"), ("ceiling_own_text", "own text alone")):
+        if notes.get(name) is not None:
+            found.append(f"{text} {number(notes[name], 100.0)}")
+    if notes.get("short_classes"):
+        found.append(f"{len(notes['short_classes'])} classes have fewer")
+    if notes.get("converged") is False:
+        found.append("not converged")
+    return "; ".join(found)
+
+
+def number(value: float | None, factor: float = 1.0) -> str:
+    """A number with as many digits as its interval deserves; "–" for none."""
+    if value is None:
+        return "–"
+    scaled = value * factor
+    return f"{scaled:.1f}" if abs(scaled) < 1000 else f"{scaled:,.0f}"
+
+
+def aligned(head: Sequence[str], rows: Sequence[Sequence[str]], left: set[int]) -> str:
+    """Columns as wide as their longest cell, two spaces apart; `left` names the columns that are not numbers."""
+    lines = [list(head), *map(list, rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    lines.insert(1, ["─" * width for width in widths])
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
