@@ -3,7 +3,8 @@
 One process, one thread, no augmentation; pictures of 224×224 pixels as JPEG, and glyphs of 32×32 as PNG. Ours:
 schedule, order, index, memory map, decode, labels, patches. webdataset: read, decode (by its own decoder, and by ours),
 batch.
-"Decode alone" runs our decoder on bytes that lie in memory: what a loader that costs nothing else would reach.
+"Decode alone" runs our decoder on bytes that lie in memory and holds a batch of pictures: what a loader that costs
+nothing else would reach. "Kept" is our loader in later epochs of a data set that fits into `data.cache_mb`.
 """
 
 import io
@@ -66,10 +67,10 @@ def write_shards(folder: Path, count: int, side: int, column: str) -> None:
             writer.write(f"{number:06d}", {column: make(number, side), "cls": number % 10})
 
 
-def ours(folder: Path, count: int, side: int, column: str) -> Callable[[], object]:
+def ours(folder: Path, count: int, side: int, column: str, cache_mb: int = 0) -> Callable[[], object]:
     """Our loader: one task with one slot a step, for one epoch."""
     task = Task(str(folder), {column: "image"}, "cls", Match("labels/digits"), "accuracy", BATCH)
-    recipe = Recipe({"a": task}, max_steps=count // BATCH, slots=1, data=DataSettings(workers=0))
+    recipe = Recipe({"a": task}, max_steps=count // BATCH, slots=1, data=DataSettings(workers=0, cache_mb=cache_mb))
     spec = ImageSpec(height=side, width=side, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     labels = Labels(tuple(str(number) for number in range(10)))
     loader = StepLoader(recipe, {"image": ImageTokenizer(spec, patch=side // 8)}, {"a": labels})
@@ -92,7 +93,8 @@ def decode_alone(folder: Path, column: str) -> Callable[[], object]:
     """Our decoder on bytes in memory."""
     shards = Shards.open(folder)
     pictures = [shards[number][column] for number in range(len(shards))]
-    return lambda: [decode_image(data).shape for data in pictures]
+    starts = range(0, len(pictures), BATCH)
+    return lambda: [len([decode_image(data) for data in pictures[start : start + BATCH]]) for start in starts]
 
 
 def rows() -> list[Row]:
@@ -106,19 +108,18 @@ def rows() -> list[Row]:
             write_shards(folder, count, side, column)
             sides = {
                 "ours": ours(folder, count, side, column),
+                "kept": ours(folder, count, side, column, cache_mb=256),
                 "webdataset": theirs(folder, column, own_decoder=True),
                 "webdataset, our decoder": theirs(folder, column, own_decoder=False),
                 "decode alone": decode_alone(folder, column),
             }
             seconds = best_seconds(sides)
         rates = {side: count / value for side, value in seconds.items()}
-        for other, target in (
-            ("webdataset", ">= 0.90"),
-            ("webdataset, our decoder", ">= 0.90"),
-            ("decode alone", ">= 0.90"),
-        ):
-            detail = f"{rates['ours']:,.0f} / {rates[other]:,.0f} samples/s"
-            result.append(Row(f"loader, {name}: {other}", rates["ours"] / rates[other], target, detail))
+        pairs = [("ours", "webdataset"), ("ours", "webdataset, our decoder"), ("ours", "decode alone")]
+        for mine, other in [*pairs, ("kept", "decode alone")]:
+            label = f"loader, {name}{' kept' if mine == 'kept' else ''}: {other}"
+            detail = f"{rates[mine]:,.0f} / {rates[other]:,.0f} samples/s"
+            result.append(Row(label, rates[mine] / rates[other], "-" if mine == "kept" else ">= 0.90", detail))
     torch.set_num_threads(threads)
     return result
 

@@ -183,9 +183,11 @@ def prepare_images(images: Sequence[Tensor], tokenizer: Tokenizer) -> list[Tenso
         sizes.setdefault(tuple(image.shape), []).append(row)
     result = list(images)
     for rows in sizes.values():
-        prepared = tokenizer.prepare(stack_images([images[row] for row in rows]))
-        for row, image in zip(rows, prepared.unbind(), strict=True):
-            result[row] = image
+        first = images[rows[0]]
+        if tokenizer.prepare(first) is not first:  # otherwise this size is the one that the tokenizer wants
+            prepared = tokenizer.prepare(stack_images([images[row] for row in rows]))
+            for row, image in zip(rows, prepared.unbind(), strict=True):
+                result[row] = image
     return result
 
 
