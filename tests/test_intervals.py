@@ -61,10 +61,10 @@ def test_mean_of_terms_weighs_items_by_their_terms() -> None:
     assert interval.clusters == 2
 
 
-def test_few_clusters_are_warned_about(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("WARNING", logger="unified"):
-        intervals.mean(np.arange(6.0), np.arange(6) // 2)
-    assert "Only 3 clusters" in caplog.text
+def test_few_clusters_are_known() -> None:
+    assert intervals.mean(np.arange(6.0), np.arange(6) // 2).few_clusters
+    assert not intervals.mean(np.arange(60.0), np.arange(60) // 2).few_clusters
+    assert not intervals.mean(np.arange(6.0)).few_clusters
 
 
 BOOTSTRAP = """

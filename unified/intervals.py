@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from unified.log import logger
 from unified.seed import generator
 
 Z = 1.96
@@ -31,6 +30,11 @@ class Interval:
     n: int
     method: str
     clusters: int | None = None
+
+    @property
+    def few_clusters(self) -> bool:
+        """Whether the interval is narrower than it should be because it rests on few clusters."""
+        return self.clusters is not None and self.clusters < FEW_CLUSTERS
 
 
 @dataclass(frozen=True)
@@ -143,8 +147,6 @@ def bootstrap(
         stratum = np.unique(layers[[m[0] for m in members]], return_inverse=True)[1]
         if clusters is not None and any(len(np.unique(layers[m])) > 1 for m in members):
             raise ValueError("a cluster lies in more than one stratum")
-    if clusters is not None:
-        _count_clusters(groups)
     order = np.argsort(stratum, kind="stable")
     sizes = np.bincount(stratum)
     size = np.repeat(sizes, sizes)
@@ -220,7 +222,4 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _count_clusters(clusters: ArrayLike) -> int:
-    count = len(np.unique(np.asarray(clusters)))
-    if count < FEW_CLUSTERS:
-        logger.warning("Only %d clusters: the interval is too narrow; %d or more are needed.", count, FEW_CLUSTERS)
-    return count
+    return len(np.unique(np.asarray(clusters)))

@@ -79,7 +79,9 @@ def entry(result: Result, model: Mapping[str, Any], keys_name: str) -> dict[str,
         "features": result.features,
         "setting": result.setting,
         "n": len(result.keys),
-        "ci": {measure.name: _clean(asdict(measure.interval)) for measure in result.measures},
+        "ci": {
+            m.name: _clean({**asdict(m.interval), "few_clusters": m.interval.few_clusters}) for m in result.measures
+        },
         "seeds": {m.name: _clean(asdict(m.seeds)) for m in result.measures if m.seeds is not None} or None,
         "per_class": _clean(result.per_class),
         "notes": _clean(result.notes),

@@ -71,6 +71,9 @@ def _notes(item: Mapping[str, Any]) -> str:
             found.append(f"{text} {number(notes[name], 100.0)}")
     if notes.get("short_classes"):
         found.append(f"{len(notes['short_classes'])} classes have fewer")
+    few = [interval["clusters"] for interval in item["ci"].values() if interval["few_clusters"]]
+    if few:
+        found.append(f"only {few[0]} clusters: the interval is too narrow")
     if notes.get("converged") is False:
         found.append("not converged")
     return "; ".join(found)

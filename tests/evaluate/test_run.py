@@ -1,0 +1,226 @@
+"""Whole evaluations: a model that sees colours, and a real small one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from oracle import PROCESSOR, Oracle
+from tiny import tiny_recipe, write_shards
+
+from unified import seed
+from unified.config import RecipeError
+from unified.evaluate.commands import eval_command
+from unified.evaluate.results import flat_metrics, read_results, unpack, write_results
+from unified.evaluate.run import evaluate
+from unified.evaluate.table import results_table
+from unified.train.build import build
+from unified.types import DataError
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    """Colours by name, with labelled data apart."""
+    write_shards(tmp_path / "test", 48, 20)
+    write_shards(tmp_path / "train", 40, 20)
+    return write_spec(tmp_path, {"colours": {"train": str(tmp_path / "train"), "probes": ["least_squares"]}})
+
+
+def write_spec(folder: Path, evaluations: dict[str, dict[str, Any]]) -> Path:
+    base = {"kind": "classification", "data": str(folder / "test"), "labels": ["red", "green", "blue", "grey"]}
+    path = folder / "spec.yaml"
+    path.write_text(yaml.safe_dump({"evaluations": {n: {**base, **e} for n, e in evaluations.items()}}))
+    return path
+
+
+def entry(results: dict[str, Any], label: str) -> dict[str, Any]:
+    return next(e for e in results["results"] if label in e["label"] and e["features"] == "model")
+
+
+def test_names_that_fit_are_found_and_errors_are_reported(spec: Path) -> None:
+    found = entry(evaluate(Oracle(), PROCESSOR, [spec]), "zero-shot")
+    assert found["metrics"] == {"acc1": 1.0, "mean_per_class_recall": 1.0, "acc5": None}
+    assert found["n"] == 48
+    assert found["ci"]["acc1"]["low"] == pytest.approx(0.926, abs=1e-3)
+    assert found["setting"] == "w/o tuning"
+    assert found["seeds"] is None
+    assert found["per_class"] == {"red": 1.0, "green": 1.0, "blue": 1.0, "grey": 1.0}
+
+
+def test_one_name_read_wrongly_costs_its_class(spec: Path) -> None:
+    found = entry(evaluate(Oracle({"blue": "green"}), PROCESSOR, [spec]), "zero-shot")
+    # Two names are equal then: the first of them takes the green ones, and nothing fits the blue ones.
+    assert found["metrics"]["acc1"] == 0.75
+    assert found["per_class"] == {"red": 1.0, "green": 1.0, "blue": 0.0, "grey": 1.0}
+
+
+def test_templates_are_averaged(tmp_path: Path) -> None:
+    write_shards(tmp_path / "test", 8)
+    labels = tmp_path / "labels.yaml"
+    labels.write_text('names: [red, green, blue, grey]\ntemplates: ["a {c} square", "the {}"]\n')
+    path = write_spec(tmp_path, {"a": {"labels": str(labels), "zero_shot": ["templates"], "unseen": True}})
+    model = Oracle()
+    (found,) = evaluate(model, PROCESSOR, [path])["results"]
+    assert {"a red square", "the red"} <= set(model.texts)
+    assert (found["label"], found["setting"], found["notes"]["prompt"]) == (
+        "zero-shot, 2 templates",
+        "zero-shot",
+        "templates",
+    )
+
+
+def test_shots_report_sampling_error_and_spread_over_seeds_apart(spec: Path) -> None:
+    results = evaluate(Oracle(), PROCESSOR, [spec], shots=(0, 1, 2), seeds=3)
+    found = entry(results, "2-shot")
+    assert found["metrics"]["fewshot_k"] == 2
+    assert len(found["seeds"]["lp_acc1"]["values"]) == 3
+    assert found["ci"]["lp_acc1"]["n"] == 48
+    assert unpack(found["items"]["values"]["lp_acc1"]).shape == (3, 48)
+    assert [len(s) for s in found["notes"]["subsets"]] == [8, 8, 8]
+    table = results_table(results)
+    assert "(3 seeds)" in table
+    assert "95 % sampling" in table
+
+
+def test_one_seed_has_no_spread(spec: Path) -> None:
+    results = evaluate(Oracle(), PROCESSOR, [spec], shots=(1,), seeds=1)
+    assert entry(results, "1-shot")["seeds"]["lp_acc1"]["half_width"] is None
+    assert "1 seed" in results_table(results)
+
+
+def test_too_many_shots_and_wrong_settings_are_clear_errors(spec: Path) -> None:
+    with pytest.raises(RecipeError, match="11 shots asked for, the largest class of the training part has 10"):
+        evaluate(Oracle(), PROCESSOR, [spec], shots=(11,))
+    with pytest.raises(RecipeError, match="shots"):
+        evaluate(Oracle(), PROCESSOR, [spec], shots=(-2,))
+    with pytest.raises(RecipeError, match="seeds"):
+        evaluate(Oracle(), PROCESSOR, [spec], seeds=0)
+    with pytest.raises(RecipeError, match="no evaluation spec"):
+        evaluate(Oracle(), PROCESSOR, [])
+
+
+def test_an_empty_label_set_is_a_clear_error(tmp_path: Path) -> None:
+    write_shards(tmp_path / "test", 4)
+    with pytest.raises(RecipeError, match="label set is empty"):
+        evaluate(Oracle(), PROCESSOR, [write_spec(tmp_path, {"a": {"labels": []}})])
+    with pytest.raises(RecipeError, match="no class names come with the data"):
+        evaluate(Oracle(), PROCESSOR, [write_spec(tmp_path, {"a": {"labels": None}})])
+
+
+def test_probes_may_take_a_share_of_the_data_or_say_what_is_missing(tmp_path: Path) -> None:
+    write_shards(tmp_path / "test", 40)
+    shared = write_spec(tmp_path, {"a": {"train_share": 0.5, "probes": ["least_squares", "knn"]}})
+    results = evaluate(Oracle(), PROCESSOR, [shared], shots=(5,), seeds=2)
+    keys = set(results["keys"][results["results"][0]["items"]["keys"]])
+    trained = set(results["results"][0]["notes"]["subsets"][0])
+    assert len(keys) == len(trained) == 20
+    assert not keys & trained
+    same = write_spec(tmp_path, {"a": {"train": str(tmp_path / "test")}})
+    with pytest.raises(RecipeError, match="the same samples"):
+        evaluate(Oracle(), PROCESSOR, [same], shots=(1,))
+    with pytest.raises(RecipeError, match="train_share"):
+        evaluate(Oracle(), PROCESSOR, [write_spec(tmp_path, {"a": {}})], shots=(1,))
+
+
+def test_results_are_the_same_for_any_batch_and_number_of_seeds_before(spec: Path) -> None:
+    runs = [evaluate(Oracle(), PROCESSOR, [spec], shots=(2,), seeds=s, batch=b) for s, b in ((2, 7), (4, 48))]
+    values = [entry(run, "2-shot")["seeds"]["lp_acc1"]["values"] for run in runs]
+    assert values[0] == values[1][:2]
+
+
+def test_results_files_hold_what_they_are_given(spec: Path, tmp_path: Path) -> None:
+    results = evaluate(Oracle(), PROCESSOR, [spec], shots=(0, 1), command="unified eval x", name="x")
+    path = tmp_path / "out" / "results.json"
+    write_results(path, results)
+    assert read_results(path) == json.loads(json.dumps(results))
+    assert "NaN" not in path.read_text()
+    found = read_results(path)["results"][0]
+    assert {"dataset", "model", "pretrained", "task", "metrics", "language", "format", "protocol"} <= set(found)
+    path.write_text(json.dumps({**results, "format": 2}))
+    with pytest.raises(DataError, match="format 2"):
+        read_results(path)
+    path.write_text("{")
+    with pytest.raises(DataError, match="not a results file"):
+        read_results(path)
+    assert flat_metrics(results)["colours/zero-shot, bare names/acc1"] == 1.0
+
+
+# A real model, every kind of evaluation.
+
+WORDS = """
+evaluations:
+  colours: {kind: classification, data: DATA, labels: [red, green, blue, grey], train_share: 0.5,
+            baselines: [pixels, untrained], probes: [least_squares, logistic, knn]}
+  pairs: {kind: retrieval, data: DATA}
+  names: {kind: caption, data: DATA, family: caption, beams: [1, 2], limit: 8}
+  hidden: {kind: masked, data: DATA, family: hidden}
+"""
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Any:
+    return build(tiny_recipe(tmp_path))
+
+
+@pytest.fixture
+def every_kind(tmp_path: Path) -> Path:
+    path = tmp_path / "every.yaml"
+    path.write_text(WORDS.replace("DATA", str(tmp_path / "data")))
+    return path
+
+
+def test_a_model_in_training_is_left_as_it_was(parts: Any, every_kind: Path) -> None:
+    model = parts.model.train()
+    model.encoder.eval()  # a part in another mode keeps it
+    modes = [module.training for module in model.modules()]
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = torch.get_rng_state()
+    results = evaluate(model, parts.processor, [every_kind], shots=(0, 2), seeds=2)
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+    assert torch.is_grad_enabled()
+    assert {e["dataset"] for e in results["results"]} == {"colours", "pairs", "names", "hidden"}
+    assert {e["features"] for e in results["results"]} == {"model", "pixels", "untrained"}
+    assert all(e["n"] > 0 and e["ci"] for e in results["results"])
+
+
+def test_two_evaluations_agree_to_the_bit(parts: Any, every_kind: Path) -> None:
+    with seed.seeded("somewhere else"):
+        first = evaluate(parts.model, parts.processor, [every_kind], shots=(0, 2), seeds=2)
+    assert evaluate(parts.model, parts.processor, [every_kind], shots=(0, 2), seeds=2) == first
+    assert results_table(first).count("\n") > 15
+
+
+def test_the_command_prints_and_writes_and_the_second_time_reads_features_from_the_cache(
+    parts: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    parts.model.save_pretrained(tmp_path / "model")
+    parts.processor.save_pretrained(tmp_path / "model")
+    spec = tmp_path / "colours.yaml"
+    spec.write_text(f"evaluations: {{a: {{kind: retrieval, data: {tmp_path / 'data'}, group: json.colour}}}}")
+    tables = []
+    for _ in range(2):
+        eval_command(str(tmp_path / "model"), [str(spec)], out=tmp_path / "results.json")
+        tables.append(capsys.readouterr().out)
+        (cached,) = (tmp_path / "cache" / "unified" / "features").iterdir()
+    assert tables[0] == tables[1]
+    assert "only 4 clusters" in tables[0]
+    found = read_results(tmp_path / "results.json")
+    assert found["command"].startswith("unified eval")
+    assert found["model_hash"] == found["results"][0]["model_hash"]
+    assert cached.suffix == ".safetensors"
+
+
+def test_words_need_a_family_of_the_model(parts: Any, tmp_path: Path) -> None:
+    path = tmp_path / "words.yaml"
+    for family, message in (("", "name one of retrieve"), (", family: captions", "did you mean 'caption'")):
+        path.write_text(f"evaluations: {{a: {{kind: caption, data: {tmp_path / 'data'}{family}}}}}")
+        with pytest.raises(RecipeError, match=message):
+            evaluate(parts.model, parts.processor, [path])
+    with pytest.raises(RecipeError, match="which only embeds"):
+        evaluate(Oracle(), PROCESSOR, [path])
