@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
 
 from unified import log
@@ -20,7 +19,7 @@ tokenizer = SubcommandApp()
 app.command(shards, name="shards", help="Build, look at, check and index shards.")
 app.command(tokenizer, name="tokenizer", help="Train tokenizers.")
 
-TRAIN_HELP = """usage: python train.py RECIPE [--out RUN] [--dry-run] [--FLAG VALUE ...]      (= unified train RECIPE ...)
+TRAIN_HELP = """usage: python train.py RECIPE [--out RUN] [--dry-run] [--FLAG VALUE ...]    (= unified train RECIPE ...)
 
 Pretrain, fine-tune or continue a run. RECIPE is a YAML file, or a name in recipes/.
 A run that was stopped goes on from its newest complete checkpoint when the same command is given again.
@@ -79,12 +78,12 @@ def _take(arguments: list[str], flag: str, default: Path) -> tuple[Path, list[st
 
 @shards.command(name="build")
 def shards_build(
-    source: Positional[str],
-    out: Positional[Path],
+    source: Annotated[str, Positional, arg(metavar="SOURCE")],
+    out: Annotated[Path, Positional, arg(metavar="OUT")],
     /,
     kind: Literal["imagefolder", "pairs", "table"] | None = None,
     columns: str | None = None,
-    samples_per_shard: int = 5000,
+    samples_per_shard: int = 10_000,
     skip_existing: bool = False,
     skip_bad: bool = False,
 ) -> None:
@@ -93,7 +92,7 @@ def shards_build(
     Example: unified shards build photos/ data/photos --kind imagefolder
 
     Args:
-        source: glyphs, digits or documentation (made from what this package's dependencies bundle), a folder, or a table.
+        source: glyphs, digits or documentation (made from what the dependencies bundle), a folder, or a table.
         out: Folder to write; it appears complete or not at all.
         kind: imagefolder: a folder a class; pairs: images with same-named .txt; table: CSV, TSV or JSONL.
         columns: For tables, sample column=table column: image=path,caption=title.
@@ -115,7 +114,12 @@ def shards_build(
 
 
 @shards.command(name="inspect")
-def shards_inspect(path: Positional[Path], /, count: int = 16, out: Path | None = None) -> None:
+def shards_inspect(
+    path: Annotated[str, Positional, arg(metavar="PATH")],
+    /,
+    count: int = 32,
+    out: Path = Path("contact_sheet.png"),
+) -> None:
     """Show decoded samples: a table of text, and a contact sheet as PNG.
 
     Example: unified shards inspect data/glyphs/train --count 25
@@ -123,15 +127,15 @@ def shards_inspect(path: Positional[Path], /, count: int = 16, out: Path | None 
     Args:
         path: A folder of shards, or one shard.
         count: Samples to show, spread over the data.
-        out: The PNG; default inspect.png in the current folder.
+        out: The PNG.
     """
     from unified.data import commands
 
-    commands.inspect(path, count=count, out=out or Path("inspect.png"))
+    commands.inspect(path, out, count=count)
 
 
 @shards.command(name="verify")
-def shards_verify(path: Positional[Path], /) -> None:
+def shards_verify(path: Annotated[str, Positional, arg(metavar="PATH")], /) -> None:
     """Recompute hashes and decode everything; name shard, key and column of what is wrong.
 
     Example: unified shards verify data/glyphs/train
@@ -141,12 +145,11 @@ def shards_verify(path: Positional[Path], /) -> None:
     """
     from unified.data import commands
 
-    if not commands.verify(path):
-        sys.exit(1)
+    commands.verify(path)
 
 
 @shards.command(name="index")
-def shards_index(path: Positional[Path], /) -> None:
+def shards_index(path: Annotated[str, Positional, arg(metavar="PATH")], /) -> None:
     """Write the index beside each shard anew.
 
     Example: unified shards index downloads/cc3m
@@ -160,7 +163,11 @@ def shards_index(path: Positional[Path], /) -> None:
 
 
 @tokenizer.command(name="train")
-def tokenizer_train(corpus_and_out: Positional[tuple[Path, ...]], /, vocab_size: int = 2048) -> None:
+def tokenizer_train(
+    corpus_and_out: Annotated[tuple[Path, ...], Positional, arg(metavar="CORPUS… OUT")],
+    /,
+    vocab_size: int = 2048,
+) -> None:
     """Train a byte-level BPE tokenizer for text.
 
     Example: unified tokenizer train data/glyphs/train data/documentation/train tokenizers/mine --vocab-size 4096
@@ -178,10 +185,10 @@ def tokenizer_train(corpus_and_out: Positional[tuple[Path, ...]], /, vocab_size:
 
 @app.command(name="eval")
 def evaluate(
-    model: Positional[str],
-    specs: Positional[tuple[str, ...]],
+    model: Annotated[str, Positional, arg(metavar="MODEL")],
+    specs: Annotated[tuple[str, ...], Positional, arg(metavar="SPEC")],
     /,
-    shots: Annotated[tuple[int, ...], tyro.conf.arg(metavar="K …")] = (0,),
+    shots: Annotated[tuple[int, ...], arg(metavar="K …")] = (0,),
     seeds: int = 5,
     out: Path | None = None,
 ) -> None:
@@ -202,7 +209,11 @@ def evaluate(
 
 
 @app.command(name="compare")
-def compare(a: Positional[Path], b: Positional[Path], /) -> None:
+def compare(
+    a: Annotated[Path, Positional, arg(metavar="A")],
+    b: Annotated[Path, Positional, arg(metavar="B")],
+    /,
+) -> None:
     """Compare two results files on the same items, with paired intervals and tests.
 
     Example: unified compare runs/a/results.json runs/b/results.json
@@ -217,7 +228,12 @@ def compare(a: Positional[Path], b: Positional[Path], /) -> None:
 
 
 @app.command(name="export")
-def export(run: Positional[Path], out: Positional[Path], /, results: Path | None = None) -> None:
+def export(
+    run: Annotated[Path, Positional, arg(metavar="RUN")],
+    out: Annotated[Path, Positional, arg(metavar="OUT")],
+    /,
+    results: Path | None = None,
+) -> None:
     """Write a run's newest complete checkpoint as a Hugging Face folder with a model card.
 
     Example: unified export runs/quickstart out/quickstart
@@ -234,7 +250,11 @@ def export(run: Positional[Path], out: Positional[Path], /, results: Path | None
 
 
 @app.command(name="push")
-def push(folder: Positional[Path], repository: Positional[str], /) -> None:
+def push(
+    folder: Annotated[Path, Positional, arg(metavar="FOLDER")],
+    repository: Annotated[str, Positional, arg(metavar="REPOSITORY")],
+    /,
+) -> None:
     """Upload an exported folder to the Hugging Face hub.
 
     Example: unified push out/quickstart my-org/quickstart
