@@ -8,15 +8,15 @@ import numpy as np
 
 from unified import intervals
 from unified.evaluate.results import unpack
-from unified.evaluate.table import aligned
+from unified.evaluate.table import aligned, metric_name
 from unified.intervals import Paired, Seeds
 from unified.types import DataError
 
 HEAD = (
-    *("data", "protocol", "features", "metric", "A", "B", "A − B"),
+    *("data", "protocol", "metric", "A", "B", "A − B"),
     *("95 % sampling", "over seeds", "p", "p (Holm)", "detectable", "n"),
 )
-LEFT = {0, 1, 2, 3}
+LEFT = {0, 1, 2}
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,6 @@ class Comparison:
 
     dataset: str
     label: str
-    features: str
     metric: str
     first: float
     second: float
@@ -34,11 +33,12 @@ class Comparison:
 
 
 def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Comparison]:
-    """All numbers that both results hold with scores of items.
+    """All numbers of the models' own features that both results hold with scores of items.
 
+    Baselines are left out: they are equal by construction, and would count as comparisons in Holm's correction.
     Raises `DataError` where the items differ (with counts: nothing is joined silently) or nothing is in common.
     """
-    entries = [{_identity(e): e for e in results["results"]} for results in (first, second)]
+    entries = [{_identity(e): e for e in results["results"] if e["features"] == "model"} for results in (first, second)]
     common = [identity for identity in entries[0] if identity in entries[1]]
     if not common:
         listed = [", ".join(sorted({f"{e['dataset']} ({e['label']})" for e in found.values()})) for found in entries]
@@ -92,7 +92,7 @@ def _compared(a: Mapping[str, Any], b: Mapping[str, Any], metric: str) -> Compar
         metric = "loss (nats)" if metric == "perplexity" else metric
     paired = intervals.paired(scores[0], scores[1], clusters, None if terms is None else unpack(terms))
     own = [float(np.sum(found) / (len(found) if terms is None else np.sum(unpack(terms)))) for found in scores]
-    return Comparison(a["dataset"], a["label"], a["features"], metric, own[0], own[1], paired, seeds)
+    return Comparison(a["dataset"], a["label"], metric, own[0], own[1], paired, seeds)
 
 
 def comparison_table(found: list[Comparison]) -> str:
@@ -107,7 +107,7 @@ def comparison_table(found: list[Comparison]) -> str:
         values = [f"{value * factor:.{digits}f}" for value in (row.first, row.second)]
         limits = f"[{paired.low * factor:+.{digits}f}, {paired.high * factor:+.{digits}f}]"
         rows.append(
-            [row.dataset, row.label, row.features, row.metric, *values, f"{paired.difference * factor:+.{digits}f}",
+            [row.dataset, row.label, metric_name(row.metric), *values, f"{paired.difference * factor:+.{digits}f}",
              limits, _seeds(row.seeds, factor), _p(paired.p), _p(adjusted.get(id(row))),
              f"{paired.detectable * factor:.{digits}f}", f"{paired.n:,}"]
         )  # fmt: skip

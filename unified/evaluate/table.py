@@ -39,7 +39,7 @@ def _rows(item: Mapping[str, Any]) -> list[list[str]]:
                 item["dataset"] if first else "",
                 item["label"] if first else "",
                 item["features"] if first else "",
-                SHORT.get(name, _recall(name)),
+                metric_name(name),
                 number(value, factor),
                 f"[{number(interval['low'], factor)}, {number(interval['high'], factor)}]",
                 _seeds((item["seeds"] or {}).get(name), factor),
@@ -50,8 +50,9 @@ def _rows(item: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _recall(name: str) -> str:
-    return f"R@{name.rpartition('@')[2]}" if "retrieval_recall@" in name else name
+def metric_name(name: str) -> str:
+    """A key of `metrics` in short words."""
+    return f"R@{name.rpartition('@')[2]}" if "retrieval_recall@" in name else SHORT.get(name, name)
 
 
 def _seeds(seeds: Mapping[str, Any] | None, factor: float) -> str:
