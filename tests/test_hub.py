@@ -31,12 +31,16 @@ SETTINGS = ModelSettings(width=32, depth=1, heads=2, hidden=32, image=IMAGE, tex
 LABELS = ["digit zero", "latin small letter e", "arrow"]
 RESULTS = {
     "format": 1,
+    "command": "unified eval runs/x digits",
     "results": [
         {
             "dataset": "digits",
-            "task": "zeroshot_classification",
-            "metrics": {"acc1": 0.8125},
-            "intervals": {"acc1": {"low": 0.79, "high": 0.83}},
+            "label": "zero-shot, bare names",
+            "features": "model",
+            "metrics": {"acc1": 0.8125, "acc5": None},
+            "ci": {"acc1": {"low": 0.79, "high": 0.83}, "acc5": {"low": None, "high": None}},
+            "seeds": None,
+            "n": 1797,
         }
     ],
 }
@@ -109,7 +113,8 @@ def test_auto_model_and_pipeline_load_it(exported: Path) -> None:
 def test_the_card_says_what_was_measured(exported: Path) -> None:
     card = (exported / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlibrary_name: unified\n")
-    assert "| digits | zeroshot_classification | acc1 | 0.8125 (0.79 – 0.83) |" in card
+    assert "| digits | zero-shot, bare names | model | acc1 | 0.8125 | 0.79 – 0.83 | – | 1,797 |" in card
+    assert "acc5" not in card
     assert "moving average of the weights of the run tiny at step 12" in card
     assert "`names`, `words`" in card
 

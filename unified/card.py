@@ -60,19 +60,26 @@ The classes of transformers work too, after `import unified`: `AutoModel`, `Auto
 
 
 def _table(results: Mapping[str, Any]) -> str:
-    rows = [
-        f"| {row['dataset']} | {row['task']} | {metric} | {value} |"
-        for row in results["results"]
-        for metric, value in _measured(row)
+    rows = [line for item in results["results"] for line in _measured(item)]
+    head = [
+        "## Measured",
+        "",
+        f"By `{results['command']}`; intervals are 95 % of sampling, ± is 95 % over seeds.",
+        "",
+        "| data | protocol | features | metric | value | interval | over seeds | n |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    lines = ["## Measured", "", "| data | task | metric | value (95 % interval) |", "|---|---|---|---|", *rows]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*head, *rows]) + "\n"
 
 
-def _measured(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Names and values of a result's metrics, with the limits of those that have an interval."""
-    intervals = row.get("intervals", {})
-    for metric, value in row["metrics"].items():
-        limits = intervals.get(metric)
-        text = f"{value:.4g}"
-        yield metric, f"{text} ({limits['low']:.4g} – {limits['high']:.4g})" if limits else text
+def _measured(item: Mapping[str, Any]) -> Iterator[str]:
+    """A row of the table for each number of a result; a metric without a value on this data has none."""
+    for name, interval in item["ci"].items():
+        value = item["metrics"][name]
+        if value is not None:
+            seeds = (item["seeds"] or {}).get(name)
+            spread = f"± {seeds['half_width']:.3g}" if seeds and seeds["half_width"] is not None else "–"
+            yield (
+                f"| {item['dataset']} | {item['label']} | {item['features']} | {name} | {value:.4g} "
+                f"| {interval['low']:.4g} – {interval['high']:.4g} | {spread} | {item['n']:,} |"
+            )

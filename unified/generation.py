@@ -55,14 +55,14 @@ def generate(
     rows = torch.arange(size, device=masks.device).repeat_interleave(beams)
     total = torch.full((size, beams), -torch.inf, device=masks.device)
     total[:, 0] = 0.0  # all beams of a sample are equal at first: only one may grow
+    seen = torch.cat([masks.new_ones(size, 1), masks], dim=1)
     state = _Beams(
-        torch.empty(size, 0, dtype=torch.long, device=masks.device),
+        torch.empty(len(rows), 0, dtype=torch.long, device=masks.device),
         total.flatten(),
-        torch.zeros(size, dtype=torch.bool, device=masks.device),
-        encoded.past,
-        torch.cat([masks.new_ones(size, 1), masks], dim=1),
+        torch.zeros(len(rows), dtype=torch.bool, device=masks.device),
+        tuple((key[rows], value[rows]) for key, value in encoded.past),
+        seen[rows],
     )
-    state.reorder(rows)
     scale = model.scale(family)
     for step in range(limit):
         states = _ask(model, state, step)

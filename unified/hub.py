@@ -200,8 +200,8 @@ def _results(file: Path) -> dict[str, Any]:
         raise HubError(f"{file}: no such file; `unified eval MODEL SPEC --out {file}` writes it")
     content = read_json(file)
     rows = content.get("results")
-    if not isinstance(rows, list) or not all({"dataset", "task", "metrics"} <= row.keys() for row in rows):
-        raise HubError(f"{file}: not the results of `unified eval` (a list `results` of dataset, task and metrics)")
+    if not isinstance(rows, list) or not all({"dataset", "label", "metrics", "ci"} <= row.keys() for row in rows):
+        raise HubError(f"{file}: not the results of `unified eval` (a list `results` of dataset, label, metrics and ci)")
     return content
 
 

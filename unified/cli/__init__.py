@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
 
@@ -33,7 +34,7 @@ example: python train.py recipes/quickstart.yaml --optim.lr 1e-3 --max-steps 200
 
 
 def train(arguments: Sequence[str] | None = None) -> None:
-    """`train.py`: run a recipe. On a machine without an accelerator DeepSpeed must be told before it is imported."""
+    """`train.py`: run a recipe."""
     _guarded(_train, list(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -41,10 +42,6 @@ def _train(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(TRAIN_HELP)
         sys.exit(0 if arguments else 2)
-    import torch
-
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from unified.cli.flags import with_flags
     from unified.config import build, read_yaml
     from unified.paths import find
@@ -285,6 +282,9 @@ def main() -> None:
 def _guarded(command: Callable[..., object], *arguments: object, **options: object) -> None:
     """Run a command; errors that are meant for people end it with their message alone."""
     log.set_up()
+    if not torch.cuda.is_available():
+        # transformers and accelerate import deepspeed where it is installed, which otherwise prints what it guesses.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     try:
         command(*arguments, **options)
     except (UserError, FileNotFoundError) as error:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-Cache = tuple[Float[Tensor, "b h m d"], Float[Tensor, "b h m d"]]
+Cache = tuple[Float[Tensor, "b h _ d"], Float[Tensor, "b h _ d"]]
 """Keys and values of tokens that were encoded before."""
 
 
