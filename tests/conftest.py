@@ -10,5 +10,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from jaxtyping import install_import_hook
 
-CHECKED = ["nn", "answers", "modalities.image", "modalities.text", "layout", "model", "matching", "generation", "dist", "types"]
+CHECKED = [
+    "nn",
+    "answers",
+    "modalities.image",
+    "modalities.text",
+    "layout",
+    "model",
+    "matching",
+    "generation",
+    "dist",
+    "types",
+]
 install_import_hook([f"unified.{name}" for name in CHECKED], "beartype.beartype")

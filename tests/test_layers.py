@@ -15,6 +15,7 @@ MEANING = {
     "processor",
     "hub",
     "labels",
+    "buckets",
     "layout",
     "metrics",
     "matching",

@@ -11,8 +11,8 @@ from unified import seed
 from unified.configuration import UnifiedConfig
 from unified.layout import Attributes
 from unified.matching import read_caption
-from unified.model import UnifiedModel, text_tokens
 from unified.modalities.image import patches
+from unified.model import UnifiedModel, text_tokens
 
 WIDTH, DEPTH, HEADS, PATCH, WORDS, SPE, END = 64, 4, 4, 8, 97, 96, 95
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

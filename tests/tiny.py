@@ -91,5 +91,3 @@ def losses(run: Path) -> list[dict[str, float]]:
     """The losses of each step in a run's metrics.jsonl."""
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in r.items() if k == "step" or k.startswith("loss/")} for r in records if "lr" in r]
-
-

@@ -201,7 +201,9 @@ def _results(file: Path) -> dict[str, Any]:
     content = read_json(file)
     rows = content.get("results")
     if not isinstance(rows, list) or not all({"dataset", "label", "metrics", "ci"} <= row.keys() for row in rows):
-        raise HubError(f"{file}: not the results of `unified eval` (a list `results` of dataset, label, metrics and ci)")
+        raise HubError(
+            f"{file}: not the results of `unified eval` (a list `results` of dataset, label, metrics and ci)"
+        )
     return content
 
 

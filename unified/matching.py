@@ -1,6 +1,7 @@
 """One task's forward pass: read the inputs, encode the candidates, match."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unified.answers.match import correct, loss_of_class, loss_of_set, similarity
+from unified.buckets import by_length, trimmed
 from unified.dist import gather_rows, rank, reduce_sum, world_size
 from unified.layout import Attributes
 from unified.model import UnifiedModel, text_tokens
@@ -55,16 +57,47 @@ def score(
         assert labels is not None, "a task with a label set needs the tokens of its labels"
         candidates = model.represent({"text": labels}, "candidate", of_candidates)
         return _classes(similarity(features, candidates, scale), batch.target, task.answer.label_smoothing)
-    states, target = _read_words(model, task, batch, of_inputs)
-    asked = target != IGNORE
-    logits = similarity(model.project(states[asked]), model.vocabulary(task.answer.vocabulary), scale)
-    found = _classes(logits, target[asked], task.answer.label_smoothing)
-    row = asked.nonzero()[:, 0]
-    empty = torch.zeros(len(batch), device=target.device)
+    states, target, row = [], [], []
+    for rows, part in _parts(batch):
+        read, ids = _read_words(
+            model, task, part, of_inputs if of_inputs is None or rows is None else of_inputs.rows(rows)
+        )
+        asked = ids != IGNORE
+        states.append(read[asked])
+        target.append(ids[asked])
+        number = asked.nonzero()[:, 0]
+        row.append(number if rows is None else rows[number])
+    vocabulary = model.vocabulary(task.answer.vocabulary)
+    logits = similarity(model.project(torch.cat(states)), vocabulary, scale)
+    return _by_sample(_classes(logits, torch.cat(target), task.answer.label_smoothing), torch.cat(row), len(batch))
+
+
+def _parts(batch: Batch) -> Iterator[tuple[Tensor | None, Batch]]:
+    """The batch in buckets of texts of like length, each with its rows; or the batch itself."""
+    captions = isinstance(batch.target, Tokens)
+    text = batch.target if captions else batch.inputs["text"]
+    others = [tokens for name, tokens in batch.inputs.items() if captions or name != "text"]
+    extra = 1 + sum(tokens.values.shape[1] for tokens in others)
+    buckets = by_length(text, extra // 2 if captions else extra)  # a caption is in the sequence twice
+    if buckets is None:
+        yield None, batch
+        return
+    for rows in buckets:
+        short = trimmed(text, rows)
+        inputs = {name: tokens.rows(rows) for name, tokens in batch.inputs.items()}
+        target = short if captions else batch.target[rows, : short.values.shape[1]]
+        if not captions:
+            inputs["text"] = short
+        yield rows, replace(batch, inputs=inputs, target=target)
+
+
+def _by_sample(found: "Scores", row: Int[Tensor, "t"], samples: int) -> "Scores":
+    """Scores of terms, summed over the terms of each sample."""
+    zero = found.loss.new_zeros(samples)
     return Scores(
-        empty.index_add(0, row, found.loss),
-        asked.sum(dim=1),
-        empty.long().index_add(0, row, found.correct),
+        zero.index_add(0, row, found.loss),
+        zero.long().index_add(0, row, found.terms),
+        zero.long().index_add(0, row, found.correct),
     )
 
 

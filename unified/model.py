@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from unified.answers.match import similarity, similarity_scale
+from unified.buckets import by_length, trimmed
 from unified.config import nearest
 from unified.configuration import UnifiedConfig
 from unified.layout import Attributes, Layout, layout, visibility
@@ -135,8 +136,16 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         self, inputs: Mapping[str, Tokens], role: Any = "input", noise: Noise | None = None
     ) -> Float[Tensor, "b w"]:
         """The representation of each sample, read at [SPE]."""
-        parts = [(Attributes(tokens.modality, role), tokens) for tokens in inputs.values()]
-        return self.project(self.encode(parts, noise=noise).states[:, 0])
+        only_text = set(inputs) == {"text"}
+        buckets = by_length(inputs["text"]) if only_text else None
+        if buckets is None:
+            parts = [(Attributes(tokens.modality, role), tokens) for tokens in inputs.values()]
+            return self.project(self.encode(parts, noise=noise).states[:, 0])
+        states = []
+        for rows in buckets:
+            part = [(Attributes("text", role), trimmed(inputs["text"], rows))]
+            states.append(self.encode(part, noise=None if noise is None else noise.rows(rows)).states[:, 0])
+        return self.project(torch.cat(states)[torch.cat(buckets).argsort()])
 
     def vocabulary(self, how: str = "embedding", chunk: int = 4096) -> Float[Tensor, "v w"]:
         """The representations of all vocabulary entries: of their word vectors, or each `[entry, end]` encoded."""

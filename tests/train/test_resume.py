@@ -73,9 +73,7 @@ def test_a_killed_run_continues_bit_for_bit_whatever_the_workers(recipe: Path, w
         assert all(expected[name].equal(continued[name]) for name in expected), group
 
 
-def test_sigterm_saves_and_exits_with_0_and_a_second_run_at_the_same_time_is_refused(
-    recipe: Path, whole: Path
-) -> None:
+def test_sigterm_saves_and_exits_with_0_and_a_second_run_at_the_same_time_is_refused(recipe: Path, whole: Path) -> None:
     out = recipe.parent / "stopped"
     process = launch(recipe, out, "--max-steps", "2000")
     wait_for_steps(process, out, 3)

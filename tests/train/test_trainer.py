@@ -1,4 +1,4 @@
-"""Steps of several tasks: what they change, what they leave alone, and that they are the same on one and two processes."""
+"""Steps of several tasks: what they change and leave alone, and that one and two processes compute the same."""
 
 import json
 import math

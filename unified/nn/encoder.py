@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -18,6 +18,10 @@ class Noise:
     """What training draws for one forward pass; drawn outside, so that the encoder itself is deterministic."""
 
     drop_path: Float[Tensor, "l 2 b"]  # factor of each residual branch: 0, or 1 / (1 - rate)
+
+    def rows(self, index: Int[Tensor, "r"]) -> "Noise":
+        """The noise of some of the samples."""
+        return Noise(self.drop_path[:, :, index])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,64 @@
+import pytest
+import torch
+from test_official_arithmetic import END, draw_ids, draw_video, model
+
+from unified.buckets import by_length, trimmed
+from unified.matching import Drawn, score
+from unified.modalities.image import patches
+from unified.model import UnifiedModel, text_tokens
+from unified.nn.encoder import Noise
+from unified.task import Match, Task
+from unified.types import Batch, Tokens
+
+__all__ = ["model"]  # the fixture
+
+
+def texts(rows: int = 48, longest: int = 14) -> Tokens:
+    lengths = torch.tensor([2 + (7 * row) % (longest - 1) if row % 8 else longest for row in range(rows)])
+    mask = torch.arange(longest)[None] < lengths.clamp(max=longest)[:, None]
+    return text_tokens(draw_ids(rows, longest, "bucket texts").masked_fill(~mask, END), mask)
+
+
+def test_buckets_hold_every_row_once_and_save_padding() -> None:
+    text = texts()
+    buckets = by_length(text)
+    assert buckets is not None
+    assert sorted(torch.cat(buckets).tolist()) == list(range(len(text)))
+    parts = [trimmed(text, rows) for rows in buckets]
+    assert sum(part.values.numel() for part in parts) < 0.9 * text.values.numel()
+    assert sum(int(part.mask.sum()) for part in parts) == int(text.mask.sum())
+
+
+def test_equal_lengths_and_small_batches_stay_whole() -> None:
+    assert by_length(text_tokens(draw_ids(64, 5, "equal"))) is None
+    assert by_length(texts(rows=16)) is None
+    assert by_length(texts(), extra=100) is None, "padding is little beside 100 other tokens"
+
+
+@pytest.mark.parametrize("read", ["caption", "masked", "causal", "prefix"])
+def test_buckets_change_no_score(model: UnifiedModel, read: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = texts()
+    family = {"family": "caption"}
+    words = Task("", {"txt": "text"}, "txt", Match("vocabulary", read), "accuracy", 48, **family)  # type: ignore[arg-type]
+    image = {"image": patches(draw_video(48, 1, 16, 16)[:, 0], 8)}
+    labels = text.values.masked_fill(~text.mask, -1)
+    drop = torch.where(torch.arange(4 * 2 * 48).view(4, 2, 48) % 5 == 0, 0.0, 1.25)
+    keys = [str(row) for row in range(48)]
+    batches = {
+        "caption": (words, Batch("a", image, text, keys)),
+        "masked": (words, Batch("a", {"text": text}, labels.masked_fill(labels % 3 != 0, -1), keys)),
+        "causal": (words, Batch("a", {"text": text}, labels, keys)),
+        "prefix": (
+            Task("", {"png": "image"}, "txt", Match("batch"), "accuracy", 48, **family),  # type: ignore[arg-type]
+            Batch("a", image, {"tokens": text, "group": torch.arange(48)}, keys),
+        ),
+    }
+    task, batch = batches[read]
+    noise = Drawn(Noise(drop), Noise(drop))
+    bucketed = score(model, task, batch, noise=noise)
+    for module in ("unified.matching", "unified.model"):
+        monkeypatch.setattr(f"{module}.by_length", lambda *_: None)
+    whole = score(model, task, batch, noise=noise)
+    torch.testing.assert_close(bucketed.loss, whole.loss, rtol=1e-4, atol=1e-4)
+    assert torch.equal(bucketed.terms, whole.terms)
+    assert torch.equal(bucketed.correct, whole.correct)

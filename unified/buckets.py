@@ -1,0 +1,51 @@
+"""Texts of like length are encoded together, so that short ones do not carry the padding of the longest."""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from unified.types import Tokens
+
+WORTH = 0.1
+"""Share of the tokens that two buckets must save: smaller products run at a lower rate."""
+FEWEST = 32
+"""Rows below which a batch stays whole."""
+
+
+def by_length(text: Tokens, extra: int = 0) -> list[Int[Tensor, "r"]] | None:
+    """Row numbers of two to four buckets of short to long texts; None where one batch does as well.
+
+    `extra`: tokens that each row has besides, whatever its text. Only on a CPU: an accelerator would have to wait
+    for the lengths, and is quick with padding.
+    """
+    if text.mask.device.type != "cpu" or len(text) < FEWEST:
+        return None
+    lengths, order = text.mask.sum(dim=1).sort(stable=True)
+    buckets = [rows for half in _split(lengths, extra) for rows in _split_again(lengths, half, extra)]
+    return [order[start:stop] for start, stop in buckets] if len(buckets) > 1 else None
+
+
+def _split(lengths: Tensor, extra: int, start: int = 0) -> list[tuple[int, int]]:
+    """One or two ranges of the sorted lengths, by what saves the most."""
+    count = len(lengths)
+    stops = torch.arange(1, count)
+    cost = stops * (lengths[:-1] + extra) + (count - stops) * (lengths[-1] + extra)
+    whole = count * (int(lengths[-1]) + extra)
+    if count < FEWEST or float(cost.min()) > (1 - WORTH) * whole:
+        return [(start, start + count)]
+    cut = int(cost.argmin()) + 1
+    return [(start, start + cut), (start + cut, start + count)]
+
+
+def _split_again(lengths: Tensor, part: tuple[int, int], extra: int) -> list[tuple[int, int]]:
+    return _split(lengths[part[0] : part[1]], extra, part[0])
+
+
+def trimmed(text: Tokens, rows: Int[Tensor, "r"]) -> Tokens:
+    """Those rows of a text, without the padding that all of them have."""
+    length = int(text.mask[rows].sum(dim=1).max())
+    part = text.rows(rows)
+    position = text.position[:1].expand(len(rows), -1, -1) if text.position.stride(0) == 0 else part.position
+    return replace(part, values=part.values[:, :length], mask=part.mask[:, :length], position=position[:, :length])
