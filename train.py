@@ -6,7 +6,7 @@ import os
 # slow each other down many times over. Read when torch is imported, so it stands before the import below.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from unified.cli import train  # noqa: E402
+from unified.cli import train
 
 if __name__ == "__main__":
     train()

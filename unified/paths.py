@@ -23,4 +23,5 @@ def find(folder: str, reference: str, suffix: str = "") -> Path:
         if candidate.exists():
             return candidate
     known = [p.stem if suffix else p.name for p in inside.glob(f"*{suffix}")] if inside.is_dir() else []
-    raise FileNotFoundError(f"{reference!r} is neither a path nor a name in {folder}{nearest(reference, known)}")
+    hint = nearest(Path(reference).stem, known)
+    raise FileNotFoundError(f"{reference!r} is neither a path nor a name in {folder}{hint}")
