@@ -15,7 +15,7 @@ def rows() -> list[Row]:
     found = []
     for name, precision in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         model, run = ours(BASE, pixels, ids, precision)
-        tokens = [(BASE.batch, 1 + (BASE.size // BASE.patch) ** 2), (BASE.batch, 1 + BASE.text)]
+        tokens = [(BASE.batch, 1 + (BASE.size // BASE.patch) ** 2), (BASE.batch, BASE.text)]
         flops = training_flops(tokens, matrices=matrix_parameters(model), depth=BASE.depth, width=BASE.width)
         peak = gemm_peak(precision, torch.device("cpu"), torch.get_num_threads())
         seconds = best_seconds({"step": run}, rounds=3)["step"]

@@ -1,8 +1,9 @@
 """A contrastive training step of ours against the vision and text towers of `transformers`' CLIP, equal in size.
 
-Equal: width, depth, heads, feed-forward width, patches, image and text tokens, batch, AdamW (fused), precision. CLIP
-has two towers, ours is one network that runs twice; so CLIP's towers are given the same depth each, and both sides do
-the same number of token-layers. Forward, loss, backward and optimizer are timed.
+Equal: width, depth, heads, feed-forward width, patches, tokens of images and texts (with [SPE], with the class token),
+batch, AdamW (fused), precision. CLIP has two towers, ours is one network that runs twice; so each of CLIP's towers is
+given the same depth, and both sides do the same number of token-layers. Timed are normalising the pixels, forward,
+loss, backward and optimizer. Ours has a learned scale on each branch, as in Uni-Perceiver; CLIP has none.
 """
 
 from collections.abc import Callable
@@ -59,7 +60,8 @@ def ours(
         model = UnifiedModel(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     task = Task("", {"png": "image"}, "txt", Match("batch"), "accuracy", shape.batch, family="retrieve")
-    target = {"tokens": text_tokens(ids), "group": torch.arange(shape.batch)}
+    # [SPE] takes one place of the text, so that both sides encode sequences of `shape.text` tokens.
+    target = {"tokens": text_tokens(ids[:, 1:]), "group": torch.arange(shape.batch)}
     batch = Batch("retrieve", {"image": patches(pixels, shape.patch)}, target, [str(i) for i in range(shape.batch)])
 
     def run() -> None:
@@ -82,7 +84,13 @@ def clip(shape: Shape, pixels: torch.Tensor, ids: torch.Tensor, precision: torch
         "hidden_act": "gelu",  # the same activation as ours: CLIP's own quick_gelu is slower on a CPU
     }
     config = CLIPConfig(
-        text_config={**towers, "vocab_size": shape.words, "max_position_embeddings": 64, "eos_token_id": 1},
+        text_config={
+            **towers,
+            "vocab_size": shape.words,
+            "max_position_embeddings": 64,
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+        },
         vision_config={**towers, "image_size": shape.size, "patch_size": shape.patch},
         projection_dim=shape.width,
         attn_implementation="sdpa",
@@ -90,11 +98,11 @@ def clip(shape: Shape, pixels: torch.Tensor, ids: torch.Tensor, precision: torch
     with seed.seeded(0, "benchmark"):
         model = CLIPModel(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    normalised = (pixels.float() / 255 - 0.5) / 0.5  # not timed: CLIP's processor does this ahead of the model
     visible = torch.ones_like(ids)
 
     def run() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+            normalised = (pixels.float() / 255 - 0.5) / 0.5  # as part of the step, like ours
             loss = model(input_ids=ids, pixel_values=normalised, attention_mask=visible, return_loss=True).loss
         loss.backward()
         optimizer.step()
