@@ -1,4 +1,4 @@
-"""Images: resizing to a spec, patches in a convolution's order, and the embedding's sum."""
+"""Images: resizing to a spec, their patches, and the embedding's sum."""
 
 import copy
 import json
@@ -43,12 +43,25 @@ def published_positions(side: int, width: int, scale: float) -> Tensor:
     return torch.cat([w.sin(), w.cos(), h.sin(), h.cos()], dim=1)
 
 
-def test_patches_are_in_the_order_of_a_convolution() -> None:
+def test_patches_list_pixels_row_by_row_with_their_channels() -> None:
     pixels = picture(2, 3, 8, 12)
     tokens = patches(pixels, 4)
     assert tokens.values.dtype == torch.uint8
-    assert torch.equal(tokens.values, F.unfold(pixels.float(), 4, stride=4).transpose(1, 2).byte())
+    by_channel = F.unfold(pixels.float(), 4, stride=4).transpose(1, 2).byte()
+    assert torch.equal(tokens.values, by_channel.unflatten(2, (3, 16)).transpose(2, 3).flatten(2))
     assert tokens.position[1, :4].tolist() == [[0, 0, 0], [0, 0, 1], [0, 0, 2], [0, 1, 0]]
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 12), (2, 3, 8, 12)])
+def test_a_tokenizer_cuts_the_same_patches_whatever_the_layout_in_memory(shape: tuple[int, ...]) -> None:
+    pixels = picture(3, *shape)
+    expected = patches(pixels, 4)
+    channels_last = [image.movedim(-3, -1).contiguous().movedim(-1, -3) for image in pixels]
+    for images in (list(pixels), channels_last):
+        tokens = ImageTokenizer(SPEC, 4).tokens(images)
+        assert torch.equal(tokens.values, expected.values)
+        assert torch.equal(tokens.position, expected.position)
+        assert tokens.mask.shape == expected.mask.shape
 
 
 def test_embedding_equals_the_published_arithmetic() -> None:
@@ -114,7 +127,7 @@ def test_embedding_has_no_buffers_and_copies() -> None:
 def test_normalisation_stays_exact_in_half_precision() -> None:
     module = embedding().to(torch.bfloat16)
     white = torch.full((1, 1, 48), 255, dtype=torch.uint8)
-    expected = ((1 - torch.tensor(SPEC.mean)) / torch.tensor(SPEC.std)).repeat_interleave(16)
+    expected = ((1 - torch.tensor(SPEC.mean)) / torch.tensor(SPEC.std)).repeat(16)
     assert torch.equal(module._normalise(white)[0, 0], expected.bfloat16())
 
 

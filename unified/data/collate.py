@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,8 +27,7 @@ CACHED_TEXTS = 65536
 CACHED_LENGTH = 256
 
 
-@dataclass(frozen=True)
-class Example:
+class Example(NamedTuple):
     """One sample as its task sees it."""
 
     key: str
@@ -180,7 +179,7 @@ def prepare_images(images: Sequence[Tensor], tokenizer: Tokenizer) -> list[Tenso
     """The images resized by the tokenizer: those of one size together, as it resizes the frames of a video."""
     sizes: dict[tuple[int, ...], list[int]] = {}
     for row, image in enumerate(images):
-        sizes.setdefault(tuple(image.shape), []).append(row)
+        sizes.setdefault(image.shape, []).append(row)
     result = list(images)
     for rows in sizes.values():
         first = images[rows[0]]

@@ -35,7 +35,7 @@ def decode(raw: Mapping[str, Any], columns: Iterable[str]) -> Sample:
     """
     sample: dict[str, Any] = {name: raw[name] for name in ("__key__", "__shard__") if name in raw}
     for wanted in columns:
-        name, _ = resolve(raw, wanted)
+        name = wanted if wanted in raw else resolve(raw, wanted)[0]
         if name not in sample:
             sample[name] = decode_column(raw, name)
     return sample
@@ -43,6 +43,8 @@ def decode(raw: Mapping[str, Any], columns: Iterable[str]) -> Sample:
 
 def column(sample: Sample, wanted: str) -> Any:
     """The value of a column: "txt", the first of "png;jpg" that there is, or what lies in JSON at "json.script"."""
+    if wanted in sample:
+        return sample[wanted]
     name, path = resolve(sample, wanted)
     value = sample[name]
     for part in path:

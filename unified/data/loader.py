@@ -102,10 +102,12 @@ class Steps(Dataset[Step]):
         """This rank's batch of a slot; `report` is added to."""
         share = self.share(slot)
         pairs = zip(share, self.positions(slot), strict=True)
-        examples = [self._example(slot.task, index, position, report) for index, position in pairs]
         start = perf_counter()
+        examples = [self._example(slot.task, index, position, report) for index, position in pairs]
+        middle = perf_counter()
         batch = self.sources[slot.task].collator.batch(examples, np.array(share))
-        report.collate_seconds += perf_counter() - start
+        report.decode_seconds += middle - start
+        report.collate_seconds += perf_counter() - middle
         report.samples += len(examples)
         return batch
 
@@ -121,12 +123,9 @@ class Steps(Dataset[Step]):
         raise DataError(f"task {task!r}: {ATTEMPTS} samples in a row could not be used; the last: {report.bad[-1]}")
 
     def _read(self, source: Source, position: int, report: Report) -> Example:
-        start = perf_counter()
         sample, size = self._cache.sample(source.shards, position, source.collator.columns)
-        example = source.collator.example(sample)
-        report.decode_seconds += perf_counter() - start
         report.bytes += size
-        return example
+        return source.collator.example(sample)
 
 
 class Watchdog:

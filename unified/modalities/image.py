@@ -4,12 +4,14 @@ Source of the arithmetic: Uni-Perceiver (CVPR 2022); an image is a video of one 
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -109,8 +111,9 @@ class ImageTokenizer:
         """A batch of images or videos; where their sizes differ, shorter ones are padded and masked."""
         if not prepared:
             raise DataError("a batch of images needs at least one image")
-        if all(item.shape == prepared[0].shape for item in prepared):
-            return patches(torch.stack(tuple(prepared)), self.patch)
+        shape = prepared[0].shape
+        if all(item.shape == shape for item in prepared):
+            return _cut(prepared, self.patch)
         return pad([patches(item[None], self.patch) for item in prepared])
 
     def save(self, folder: Path) -> None:
@@ -146,20 +149,40 @@ def write_spec(spec: ImageSpec) -> dict[str, Any]:
 def patches(pixels: UInt8[Tensor, "b *t 3 h w"] | Float[Tensor, "b *t 3 h w"], patch: int) -> Tokens:
     """Images (b, 3, h, w) or videos (b, t, 3, h, w), all of one size, as rows of patches.
 
-    A patch lists its pixels channel by channel: the order of a convolution's weight.
+    A patch lists its pixels row by row, each with its channels: so decoders lay them, and whole rows are copied.
     """
     video = pixels if pixels.dim() == 5 else pixels[:, None]
     samples, frames, channels, height, width = video.shape
+    rows, columns = _grid_size(height, width, patch)
+    cut = video.reshape(samples, frames, channels, rows, patch, columns, patch).permute(0, 1, 3, 5, 4, 6, 2)
+    return _tokens(cut.reshape(samples, -1, channels * patch * patch), frames, rows, columns)
+
+
+def _cut(pictures: Sequence[UInt8[Tensor, "*t 3 h w"]], patch: int) -> Tokens:
+    """What `patches` makes of pictures of one size, at the cost of one copy, in runs of a patch's row of pixels."""
+    *time, channels, height, width = pictures[0].shape
+    frames, (rows, columns) = math.prod(time), _grid_size(height, width, patch)
+    run = np.dtype((np.void, channels * patch))
+    values = np.empty((len(pictures), frames, rows, columns, patch), run)
+    for target, picture in zip(values.swapaxes(3, 4), pictures, strict=True):
+        pixels = np.ascontiguousarray(picture.numpy().swapaxes(-3, -2).swapaxes(-2, -1))  # channels last
+        target[...] = pixels.reshape(-1).view(run).reshape(target.shape)
+    return _tokens(torch.from_numpy(values.view(np.uint8)).flatten(1, 3), frames, rows, columns)
+
+
+def _grid_size(height: int, width: int, patch: int) -> tuple[int, int]:
+    """Rows and columns of patches."""
     if height % patch or width % patch:
         raise DataError(
             f"an image of {height} x {width} pixels cannot be cut into patches of {patch}; resize it to multiples of "
             f"{patch} first (the image tokenizer and the processor do)"
         )
-    rows, columns = height // patch, width // patch
-    cut = video.reshape(samples, frames, channels, rows, patch, columns, patch).permute(0, 1, 3, 5, 2, 4, 6)
-    values = cut.reshape(samples, frames * rows * columns, channels * patch * patch)
-    position, mask = _grid(frames, rows, columns, pixels.device)
-    return Tokens("image", values, mask.expand(samples, -1), position.expand(samples, -1, -1))
+    return height // patch, width // patch
+
+
+def _tokens(values: Tensor, frames: int, rows: int, columns: int) -> Tokens:
+    position, mask = _grid(frames, rows, columns, values.device)
+    return Tokens("image", values, mask.expand(len(values), -1), position.expand(len(values), -1, -1))
 
 
 @lru_cache(maxsize=64)
@@ -185,6 +208,15 @@ def _lengthen(value: Tensor, length: int) -> Tensor:
     return torch.cat([value, missing], dim=1)
 
 
+class PatchProjection(nn.Linear):
+    """A linear layer on patches (row, column, channel), whose weight is a convolution's (channel, row, column)."""
+
+    def forward(self, input: Float[Tensor, "b n d"]) -> Float[Tensor, "b n w"]:
+        """The same as the convolution."""
+        weight = self.weight.unflatten(1, (3, -1)).transpose(1, 2).flatten(1)
+        return F.linear(input, weight, self.bias)
+
+
 class ImageEmbedding(nn.Module):
     """Patches to vectors: norm(linear(normalised pixels) + temporal[t] + spatial[y, x])."""
 
@@ -206,7 +238,7 @@ class ImageEmbedding(nn.Module):
         self.width, self.patch = width, patch
         self.mean, self.std = tuple(mean), tuple(std)
         self.position_scale, self.grid = position_scale, grid
-        self.projection = nn.Linear(3 * patch * patch, width)
+        self.projection = PatchProjection(3 * patch * patch, width)
         self.temporal = nn.Embedding(frames, width)
         self.spatial = nn.Embedding(grid * grid, width) if positions == "learned" else None
 
@@ -248,7 +280,7 @@ def _normalisation(
     """`shift` and `scale` of pixels 0 to 255 in patches of `area` pixels: always fp32, no buffers to cast or refill."""
     centre, spread = torch.tensor(mean), torch.tensor(std)
     shift, scale = -centre / spread, 1 / (255 * spread)
-    return tuple(part.repeat_interleave(area).to(device, non_blocking=True) for part in (shift, scale))  # type: ignore[return-value]
+    return tuple(part.repeat(area).to(device, non_blocking=True) for part in (shift, scale))  # type: ignore[return-value]
 
 
 def sincos(place: Float[Tensor, "b n 2"], width: int) -> Float[Tensor, "b n w"]:
