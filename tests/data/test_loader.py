@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from unified.config import RecipeError
+from unified.data import collate as collate_module
 from unified.data import loader as loader_module
 from unified.data.cache import SampleCache
 from unified.data.loader import Report, StepLoader
@@ -123,6 +124,18 @@ def test_steps_follow_schedule_and_order(data: str, tokenizers: Any) -> None:
 def test_batches_are_the_same_however_they_are_loaded(data: str, tokenizers: Any, changes: dict[str, int]) -> None:
     plain = list(StepLoader(recipe(data, steps=20), tokenizers, LABELS))
     assert same_steps(plain, list(StepLoader(recipe(data, steps=20, **changes), tokenizers, LABELS)))
+
+
+def test_large_images_are_cut_one_by_one_into_the_same_batches(
+    tmp_path: Path, tokenizers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = recipe(write(tmp_path / "x", bad=lambda number: number in (3, 4, 30)), steps=20, max_bad_fraction=0.1)
+    plain = list(StepLoader(plan, tokenizers, LABELS))
+    monkeypatch.setattr(collate_module, "CACHE_BYTES", 0)
+    loader = StepLoader(plan, tokenizers, LABELS)
+    cut = [name for name, source in loader.steps.sources.items() if source.collator.rows(4)]
+    assert cut == ["script"], "the others augment, or have no images"
+    assert same_steps(plain, list(loader))
 
 
 def test_a_later_start_gives_the_same_steps(data: str, tokenizers: Any) -> None:

@@ -16,6 +16,7 @@ from unified.data.augment import augment, build_transforms, stack_images
 from unified.data.decode import column, place
 from unified.labels import Labels
 from unified.modalities.base import Tokenizer
+from unified.modalities.image import ImageTokenizer, PatchRows
 from unified.modalities.text import TextTokenizer
 from unified.seed import key, uniform
 from unified.task import Task
@@ -25,6 +26,8 @@ HIDDEN, REPLACED = 0.8, 0.1
 """Of the masked words, the share that becomes `<|spe|>` and the share of random ids; the rest stays (BERT's)."""
 CACHED_TEXTS = 65536
 CACHED_LENGTH = 256
+CACHE_BYTES = 2**20
+"""A batch of images up to this size stays in a processor's cache until it is complete."""
 
 
 class Example(NamedTuple):
@@ -74,12 +77,29 @@ class Collator:
                 f"column, found {self.task.target!r}"
             )
 
-    def example(self, sample: Sample) -> Example:
-        """What the task needs of one decoded sample. Raises `DataError` naming shard, key and column."""
-        inputs = {
-            modality: self._text(sample, name) if modality == "text" else self._image(sample, name)
-            for name, modality in self.task.inputs.items()
-        }
+    def rows(self, count: int) -> PatchRows | None:
+        """A batch into which `example` cuts large images at once, while they lie in the processor's cache.
+
+        None where there are none, or where they are first changed at random, which is done for many together.
+        """
+        tokenizer = self.tokenizers["image"] if "image" in self.task.inputs.values() else None
+        if self.transforms or not isinstance(tokenizer, ImageTokenizer):
+            return None
+        return tokenizer.rows(count) if 3 * count * tokenizer.height * tokenizer.width > CACHE_BYTES else None
+
+    def example(self, sample: Sample, rows: PatchRows | None = None, row: int = 0) -> Example:
+        """What the task needs of one decoded sample, without its image if that goes into a row of `rows`.
+
+        Raises `DataError` naming shard, key and column.
+        """
+        inputs: dict[str, Any] = {}
+        for name, modality in self.task.inputs.items():
+            if modality == "text":
+                inputs[modality] = self._text(sample, name)
+            elif rows is None:
+                inputs[modality] = self._image(sample, name)
+            else:
+                rows.put(row, self.tokenizers[modality].prepare(self._image(sample, name)))
         answer = self.task.answer
         if answer.candidates == "batch":
             target = self._text(sample, self.task.target)
@@ -90,9 +110,15 @@ class Collator:
             sample["__key__"], inputs, self._text(sample, self.task.target) if answer.read == "caption" else None
         )
 
-    def batch(self, examples: Sequence[Example], indices: NDArray[np.int64]) -> Batch:
-        """The examples as one batch; `indices` are their global sample indices, which key all that is random."""
-        inputs = {modality: self._tokens(modality, examples, indices) for modality in self.task.inputs.values()}
+    def batch(self, examples: Sequence[Example], indices: NDArray[np.int64], rows: PatchRows | None = None) -> Batch:
+        """The examples as one batch; `indices` are their global sample indices, which key all that is random.
+
+        `rows` holds their images where `example` was given it.
+        """
+        inputs = {
+            modality: rows.tokens() if rows and modality == "image" else self._tokens(modality, examples, indices)
+            for modality in self.task.inputs.values()
+        }
         target, corrupted = self._target(examples, indices, inputs.get("text"))
         if corrupted is not None:
             inputs["text"] = corrupted

@@ -24,6 +24,7 @@ from unified.errors import UserError
 from unified.labels import Labels
 from unified.log import logger
 from unified.modalities.base import Tokenizer
+from unified.modalities.image import PatchRows
 from unified.recipe import Recipe
 from unified.seed import torch_generator
 from unified.types import Batch, DataError, Tokens
@@ -101,31 +102,37 @@ class Steps(Dataset[Step]):
     def batch(self, slot: Slot, report: Report) -> Batch:
         """This rank's batch of a slot; `report` is added to."""
         share = self.share(slot)
-        pairs = zip(share, self.positions(slot), strict=True)
+        collator = self.sources[slot.task].collator
         start = perf_counter()
-        examples = [self._example(slot.task, index, position, report) for index, position in pairs]
+        rows = collator.rows(len(share))
+        examples = [
+            self._example(slot.task, index, position, report, rows, row)
+            for row, (index, position) in enumerate(zip(share, self.positions(slot), strict=True))
+        ]
         middle = perf_counter()
-        batch = self.sources[slot.task].collator.batch(examples, np.array(share))
+        batch = collator.batch(examples, np.array(share), rows)
         report.decode_seconds += middle - start
         report.collate_seconds += perf_counter() - middle
         report.samples += len(examples)
         return batch
 
-    def _example(self, task: str, index: int, position: int, report: Report) -> Example:
+    def _example(
+        self, task: str, index: int, position: int, report: Report, rows: PatchRows | None, row: int
+    ) -> Example:
         """The sample at `position`, or the next good one in the data order after the global `index`."""
         source = self.sources[task]
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return self._read(source, position, report)
+                return self._read(source, position, report, rows, row)
             except DataError as error:
                 report.bad.append(str(error))
                 position = order(self.recipe.seed, task, index + attempt, source.shards.sizes, self.recipe.data.window)
         raise DataError(f"task {task!r}: {ATTEMPTS} samples in a row could not be used; the last: {report.bad[-1]}")
 
-    def _read(self, source: Source, position: int, report: Report) -> Example:
+    def _read(self, source: Source, position: int, report: Report, rows: PatchRows | None, row: int) -> Example:
         sample, size = self._cache.sample(source.shards, position, source.collator.columns)
         report.bytes += size
-        return source.collator.example(sample)
+        return source.collator.example(sample, rows, row)
 
 
 class Watchdog:

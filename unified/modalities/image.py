@@ -113,8 +113,15 @@ class ImageTokenizer:
             raise DataError("a batch of images needs at least one image")
         shape = prepared[0].shape
         if all(item.shape == shape for item in prepared):
-            return _cut(prepared, self.patch)
+            batch = PatchRows(len(prepared), shape, self.patch)
+            for row, item in enumerate(prepared):
+                batch.put(row, item)
+            return batch.tokens()
         return pad([patches(item[None], self.patch) for item in prepared])
+
+    def rows(self, count: int) -> "PatchRows":
+        """A batch for `count` prepared images, to be filled one by one."""
+        return PatchRows(count, (3, self.height, self.width), self.patch)
 
     def save(self, folder: Path) -> None:
         """Write preprocessor_config.json."""
@@ -158,16 +165,30 @@ def patches(pixels: UInt8[Tensor, "b *t 3 h w"] | Float[Tensor, "b *t 3 h w"], p
     return _tokens(cut.reshape(samples, -1, channels * patch * patch), frames, rows, columns)
 
 
-def _cut(pictures: Sequence[UInt8[Tensor, "*t 3 h w"]], patch: int) -> Tokens:
-    """What `patches` makes of pictures of one size, at the cost of one copy, in runs of a patch's row of pixels."""
-    *time, channels, height, width = pictures[0].shape
-    frames, (rows, columns) = math.prod(time), _grid_size(height, width, patch)
-    run = np.dtype((np.void, channels * patch))
-    values = np.empty((len(pictures), frames, rows, columns, patch), run)
-    for target, picture in zip(values.swapaxes(3, 4), pictures, strict=True):
+class PatchRows:
+    """A batch that is filled with patches picture by picture: each is copied once, in runs of a patch's row of pixels.
+
+    All pictures are of one `shape`, (3, h, w) or (t, 3, h, w), uint8. The tokens are what `patches` makes of them.
+    """
+
+    def __init__(self, count: int, shape: Sequence[int], patch: int) -> None:
+        *time, channels, height, width = shape
+        self._frames = math.prod(time)
+        self._rows, self._columns = _grid_size(height, width, patch)
+        self._run = np.dtype((np.void, channels * patch))
+        self._values = np.empty((count, self._frames, self._rows, self._columns, patch), self._run)
+        self._pictures = self._values.swapaxes(3, 4)  # as pictures list their runs
+
+    def put(self, row: int, picture: UInt8[Tensor, "*t 3 h w"]) -> None:
+        """Fill a row of the batch, also one that was filled before."""
+        target = self._pictures[row]
         pixels = np.ascontiguousarray(picture.numpy().swapaxes(-3, -2).swapaxes(-2, -1))  # channels last
-        target[...] = pixels.reshape(-1).view(run).reshape(target.shape)
-    return _tokens(torch.from_numpy(values.view(np.uint8)).flatten(1, 3), frames, rows, columns)
+        target[...] = pixels.reshape(-1).view(self._run).reshape(target.shape)
+
+    def tokens(self) -> Tokens:
+        """The batch, once every row is filled."""
+        values = torch.from_numpy(self._values.view(np.uint8)).flatten(1, 3)
+        return _tokens(values, self._frames, self._rows, self._columns)
 
 
 def _grid_size(height: int, width: int, patch: int) -> tuple[int, int]:
