@@ -27,7 +27,7 @@ class Oracle:
     def embed(self, inputs: Mapping[str, Tokens]) -> Tensor:
         if "image" in inputs:
             values = inputs["image"].values.float()
-            seen = values.view(*values.shape[:2], 3, -1).mean((1, 3))
+            seen = values.view(len(values), -1, 3).mean(1)
             distance = torch.cdist(seen, torch.tensor(list(COLOURS.values())).float())
             return torch.eye(len(COLOURS))[distance.argmin(1)]
         tokenizer = TOKENIZERS["text"]
