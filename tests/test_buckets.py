@@ -35,6 +35,16 @@ def test_equal_lengths_and_small_batches_stay_whole() -> None:
     assert by_length(texts(), extra=100) is None, "padding is little beside 100 other tokens"
 
 
+@torch.no_grad()
+def test_texts_padded_on_the_left_stay_whole(model: UnifiedModel) -> None:
+    text = texts()
+    ids, mask = text.values.flip(1), text.mask.flip(1)
+    assert by_length(text_tokens(ids, mask)) is None
+    alone = [model.embed(input_ids=ids[row : row + 1], attention_mask=mask[row : row + 1]) for row in range(3)]
+    found = model.embed(input_ids=ids, attention_mask=mask)
+    torch.testing.assert_close(found[:3], torch.cat(alone), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("read", ["caption", "masked", "causal", "prefix"])
 def test_buckets_change_no_score(model: UnifiedModel, read: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text = texts()

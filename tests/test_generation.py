@@ -70,3 +70,11 @@ def test_the_length_is_bounded_and_the_question_token_never_written(
         assert len(ids) <= 5
         assert SPE not in ids
         assert END not in ids
+
+
+@pytest.mark.parametrize("length", [0, -1, 513])
+def test_a_length_outside_the_position_table_is_refused(
+    model: UnifiedModel, images: dict[str, Tokens], length: int
+) -> None:
+    with pytest.raises(ValueError, match=f"max_length: {length}; expected 1 to 512"):
+        generate(model, images, max_length=length)

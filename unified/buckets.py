@@ -17,10 +17,13 @@ FEWEST = 32
 def by_length(text: Tokens, extra: int = 0) -> list[Int[Tensor, "r"]] | None:
     """Row numbers of two to four buckets of short to long texts; None where one batch does as well.
 
+    Also None where a text does not begin with its first token (padding on the left): there the end cannot be cut.
     `extra`: tokens that each row has besides, whatever its text. Only on a CPU: an accelerator would have to wait
     for the lengths, and is quick with padding.
     """
     if text.mask.device.type != "cpu" or len(text) < FEWEST:
+        return None
+    if bool((text.mask[:, 1:] & ~text.mask[:, :-1]).any()):
         return None
     lengths, order = text.mask.sum(dim=1).sort(stable=True)
     buckets = [rows for half in _split(lengths, extra) for rows in _split_again(lengths, half, extra)]

@@ -41,12 +41,17 @@ def generate(
 ) -> list[list[int]]:
     """The most probable caption of each sample, as ids without the end token; no length penalty.
 
-    `beams` 1 is greedy search. States of the input and of chosen words are computed once and cached
+    `beams` 1 is greedy search. `max_length` counts words with the end token; the model's own where it is None.
+    `family` names the temperature and `vocabulary` how entries are represented (see `UnifiedModel.vocabulary`).
+    States of the input and of chosen words are computed once and cached
     (Uni-Perceiver's caption beam search).
     """
     if beams < 1:
         raise ValueError(f"beams: {beams}; expected 1 (greedy) or more")
-    limit = max_length or model.config.text["max_length"]
+    limit = model.config.text["max_length"] if max_length is None else max_length
+    positions = model.config.text["positions"]
+    if not 1 <= limit <= positions:
+        raise ValueError(f"max_length: {limit}; expected 1 to {positions}, the text positions of this model")
     candidates = model.vocabulary(vocabulary)
     parts = [(Attributes(tokens.modality), tokens) for tokens in inputs.values()]
     encoded = model.encode(parts)

@@ -19,7 +19,8 @@ from unified.layout import Attributes, Layout, layout, visibility
 from unified.modalities.base import timeline
 from unified.modalities.image import ImageEmbedding, patches
 from unified.modalities.text import TextEmbedding
-from unified.nn.attention import Cache
+from unified.nn.attention import Cache, QueryKeyValue
+from unified.nn.block import Block
 from unified.nn.encoder import Encoder, Noise
 from unified.types import Tokens
 
@@ -75,17 +76,21 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
     def _init_weights(self, module: nn.Module) -> None:
         """Xavier for matrices (Q, K and V as blocks of their own), N(0, 0.02) for tables, as Uni-Perceiver does."""
         if isinstance(module, nn.Linear):
-            blocks = 3 if module.out_features == 3 * module.in_features else 1
-            for block in module.weight.chunk(blocks):
-                nn.init.xavier_uniform_(block)
+            # Transformers marks what it loaded, on the tensor: views of it would be drawn anew.
+            if not getattr(module.weight, "_is_hf_initialized", False):
+                for matrix in module.matrices() if isinstance(module, QueryKeyValue) else (module.weight,):
+                    nn.init.xavier_uniform_(matrix)
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-        elif module is self:
-            for log_scale in self.log_scales.values():
+        elif isinstance(module, Block) and module.scale1 is not None and module.scale2 is not None:
+            nn.init.constant_(module.scale1, self.config.layer_scale)
+            nn.init.constant_(module.scale2, self.config.layer_scale)
+        elif isinstance(module, nn.ParameterDict):
+            for log_scale in module.values():
                 nn.init.constant_(log_scale, LOG_SCALE)
 
     def scale(self, family: str | None = None) -> Float[Tensor, "1"]:

@@ -49,3 +49,13 @@ def test_any_right_candidate_counts_as_correct() -> None:
     logits = torch.tensor([[0.0, 3.0, 1.0], [5.0, 3.0, 1.0]])
     right = torch.tensor([[True, True, False], [False, True, True]])
     assert correct(logits, right).tolist() == [True, False]
+
+
+def test_autocast_does_not_round_similarities() -> None:
+    features = torch.nn.functional.normalize(torch.randn(6, 64, generator=torch.Generator().manual_seed(1)), dim=1)
+    scale = torch.tensor([100.0])
+    expected = similarity(features, features, scale)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = similarity(features, features, scale)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)

@@ -21,8 +21,9 @@ def similarity_scale(log_scale: Float[Tensor, "1"]) -> Float[Tensor, "1"]:
 def similarity(
     features: Float[Tensor, "n w"], candidates: Float[Tensor, "c w"], scale: Float[Tensor, "1"]
 ) -> Float[Tensor, "n c"]:
-    """Logits of unit-length features against unit-length candidates, in fp32."""
-    return (features @ candidates.T).float() * scale
+    """Logits of unit-length features against unit-length candidates, in fp32 also where autocast is on."""
+    with torch.autocast(features.device.type, enabled=False):
+        return (features.float() @ candidates.float().T) * scale.float()
 
 
 def loss_of_class(

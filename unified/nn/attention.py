@@ -9,13 +9,24 @@ Cache = tuple[Float[Tensor, "b h _ d"], Float[Tensor, "b h _ d"]]
 """Keys and values of tokens that were encoded before."""
 
 
+class QueryKeyValue(nn.Linear):
+    """The projections to queries, keys and values, fused; their matrices are initialised each on its own."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, 3 * width)
+
+    def matrices(self) -> tuple[Float[Tensor, "w w"], ...]:
+        """The three matrices, as views of the weight."""
+        return self.weight.chunk(3)
+
+
 class Attention(nn.Module):
     """Self-attention with one fused projection of queries, keys and values."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = QueryKeyValue(width)
         self.out = nn.Linear(width, width)
 
     def forward(
