@@ -7,6 +7,12 @@
 Importing the package registers its classes with `transformers`: `AutoModel.from_pretrained` and `pipeline` know them.
 """
 
+import os
+
+# Loader processes share the cores with the threads of a step. Threads that spin while they wait, the default, then
+# slow each other down many times over. Read when torch is imported, so it stands before the imports below.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 __version__ = "0.1.0.dev0"
 
 from unified.hub import load, register

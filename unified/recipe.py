@@ -1,8 +1,10 @@
 """The schema of recipes/*.yaml: frozen dataclasses whose defaults are the only place where a default is written."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from operator import attrgetter
+from typing import Any, Literal
 
 from unified.config import RecipeError
 from unified.task import Task
@@ -124,5 +126,54 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.tasks:
             raise RecipeError("tasks: a recipe needs at least one task; see recipes/quickstart.yaml")
+        for expected, fits, names in RANGES:
+            for name in names:
+                _check(name, attrgetter(name)(self), expected, fits)
         if self.model.width % self.model.heads:
             raise RecipeError(f"model.heads: {self.model.heads} does not divide model.width {self.model.width}")
+        text = self.model.text
+        if text.max_length > text.positions:
+            raise RecipeError(
+                f"model.text.max_length: {text.max_length} tokens do not fit in model.text.positions {text.positions}"
+            )
+        for name, task in self.tasks.items():
+            for word in (name, task.family or name):
+                if not word or "." in word:
+                    raise RecipeError(f"tasks: {word!r} cannot name a task or a family; leave out the dots")
+
+
+Fits = Callable[[float], bool]
+RANGES: tuple[tuple[str, Fits, tuple[str, ...]], ...] = (
+    (
+        "at least 1",
+        lambda value: value >= 1,
+        (
+            *("max_steps", "slots", "data.prefetch", "data.window"),
+            *("model.width", "model.depth", "model.heads", "model.hidden"),
+            *("model.image.patch", "model.image.grid", "model.image.frames"),
+            *("model.text.max_length", "model.text.positions"),
+            *("train.log_every", "train.eval_every", "train.save_every", "train.keep_last"),
+        ),
+    ),
+    (
+        "at least 0",
+        lambda value: 0 <= value < math.inf,
+        (
+            *("optim.lr", "optim.final_lr", "optim.warmup", "optim.weight_decay", "model.layer_scale"),
+            *("data.workers", "data.cache_mb", "data.max_bad_fraction"),
+        ),
+    ),
+    (
+        "above 0",
+        lambda value: value > 0,
+        ("optim.eps", "optim.clip", "optim.layer_decay", "model.image.position_scale"),
+    ),
+    ("at least 0 and below 1", lambda value: 0 <= value < 1, ("optim.betas", "optim.ema", "model.drop_path")),
+)
+"""What values must be, by key; null is in every range, as the type says where it may stand."""
+
+
+def _check(name: str, value: Any, expected: str, fits: Fits) -> None:
+    for number in value if isinstance(value, tuple) else (value,):
+        if number is not None and not fits(number):
+            raise RecipeError(f"{name}: expected {expected}, found {value}")

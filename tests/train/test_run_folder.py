@@ -105,7 +105,7 @@ def test_damaged_and_newer_metrics_are_refused(tmp_path: Path) -> None:
 def test_a_newer_stored_recipe_is_refused(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("# unified recipe, format 2; resolved\nx: 1\n")
     with RunFolder(tmp_path) as run, pytest.raises(RunFolderError, match="format 2"):
-        run.start(recipe(), 3)
+        run.check(recipe())
 
 
 def test_resuming_with_another_model_lists_what_differs(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_resuming_with_another_model_lists_what_differs(tmp_path: Path) -> None:
         run.start(recipe(), 0)
         other = recipe(model=ModelSettings(width=48, heads=4, drop_path=0.1), max_steps=20)
         with pytest.raises(RecipeError) as caught:
-            run.start(other, 5)
+            run.check(other)
         assert run.stored_recipe() == recipe(), "a refused start changes nothing"
         run.start(other, 0)
     lines = str(caught.value).splitlines()
@@ -131,6 +131,7 @@ def test_other_changes_are_logged_and_allowed(tmp_path: Path, caplog: pytest.Log
     with RunFolder(tmp_path) as run:
         run.start(before, 0)
         with caplog.at_level(logging.WARNING, logger="unified"):
+            run.check(after)
             run.start(after, 5)
         assert run.stored_recipe() == after
     assert "max_steps was 9 and is 20 now" in caplog.text

@@ -26,7 +26,7 @@ Pretrain, fine-tune or continue a run. RECIPE is a YAML file, or a name in recip
 A run that was stopped goes on from its newest complete checkpoint when the same command is given again.
 
   --out RUN     the run's folder; default runs/<name of the recipe>
-  --dry-run     print the resolved recipe, the parameters and the tokens of a step, and stop
+  --dry-run     print the resolved recipe, parameters, tokens of each task and the first steps, and stop
   --help        with a RECIPE: every flag with the value that the recipe gives it
 
 example: python train.py recipes/quickstart.yaml --optim.lr 1e-3 --max-steps 200 --out runs/try
@@ -242,6 +242,8 @@ def export(
     """
     from unified import hub
 
+    if out.exists() and not out.is_dir():
+        raise RecipeError(f"{out}: a file is there already; name a folder to write")
     beside = run / "results.json"
     hub.export(run, out, results=results or (beside if beside.is_file() else None))
 
@@ -287,5 +289,8 @@ def _guarded(command: Callable[..., object], *arguments: object, **options: obje
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     try:
         command(*arguments, **options)
-    except (UserError, FileNotFoundError) as error:
+    except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)  # what shells report for a program that Ctrl-C ends

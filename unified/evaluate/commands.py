@@ -6,7 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from unified import hub
+from unified.config import RecipeError
 from unified.evaluate.compare import compare, comparison_table
 from unified.evaluate.results import read_results, write_results
 from unified.evaluate.run import evaluate
@@ -24,17 +27,36 @@ def eval_command(
 ) -> None:
     """Evaluate a model, print the table, and write the results file where `out` names one."""
     loaded = [load_spec(spec) for spec in specs]  # a wrong name is said before the model is loaded
+    if out is not None:
+        _check_out(out)
     model, processor = hub.load(model_reference)
     command = shlex.join(
         ["unified", "eval", model_reference, *specs, "--shots", *map(str, shots), "--seeds", str(seeds)]
     )
     results = evaluate(
-        model, processor, loaded, shots=shots, seeds=seeds, command=command, name=model_reference, cache=cache_folder()
+        model,
+        processor,
+        loaded,
+        shots=shots,
+        seeds=seeds,
+        device="cuda" if torch.cuda.is_available() else None,
+        command=command,
+        name=model_reference,
+        cache=cache_folder(),
     )
     sys.stdout.write(results_table(results))
     if out is not None:
         write_results(out, results)
         logger.info("written: %s", out)
+
+
+def _check_out(out: Path) -> None:
+    """Refuse a place where no file can be written, before hours of evaluation are spent."""
+    if out.is_dir():
+        raise RecipeError(f"--out: {out} is a folder; name a file in it, such as {out / 'results.json'}")
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise RecipeError(f"--out: {out} cannot be written, as {above} is not a folder that can be written to")
 
 
 def compare_command(a: Path | str, b: Path | str) -> None:

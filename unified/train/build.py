@@ -1,11 +1,15 @@
 """From a recipe to objects: the one place where they are made."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from torch import nn
 
 from unified import seed
 from unified.config import RecipeError, nearest
 from unified.configuration import UnifiedConfig
+from unified.evaluate.spec import load_spec
 from unified.labels import Labels, load_labels
 from unified.modalities import MODALITIES, load_tokenizers
 from unified.modalities.base import Tokenizer
@@ -32,6 +36,8 @@ def build(recipe: Recipe) -> Parts:
     """The model with its first weights (a pure function of recipe and seed) and all that prepares data for it."""
     for name, task in recipe.tasks.items():
         check_task(name, task)
+    for spec in recipe.evaluate:
+        load_spec(spec)  # otherwise a wrong name would end the run at its first evaluation
     tokenizers = load_tokenizers(recipe.model.image, recipe.model.text)
     labels = {
         name: load_labels(task.answer.candidates)
@@ -65,5 +71,13 @@ def check_task(name: str, task: Task) -> None:
         raise RecipeError(f"{where}.inputs: reading {answer.read!r} needs a text column among the inputs")
     if answer.read == "causal" and len(task.inputs) > 1:
         raise RecipeError(f"{where}.inputs: reading 'causal' takes text alone; 'caption' reads text about other inputs")
-    if task.batch < 1 or task.sample_weight <= 0:
-        raise RecipeError(f"{where}: batch ({task.batch}) and sample_weight ({task.sample_weight}) must be positive")
+    for key, value in (("batch", task.batch), ("sample_weight", task.sample_weight), ("loss_weight", task.loss_weight)):
+        if not 0 < value < math.inf:
+            raise RecipeError(f"{where}.{key}: {value} must be positive; leave a task without a share out")
+    for key, share in (("label_smoothing", answer.label_smoothing), ("mask_fraction", answer.mask_fraction)):
+        if not 0 <= share < 1:
+            raise RecipeError(f"{where}.answer.{key}: expected at least 0 and below 1, found {share}")
+    if hasattr(nn.ParameterDict(), task.family or name):
+        raise RecipeError(
+            f"{where}: torch keeps the name {task.family or name!r} for itself; name another `family`, or the task anew"
+        )

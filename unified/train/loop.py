@@ -37,19 +37,29 @@ def run(recipe: Recipe, out: Path) -> None:
         barrier()
         stop = stack.enter_context(StopRequest())
         parts = build(recipe)
-        found = broadcast_object(checkpoint.newest(out / "checkpoints") if rank() == 0 else None)
-        stored = checkpoint.load(found, groups=()) if found else None
-        start = stored.step if stored else 0
-        if folder is not None:
-            folder.start(recipe, start)
-            parts.model.config.save_pretrained(folder.model)
-            parts.processor.save_pretrained(folder.model)
+        found = broadcast_object(_newest(out / "checkpoints") if rank() == 0 else None)
+        start = checkpoint.load(found, groups=()).step if found else 0
+        if folder is not None and found:
+            folder.check(recipe, parts.model.config)
         if start >= recipe.max_steps:
             logger.info("%s is at step %d of %d: nothing is left to train", out, start, recipe.max_steps)
             return
         session = _Session(recipe, out, accelerator, parts, folder, found)
         stack.callback(accelerator.end_training)
+        session.begin(start)  # only now, as until here a wrong recipe must leave the run as it was
         session.train(stop)
+
+
+def _newest(folder: Path) -> Path | None:
+    """The checkpoint to go on from, None in a new run; damaged ones alone are an error, as they are all there is."""
+    found = checkpoint.newest(folder)
+    damaged = sorted(path.name for path in folder.glob("step_*"))
+    if found is None and damaged:
+        raise checkpoint.CheckpointError(
+            f"{folder}: no complete checkpoint to go on from; {', '.join(damaged)} cannot be read (see above). "
+            "Move them away to start this run anew, or train into another folder with --out"
+        )
+    return found
 
 
 class _Session:
@@ -74,6 +84,8 @@ class _Session:
         self.trainer = Trainer(recipe, accelerator, parts, self.loader.probe())
         if found:
             self.trainer.load(found)
+            # The share of bad samples is one of the whole run.
+            self.loader.bad, self.loader.seen = state.get("bad_samples", 0), state.get("seen_samples", 0)
             logger.info("continuing %s from step %d of %d", out, start, recipe.max_steps)
         if recipe.train.trackers:
             accelerator.init_trackers(out.name)
@@ -83,8 +95,24 @@ class _Session:
             recipe.max_steps, every=recipe.train.log_every, tell=self._tell, start=start, peak=peak
         )
 
+    def begin(self, start: int) -> None:
+        """Write what describes the run from its step `start` on."""
+        if self.folder is not None:
+            self.folder.start(self.recipe, start)
+            self.parts.processor.save_pretrained(self.folder.model)
+            if not self.trainer.new_temperatures:
+                self._write_config()
+
+    def _write_config(self) -> None:
+        """Write the model's configuration: always that of the newest checkpoint, so that the run can be loaded."""
+        if self.folder is not None:
+            self.parts.model.config.save_pretrained(self.folder.model)
+
     def train(self, stop: StopRequest) -> None:
-        """Step until the recipe's end, or until someone asks to stop; either way the last step is saved."""
+        """Step until the recipe's end, or until someone asks to stop; either way the last step is saved.
+
+        An evaluation comes before the checkpoint of its step: a run that goes on from there has its numbers.
+        """
         train, last = self.recipe.train, self.recipe.max_steps
         batches = iter(self.loader)
         for _ in range(self.trainer.step, last):
@@ -94,23 +122,27 @@ class _Session:
             step = self.trainer.step
             self.progress.step(step, **done.values())
             stopping = stop.agreed(self.accelerator.device)
+            if train.eval_every and (step % train.eval_every == 0 or step == last):
+                with self.progress.paused():
+                    self._evaluate()
             if step == last or stopping or step % train.save_every == 0:
                 with self.progress.paused():
                     self._save()
             if stopping and step < last:
                 logger.info("stopped after step %d; the same command goes on from there", step)
                 return
-            if train.eval_every and (step % train.eval_every == 0 or step == last):
-                with self.progress.paused():
-                    self._evaluate()
 
     def _save(self) -> None:
         state = {
             "schedule": record(self.recipe, self.recipe.seed, self.trainer.step, self.origin),
             "data": self.loader.digests(),
             "bad_samples": self.loader.bad,
+            "seen_samples": self.loader.seen,
         }
         self.trainer.save(self.out / "checkpoints", state)
+        if self.trainer.new_temperatures:
+            self._write_config()
+            self.trainer.new_temperatures = False
 
     def _evaluate(self) -> None:
         """Run the recipe's evaluation specs; on rank 0, while the others wait."""

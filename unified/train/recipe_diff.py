@@ -1,15 +1,21 @@
 """What differs between the recipe of a run and the one it is resumed with."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unified.config import RecipeError
+from unified.configuration import UnifiedConfig
 from unified.log import logger
 from unified.recipe import Recipe
 
 ABSENT = "(absent)"
+NETWORK = (
+    *("width", "depth", "heads", "hidden", "layer_scale", "image", "text"),
+    *("vocabulary_size", "spe_token_id", "end_token_id"),
+)
+"""Keys of config.json that a resumed run may not change; temperatures may come and go with their tasks."""
 
 
 def plain(value: Any) -> Any:
@@ -35,12 +41,24 @@ def differences(old: Any, new: Any, where: str = "") -> Iterator[tuple[str, Any,
 def check_resume(stored: Recipe, new: Recipe, where: Path) -> None:
     """Refuse another model than the stored recipe's, with a `RecipeError` that lists the keys; log other changes."""
     found = list(differences(plain(stored), plain(new)))
-    model = [difference for difference in found if difference[0].startswith("model.")]
-    if model:
-        listed = "\n".join(f"  {key}: {old!r} in the run, {now!r} in the recipe" for key, old, now in model)
+    _refuse([difference for difference in found if difference[0].startswith("model.")], where)
+    for key, old, now in found:
+        logger.warning("resumed with a changed recipe: %s was %r and is %r now", key, old, now)
+
+
+def check_network(stored: UnifiedConfig, new: UnifiedConfig, where: Path) -> None:
+    """Refuse a network of another shape with a `RecipeError` that lists the keys.
+
+    Equal recipes may still differ in it, where a tokenizer was trained anew under its old name.
+    """
+    old, now = ({name: plain(getattr(config, name)) for name in NETWORK} for config in (stored, new))
+    _refuse(list(differences(old, now)), where)
+
+
+def _refuse(found: Sequence[tuple[str, Any, Any]], where: Path) -> None:
+    if found:
+        listed = "\n".join(f"  {key}: {old!r} in the run, {now!r} in the recipe" for key, old, now in found)
         raise RecipeError(
             f"{where}: the model of this run differs from the recipe's, so its checkpoints do not fit:\n{listed}\n"
             "Give the run's values to resume it, or train into another folder with --out"
         )
-    for key, old, now in found:
-        logger.warning("resumed with a changed recipe: %s was %r and is %r now", key, old, now)

@@ -3,7 +3,8 @@
 runs/x/
     recipe.yaml        the recipe with every default written out
     versions.json      what each start of the run ran on
-    metrics.jsonl      one record a line; reads as one uninterrupted run however often it was resumed
+    metrics.jsonl      one record a line; with train.log_every 1 it reads as one uninterrupted run however often it
+                       was resumed, otherwise the record after a resume covers the steps since then
     log.txt            what was printed
     checkpoints/       see unified/checkpoint.py
     model/             configuration and tokenizers of the model, without weights
@@ -26,11 +27,12 @@ from typing import Any, Self
 import yaml
 
 from unified.config import build, read_yaml
+from unified.configuration import UnifiedConfig
 from unified.errors import UserError
 from unified.log import logger
 from unified.paths import PACKAGE
 from unified.recipe import Recipe
-from unified.train.recipe_diff import check_resume, plain
+from unified.train.recipe_diff import check_network, check_resume, plain
 
 FORMAT = 1
 RECIPE_HEADER = "# unified recipe, format "
@@ -98,16 +100,20 @@ class RunFolder:
         """Drop the inherited lock in a forked process: a loader worker that outlives the run must not hold it."""
         os.close(self._lock)
 
-    def start(self, recipe: Recipe, step: int) -> None:
-        """Begin at `step`, 0 for a new run: check and write the recipe, note the versions, cut the metrics there.
+    def check(self, recipe: Recipe, config: UnifiedConfig | None = None) -> None:
+        """Refuse to resume with another model than the stored one: a `RecipeError` lists the keys.
 
-        On resume a recipe whose model differs from the stored one is a `RecipeError` that lists the keys; what else
-        differs is logged.
+        `config` is the model that the recipe makes here, which also depends on what its tokenizers contain. Other
+        differences of the recipes are logged. Nothing is written.
         """
-        if step > 0:
-            stored = self.stored_recipe()
-            if stored is not None:
-                check_resume(stored, recipe, self.path / "recipe.yaml")
+        stored = self.stored_recipe()
+        if stored is not None:
+            check_resume(stored, recipe, self.path / "recipe.yaml")
+        if config is not None and (self.model / "config.json").is_file():
+            check_network(UnifiedConfig.from_pretrained(self.model), config, self.model / "config.json")
+
+    def start(self, recipe: Recipe, step: int) -> None:
+        """Begin at `step`, 0 for a new run: write the recipe, note the versions, cut the metrics there."""
         header = f"{RECIPE_HEADER}{FORMAT}; resolved: every default is written out\n"
         content = yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True, width=120)
         _replace(self.path / "recipe.yaml", header + content)

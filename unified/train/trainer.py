@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,9 @@ from unified.train.optim import (
 )
 from unified.train.step import TASK_METRICS, Item, StepModel, draw_noise
 from unified.types import Batch, Tokens
+
+TEMPERATURES = "log_scales."
+"""What the names of the learned temperatures begin with."""
 
 
 class NonFiniteError(UserError):
@@ -64,6 +67,7 @@ class Trainer:
         """`probe`: a batch of every task, from which the parameters that each task uses are found."""
         self.recipe, self.accelerator = recipe, accelerator
         self.step = 0
+        self.new_temperatures = False  # whether the loaded checkpoint has others than the model
         self.matrices = matrix_parameters(parts.model)
         self.model = parts.model.to(self.accelerator.device)
         self.model.train()
@@ -177,19 +181,39 @@ class Trainer:
         barrier()
 
     def load(self, path: Path) -> dict[str, Any]:
-        """Continue from a checkpoint; returns the state that was saved with it."""
+        """Continue from a checkpoint; returns the state that was saved with it.
+
+        Temperatures may come and go with the tasks: one that the checkpoint lacks starts as in a new run. Any other
+        difference is a `CheckpointError`.
+        """
         found = checkpoint.load(path)
-        missing = self.model.load_state_dict(found.tensors["weights"], strict=True)
-        assert not missing.missing_keys
-        load_optimizer_tensors(self.optimizer, self.model, found.tensors)
+        stored = {group: self._known(named) for group, named in found.tensors.items()}
+        names = set(found.tensors["weights"])
+        self.new_temperatures = names != set(self.model.state_dict())
+        try:
+            self.model.load_state_dict({**self._temperatures(), **stored["weights"]}, strict=True)
+        except RuntimeError as error:
+            raise checkpoint.CheckpointError(
+                f"{path}: not a checkpoint of this model: {error}. Resume with the recipe of the run, or train into "
+                "another folder with --out"
+            ) from error
+        load_optimizer_tensors(self.optimizer, self.model, stored)
         if self.ema is not None:
-            if "ema" in found.tensors:
-                self.ema.load(found.tensors["ema"])
+            if "ema" in stored:
+                self.ema.load({**self._temperatures(), **stored["ema"]})
             else:
                 logger.warning("%s has no moving average of the weights; it starts from the weights there", path)
                 self.ema = Ema(self.model, self.ema.decay)
         self.step = found.step
         return dict(found.state)
+
+    def _temperatures(self) -> dict[str, Tensor]:
+        return {name: tensor for name, tensor in self.model.state_dict().items() if name.startswith(TEMPERATURES)}
+
+    def _known(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of a checkpoint without those of temperatures that no task of the recipe has any more."""
+        own = self._temperatures()
+        return {name: tensor for name, tensor in named.items() if name in own or not name.startswith(TEMPERATURES)}
 
 
 def _where(slots: Iterable[tuple[Slot, Batch]]) -> str:

@@ -1,0 +1,75 @@
+"""How commands end when something is wrong: with a message, a status, and no traceback."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from unified import cli, hub
+from unified.config import RecipeError
+from unified.evaluate.commands import eval_command
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def interrupted() -> None:
+    raise KeyboardInterrupt
+
+
+def full() -> None:
+    raise OSError(28, "No space left on device", "results.json")
+
+
+def test_ctrl_c_ends_a_command_with_status_130_and_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli._guarded(interrupted)
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_errors_of_the_file_system_end_a_command_with_their_message() -> None:
+    with pytest.raises(SystemExit, match=r"error: .*No space left on device: 'results\.json'"):
+        cli._guarded(full)
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        (lambda folder: folder, "is a folder; name a file in it"),
+        (lambda folder: folder / "file" / "results.json", "file is not a folder"),
+    ],
+)
+def test_a_place_for_results_is_checked_before_the_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Callable[[Path], Path], expected: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(hub, "load", lambda _: pytest.fail("the model was loaded"))
+    with pytest.raises(RecipeError, match=expected):
+        eval_command("anything", ["digits"], out=place(tmp_path))
+
+
+def test_export_does_not_write_over_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(RecipeError, match="a file is there already"):
+        cli.export(tmp_path / "run", tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_threads_wait_passively_in_every_command_before_torch_is_loaded() -> None:
+    code = (
+        "import os, sys\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'torch':\n"
+        "            print(os.environ.get('OMP_WAIT_POLICY'), flush=True)\n"
+        "            os._exit(0)\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        "import unified.cli\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "PASSIVE\n"

@@ -1,0 +1,75 @@
+"""Values that cannot be are refused by name before anything is made."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import recipe_content, tiny_recipe
+
+from unified.config import RecipeError, build, merge
+from unified.recipe import Recipe
+from unified.train.build import check_task
+
+WRONG = [
+    ("train.keep_last", 0),
+    ("train.save_every", 0),
+    ("train.log_every", 0),
+    ("train.eval_every", -1),
+    ("model.heads", 0),
+    ("model.heads", 5),
+    ("model.depth", 0),
+    ("model.drop_path", 1.0),
+    ("model.text.max_length", 17),
+    ("model.image.patch", 0),
+    ("data.workers", -1),
+    ("data.prefetch", 0),
+    ("data.window", 0),
+    ("optim.betas", [1, 0.9]),
+    ("optim.clip", 0),
+    ("optim.ema", 1.0),
+    ("optim.lr", float("nan")),
+    ("optim.warmup", -1),
+    ("max_steps", 0),
+    ("slots", 0),
+]
+
+
+def nested(path: str, value: Any) -> dict[str, Any]:
+    for name in reversed(path.split(".")):
+        value = {name: value}
+    return value
+
+
+@pytest.mark.parametrize(("path", "value"), WRONG)
+def test_values_out_of_range_are_refused_by_name(tmp_path: Path, path: str, value: Any) -> None:
+    content = merge(recipe_content(tmp_path, tmp_path / "colours.yaml"), nested(path, value))
+    with pytest.raises(RecipeError, match=rf"^tiny\.yaml: {re.escape(path)}: "):
+        build(Recipe, content, "tiny.yaml")
+
+
+@pytest.mark.parametrize("change", [{"a.b": {"answer": {"candidates": "batch"}}}, {"colour": {"family": "a.b"}}])
+def test_dots_in_names_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    content = recipe_content(tmp_path, tmp_path / "colours.yaml")
+    tasks = merge(
+        {**content["tasks"], "a.b": content["tasks"]["colour"]} if "a.b" in change else content["tasks"], change
+    )
+    with pytest.raises(RecipeError, match=r"'a\.b' cannot name a task or a family"):
+        build(Recipe, {**content, "tasks": tasks}, "tiny.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"loss_weight": 0.0}, r"tasks\.colour\.loss_weight: 0.0 must be positive"),
+        ({"batch": 0}, r"tasks\.colour\.batch: 0 must"),
+        ({"answer": {"label_smoothing": 1.0}}, r"tasks\.colour\.answer\.label_smoothing: expected"),
+        ({"family": "train"}, "torch keeps the name 'train' for itself"),
+    ],
+)
+def test_tasks_that_cannot_be_are_refused(tmp_path: Path, change: dict[str, Any], expected: str) -> None:
+    content = merge(recipe_content(tmp_path, tmp_path / "colours.yaml"), {"tasks": {"colour": change}})
+    task = build(Recipe, content, "tiny.yaml").tasks["colour"]
+    with pytest.raises(RecipeError, match=expected):
+        check_task("colour", task)
+    check_task("colour", tiny_recipe(tmp_path).tasks["colour"])

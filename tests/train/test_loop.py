@@ -1,0 +1,136 @@
+"""Whole runs in this process: what a changed, damaged or stopped run does when it goes on."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from accelerate.state import AcceleratorState
+from tiny import losses, tiny_recipe
+
+import unified
+from unified import checkpoint
+from unified.config import RecipeError
+from unified.data.loader import StepLoader
+from unified.recipe import Recipe
+from unified.train import loop
+from unified.train.stop import StopRequest
+
+
+def run(recipe: Recipe, out: Path) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)  # one for a process, and a test makes several runs
+    loop.run(recipe, out)
+
+
+def short(folder: Path, **changes: object) -> Recipe:
+    """Two steps of two tasks."""
+    recipe = tiny_recipe(folder, **{"max_steps": 2, **changes})
+    return replace(recipe, tasks={name: recipe.tasks[name] for name in ("colour", "hidden")})
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """What describes a run."""
+    names = ("recipe.yaml", "metrics.jsonl", "versions.json", "model/config.json", "model/tokenizer.json")
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def test_a_run_goes_on_when_a_task_comes_and_another_one_goes(tmp_path: Path) -> None:
+    recipe, out = short(tmp_path), tmp_path / "run"
+    run(recipe, out)
+    before = checkpoint.load(out / "checkpoints" / "step_00000002")
+    names = tiny_recipe(tmp_path).tasks
+    changed = replace(recipe, tasks={"colour": names["colour"], "next": names["next"]}, max_steps=4)
+    run(changed, out)
+    after = checkpoint.load(out / "checkpoints" / "step_00000004")
+    assert set(after.tensors["weights"]) - set(before.tensors["weights"]) == {"log_scales.next"}
+    assert set(before.tensors["weights"]) - set(after.tensors["weights"]) == {"log_scales.hidden"}
+    assert float(after.tensors["steps"]["log_scales.colour"]) > float(before.tensors["steps"]["log_scales.colour"])
+    assert float(after.tensors["steps"]["log_scales.next"]) <= 2
+    assert [row["step"] for row in losses(out)] == [1, 2, 3, 4]
+    model, _ = unified.load(out)
+    assert model.config.families == ["colour", "next"]
+
+
+def test_a_run_with_new_tasks_can_be_loaded_before_its_next_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, out = short(tmp_path), tmp_path / "run"
+    run(recipe, out)
+
+    def broken(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.Trainer, "train_step", broken)
+    more = replace(recipe, tasks={**recipe.tasks, "next": tiny_recipe(tmp_path).tasks["next"]}, max_steps=4)
+    with pytest.raises(KeyboardInterrupt):
+        run(more, out)
+    model, _ = unified.load(out)
+    assert model.config.families == ["colour", "hidden"]
+
+
+def test_a_network_that_does_not_fit_is_refused_and_the_run_stays_as_it_was(tmp_path: Path) -> None:
+    recipe, out = short(tmp_path), tmp_path / "run"
+    run(recipe, out)
+    config = json.loads((out / "model" / "config.json").read_text())
+    size = config["vocabulary_size"]
+    (out / "model" / "config.json").write_text(json.dumps({**config, "vocabulary_size": size + 1}))
+    before = files(out)
+    with pytest.raises(RecipeError, match=f"vocabulary_size: {size + 1} in the run, {size} in the recipe"):
+        run(replace(recipe, max_steps=4), out)
+    wider = replace(recipe, max_steps=4, model=replace(recipe.model, width=64))
+    with pytest.raises(RecipeError, match=r"model\.width: 32 in the run, 64 in the recipe"):
+        run(wider, out)
+    (out / "model" / "config.json").unlink()
+    (out / "recipe.yaml").unlink()
+    with pytest.raises(checkpoint.CheckpointError, match="not a checkpoint of this model"):
+        run(wider, out)
+    assert not (out / "recipe.yaml").exists()
+    assert (out / "metrics.jsonl").read_bytes() == before["metrics.jsonl"]
+
+
+def test_damaged_checkpoints_alone_stop_a_run_that_would_start_anew(tmp_path: Path) -> None:
+    recipe, out = short(tmp_path), tmp_path / "run"
+    run(recipe, out)
+    weights = out / "checkpoints" / "step_00000002" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    before = files(out)
+    with pytest.raises(checkpoint.CheckpointError, match=r"step_00000002 cannot be read.*--out"):
+        run(replace(recipe, max_steps=4), out)
+    assert files(out) == before
+    shutil.rmtree(weights.parent)
+    run(recipe, out)  # nothing is there: a new run
+    assert [row["step"] for row in losses(out)] == [1, 2]
+
+
+def test_the_count_of_bad_samples_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, out = short(tmp_path), tmp_path / "run"
+    run(recipe, out)
+    state = checkpoint.load(out / "checkpoints" / "step_00000002", groups=()).state
+    assert (state["bad_samples"], state["seen_samples"]) == (0, 2 * (8 + 4))
+    counts = []
+    count = StepLoader._count
+    monkeypatch.setattr(StepLoader, "_count", lambda self, report: (counts.append(self.seen), count(self, report)))
+    run(replace(recipe, max_steps=4), out)
+    assert counts[0] == 2 * (8 + 4)
+
+
+def test_stopping_at_a_step_with_an_evaluation_keeps_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = short(tmp_path, max_steps=4, evaluate=["digits"], train={"log_every": 1, "eval_every": 2})
+    monkeypatch.setattr(loop, "evaluate", lambda *_: {"results": []})
+    monkeypatch.setattr(loop, "flat_metrics", lambda _: {"words": 1.0})
+    asked = iter([False, True])
+    monkeypatch.setattr(StopRequest, "agreed", lambda *_: next(asked))
+    run(recipe, tmp_path / "run")
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records if "eval/words" in r] == [2]
+    assert (tmp_path / "run" / "checkpoints" / "step_00000002").is_dir()
+
+
+@pytest.mark.parametrize("start", [run, lambda recipe, _: loop.dry_run(recipe)])
+def test_a_wrong_evaluation_is_said_before_training(tmp_path: Path, start: Callable[[Recipe, Path], None]) -> None:
+    recipe = short(tmp_path, evaluate=["digitz"], train={"eval_every": 2})
+    with pytest.raises(RecipeError, match="did you mean 'digits'"):
+        start(recipe, tmp_path / "run")
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
