@@ -1,6 +1,7 @@
 """Whole runs in this process: what a changed, damaged or stopped run does when it goes on."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -134,3 +135,8 @@ def test_a_wrong_evaluation_is_said_before_training(tmp_path: Path, start: Calla
     with pytest.raises(RecipeError, match="did you mean 'digits'"):
         start(recipe, tmp_path / "run")
     assert not (tmp_path / "run" / "recipe.yaml").exists()
+
+
+def test_a_dry_run_says_the_tokens_of_each_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loop.dry_run(short(tmp_path))
+    assert re.search(r"task colour: 48 samples of data, [1-9]\d* tokens in the first slot", capsys.readouterr().out)

@@ -13,14 +13,16 @@ import torch
 from accelerate.state import AcceleratorState
 from tiny import tiny_recipe
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from unified.data.loader import StepLoader
 from unified.data.schedule import Slot
 from unified.recipe import Recipe
+from unified.train import trainer as trainer_module
 from unified.train.build import build
 from unified.train.engine import make_accelerator
 from unified.train.trainer import NonFiniteError, Trainer
-from unified.types import Batch
+from unified.types import IGNORE, Batch, Tokens
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -96,6 +98,48 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path: Pat
     assert "'next'" not in str(error.value)
     for name, value in weights(trainer).items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0, equal_nan=True)
+
+
+def test_only_ranks_whose_own_loss_is_not_finite_name_their_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, loader = start(tiny_recipe(tmp_path), tmp_path)
+    slots = only(loader, "next")
+    other = "task 'next', samples [\"of the other rank\"]"
+    monkeypatch.setattr(
+        trainer_module, "gather_objects", lambda value: [value, True if isinstance(value, bool) else [other]]
+    )
+    sums = torch.tensor([[math.nan, 8.0, 0.0, 1.0]])  # over all ranks it is not, on this one it is finite
+    with pytest.raises(NonFiniteError) as error:
+        trainer._check_finite(slots, sums)
+    assert "of the other rank" in str(error.value)
+    assert f'"{slots[0][1].keys[0]}"' not in str(error.value)
+
+
+def test_operations_are_those_that_torch_counts_buckets_included(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    tasks = {name: replace(task, batch=64) for name, task in recipe.tasks.items()}
+    model = replace(recipe.model, drop_path=0.0, text=replace(recipe.model.text, max_length=16))
+    trainer, loader = start(replace(recipe, tasks=tasks, model=model), tmp_path)
+    for slot, batch in loader.probe():
+        for text in texts(batch):  # half of the texts become short, so that they are encoded in buckets
+            text.mask[::2, text.mask.shape[1] // 3 :] = False
+        if isinstance(batch.target, Tensor) and batch.target.dim() == 2:
+            batch.target[::2, batch.target.shape[1] // 3 :] = IGNORE
+        done = trainer._work(slot.task, batch)
+        if slot.task != "colour":
+            assert len(done.sequences) > (2 if slot.task == "retrieve" else 1)
+        plain = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
+        with torch.no_grad(), plain, FlopCounterMode(display=False) as counter:
+            trainer.wrapped([trainer._item(slot, batch)])
+        assert trainer.cost.forward(done) == pytest.approx(counter.get_total_flops(), rel=0.02), slot.task
+
+
+def texts(batch: Batch) -> list[Tokens]:
+    found = [tokens for tokens in batch.inputs.values() if tokens.modality == "text"]
+    if isinstance(batch.target, Tokens):
+        found.append(batch.target)
+    return [*found, batch.target["tokens"]] if isinstance(batch.target, dict) else found
 
 
 def test_bf16_computes_in_bf16_and_keeps_fp32_weights(tmp_path: Path) -> None:

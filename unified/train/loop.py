@@ -25,6 +25,7 @@ from unified.train.recipe_diff import plain
 from unified.train.run_folder import RunFolder
 from unified.train.stop import StopRequest
 from unified.train.trainer import Trainer
+from unified.train.work import work
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -179,7 +180,7 @@ def _check_data(stored: dict[str, str], found: dict[str, str], recipe: Recipe) -
 
 
 def dry_run(recipe: Recipe) -> None:
-    """Print the resolved recipe, the parameters and the tokens of the first steps; trains nothing."""
+    """Print the resolved recipe, parameters, tokens of a slot of each task, and the first steps; trains nothing."""
     parts = build(recipe)
     loader = StepLoader(recipe, parts.tokenizers, parts.labels)
     print(yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True, width=120))  # noqa: T201
@@ -187,8 +188,11 @@ def dry_run(recipe: Recipe) -> None:
     rows.append(("total", sum(p.numel() for p in parts.model.parameters())))
     for name, count in rows:
         print(f"{name:<12} {count:>14,} parameters")  # noqa: T201
-    for name, size in loader.sizes().items():
-        print(f"task {name}: {size:,} samples of data")  # noqa: T201
+    sizes = loader.sizes()
+    for slot, batch in loader.probe():
+        task = recipe.tasks[slot.task]
+        tokens = work(task, batch, parts.label_tokens.get(slot.task), parts.model.config.vocabulary_size).tokens
+        print(f"task {slot.task}: {sizes[slot.task]:,} samples of data, {tokens:,} tokens in the first slot")  # noqa: T201
     for step in range(3):
         slots = schedule(recipe, recipe.seed, step)
         print(f"step {step}: " + ", ".join(f"{slot.task} {slot.start}…{slot.stop - 1}" for slot in slots))  # noqa: T201

@@ -45,8 +45,10 @@ class StepModel(nn.Module):
         self.model = model
         self.tasks = dict(tasks)
 
-    def forward(self, items: Sequence[Item]) -> tuple[Float[Tensor, ""], Float[Tensor, "s 3"]]:
+    def forward(self, items: Sequence[Item]) -> tuple[Float[Tensor, ""], Float[Tensor, "s 4"]]:
         """The loss of the step, and for each slot the sum of losses, the terms and the hits over all ranks.
+
+        A fourth column has the sum of losses on this rank alone.
 
         A slot's loss is its sum divided by the number of its valid terms on all ranks; slots are averaged by their
         tasks' weights. Engines average gradients over ranks, so the local share is multiplied by the world size.
@@ -60,7 +62,7 @@ class StepModel(nn.Module):
         whole = reduce_sum(local)
         weight = sums.new_tensor([self.tasks[item.task].loss_weight for item in items])
         share = weight / weight.sum() * world_size() / whole[:, 1].clamp(min=1)
-        return (share * sums).sum(), whole
+        return (share * sums).sum(), torch.cat([whole, local[:, :1]], dim=1)
 
 
 def draw_noise(

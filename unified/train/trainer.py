@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,11 @@ from torch import Tensor
 
 from unified import checkpoint
 from unified.data.schedule import Slot
-from unified.dist import barrier, rank
+from unified.dist import barrier, gather_objects, rank
 from unified.errors import UserError
 from unified.log import logger
 from unified.recipe import Recipe
 from unified.train.build import Parts
-from unified.train.flops import matrix_parameters, training_flops
 from unified.train.optim import (
     Ema,
     GroupSkipAdamW,
@@ -31,7 +30,8 @@ from unified.train.optim import (
     uses_from_gradients,
 )
 from unified.train.step import TASK_METRICS, Item, StepModel, draw_noise
-from unified.types import Batch, Tokens
+from unified.train.work import Cost, Work, bucketed_on, work
+from unified.types import Batch
 
 TEMPERATURES = "log_scales."
 """What the names of the learned temperatures begin with."""
@@ -48,7 +48,7 @@ class StepResult:
     losses: dict[str, float]  # mean loss of each task's terms
     metrics: dict[str, float]
     samples: int
-    tokens: int  # run through the encoder, candidates and padding included
+    tokens: int  # through the encoder, with candidates and the padding that buckets of like length leave
     flops: int
     norm: float
     lr: float
@@ -68,11 +68,12 @@ class Trainer:
         self.recipe, self.accelerator = recipe, accelerator
         self.step = 0
         self.new_temperatures = False  # whether the loaded checkpoint has others than the model
-        self.matrices = matrix_parameters(parts.model)
+        self.cost = Cost(parts.model)
         self.model = parts.model.to(self.accelerator.device)
         self.model.train()
         if recipe.train.checkpoint_activations:
             self.model.activation_checkpointing_enable()
+        self.label_tokens = parts.label_tokens  # on the CPU, where their lengths cost no wait
         self.labels = {name: tokens.to(self.model.device) for name, tokens in parts.label_tokens.items()}
         step_model = StepModel(self.model, recipe.tasks)
         runs = {slot.task: partial(self._probe, step_model, slot, batch) for slot, batch in probe}
@@ -123,9 +124,13 @@ class Trainer:
         return self._result(slots, sums.tolist(), norm, lr)
 
     def _check_finite(self, slots: Sequence[tuple[Slot, Batch]], sums: Tensor) -> None:
-        finite = torch.isfinite(sums[:, 0])
-        if not bool(finite.all()):
-            bad = [pair for pair, fine in zip(slots, finite.tolist(), strict=True) if not fine]
+        """The sums are those over all ranks, so all end here; the samples named are of the ranks at fault."""
+        finite = torch.isfinite(sums)
+        if not bool(finite[:, 0].all()):
+            own = [pair for pair, fine in zip(slots, finite[:, 3].tolist(), strict=True) if not fine]
+            whole = [pair for pair, fine in zip(slots, finite[:, 0].tolist(), strict=True) if not fine]
+            # Finite losses may still have a sum that is none.
+            bad = own if any(gather_objects(bool(own))) else whole
             raise NonFiniteError(f"step {self.step}: the loss is not finite. {_where(bad)}")
 
     def _result(
@@ -134,9 +139,9 @@ class Trainer:
         whole: dict[str, list[float]] = {}
         for (slot, _), row in zip(slots, sums, strict=True):
             before = whole.get(slot.task, [0.0] * 3)
-            whole[slot.task] = [a + b for a, b in zip(before, row, strict=True)]
-        model, ranks = self.recipe.model, self.accelerator.num_processes
-        sequences = [pair for slot, batch in slots for pair in self._sequences(slot.task, batch)]
+            whole[slot.task] = [a + b for a, b in zip(before, row[:3], strict=True)]
+        ranks = self.accelerator.num_processes
+        done = [self._work(slot.task, batch) for slot, batch in slots]
         return StepResult(
             losses={task: loss / max(terms, 1.0) for task, (loss, terms, _) in whole.items()},
             metrics={
@@ -146,24 +151,22 @@ class Trainer:
                 for task, (loss, terms, hits) in whole.items()
             },
             samples=sum(len(slot) for slot, _ in slots),
-            tokens=ranks * sum(count * length for count, length in sequences),
-            flops=ranks * training_flops(sequences, matrices=self.matrices, depth=model.depth, width=model.width),
+            tokens=ranks * sum(part.tokens for part in done),
+            flops=ranks * 3 * sum(self.cost.forward(part) for part in done),
             norm=norm,
             lr=lr,
         )
 
-    def _sequences(self, task: str, batch: Batch) -> Iterator[tuple[int, int]]:
-        """(How many, tokens of each) of all that a slot sends through the encoder on this rank."""
-        length = 1 + sum(tokens.values.shape[1] for tokens in batch.inputs.values())
-        if isinstance(batch.target, Tokens):
-            length += 2 * batch.target.values.shape[1]  # a caption, and a query for each of its words
-        yield len(batch), length
-        if isinstance(batch.target, dict):
-            yield len(batch), 1 + batch.target["tokens"].values.shape[1]
-        if task in self.labels:
-            yield len(self.labels[task]), 1 + self.labels[task].values.shape[1]
-        if self.recipe.tasks[task].answer.vocabulary == "encoder":
-            yield self.model.config.vocabulary_size, 3
+    def _work(self, task: str, batch: Batch) -> Work:
+        """What a slot sends through the network on this rank."""
+        return work(
+            self.recipe.tasks[task],
+            batch,
+            self.label_tokens.get(task),
+            self.model.config.vocabulary_size,
+            bucketed=bucketed_on(self.model.device),
+            ranks=self.accelerator.num_processes,
+        )
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Everything that a checkpoint holds, by group and parameter name."""
@@ -217,10 +220,10 @@ class Trainer:
 
 
 def _where(slots: Iterable[tuple[Slot, Batch]]) -> str:
-    """The tasks and samples of slots, for the error that ends a run."""
-    parts = [f"task {slot.task!r}, samples {json.dumps(list(batch.keys))}" for slot, batch in slots]
+    """The tasks and samples of slots of all ranks, for the error that ends a run."""
+    parts = gather_objects([f"task {slot.task!r}, samples {json.dumps(list(batch.keys))}" for slot, batch in slots])
     return (
-        "; ".join(parts)
+        "; ".join(dict.fromkeys(text for of_rank in parts for text in of_rank))
         + ". Nothing was changed by this step: look at these samples, or lower optim.lr, and start again from the last "
         "checkpoint"
     )

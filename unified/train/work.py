@@ -1,0 +1,94 @@
+"""What a slot sends through the network: for the speed of a run, and its share of what the machine can do."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from unified.buckets import by_length
+from unified.model import UnifiedModel
+from unified.task import Task
+from unified.train.flops import forward_flops, matrix_parameters
+from unified.types import IGNORE, Batch, Tokens
+
+
+@dataclass(frozen=True)
+class Work:
+    """The sizes of the products of one slot on one rank."""
+
+    sequences: tuple[tuple[int, int], ...]  # (how many, tokens of each) through the encoder
+    image_tokens: int  # embedded by a product; text is looked up
+    read: int  # states that become representations
+    pairs: int  # of representations that are compared
+
+    @property
+    def tokens(self) -> int:
+        """Tokens through the encoder, with the padding that buckets of like length leave."""
+        return sum(count * length for count, length in self.sequences)
+
+
+def work(
+    task: Task, batch: Batch, labels: Tokens | None, vocabulary: int, *, bucketed: bool = True, ranks: int = 1
+) -> Work:
+    """The work of a batch, whose texts are encoded in buckets of like length on a CPU (`bucketed`), as `score` does.
+
+    `labels`: tokens of the task's label set; `vocabulary`: entries of the vocabulary.
+    """
+    images = sum(t.values.shape[0] * t.values.shape[1] for t in batch.inputs.values() if t.modality == "image")
+    if task.answer.read != "prefix":
+        asked = batch.target.mask.sum() if isinstance(batch.target, Tokens) else (batch.target != IGNORE).sum()
+        sequences = _worded(batch, bucketed)
+        if task.answer.vocabulary == "encoder":
+            sequences = (*sequences, (vocabulary, 3))
+        return Work(sequences, images, int(asked) + vocabulary, int(asked) * vocabulary)
+    sequences = _represented(batch.inputs, bucketed)
+    if labels is None:
+        texts = batch.target["tokens"]
+        pairs = 2 * len(batch) * len(batch) * ranks  # in both directions
+        return Work((*sequences, *_represented({"text": texts}, bucketed)), images, 2 * len(batch), pairs)
+    sequences = (*sequences, *_represented({"text": labels}, bucketed))
+    return Work(sequences, images, len(batch) + len(labels), len(batch) * len(labels))
+
+
+def _represented(inputs: Mapping[str, Tokens], bucketed: bool) -> tuple[tuple[int, int], ...]:
+    """Sequences of samples that are read at their prefix."""
+    if set(inputs) == {"text"}:
+        return tuple((count, 1 + length) for count, length in _texts(inputs["text"], bucketed))
+    first = next(iter(inputs.values()))
+    return ((len(first), 1 + sum(tokens.values.shape[1] for tokens in inputs.values())),)
+
+
+def _worded(batch: Batch, bucketed: bool) -> tuple[tuple[int, int], ...]:
+    """Sequences of samples whose words are asked for."""
+    captions = isinstance(batch.target, Tokens)
+    text, times = (batch.target, 2) if captions else (batch.inputs["text"], 1)  # a caption, and a query for each word
+    extra = 1 + sum(t.values.shape[1] for name, t in batch.inputs.items() if captions or name != "text")
+    return tuple((count, extra + times * length) for count, length in _texts(text, bucketed, extra // times))
+
+
+def _texts(text: Tokens, bucketed: bool, extra: int = 0) -> list[tuple[int, int]]:
+    """(How many, tokens of each) of texts in buckets of like length."""
+    buckets = by_length(text, extra) if bucketed else None
+    if buckets is None:
+        return [(len(text), text.values.shape[1])]
+    lengths = text.mask.sum(dim=1)
+    return [(len(rows), int(lengths[rows].max())) for rows in buckets]
+
+
+class Cost:
+    """Floating-point operations of a model's work."""
+
+    def __init__(self, model: UnifiedModel) -> None:
+        self._encoder, self._head, self._image = map(matrix_parameters, (model.encoder, model.proj, model.image))
+        self._depth, self._width = model.config.depth, model.config.width
+
+    def forward(self, done: Work) -> int:
+        """Operations of the forward pass; a training step has three times as many (see `training_flops`)."""
+        encoder = forward_flops(done.sequences, matrices=self._encoder, depth=self._depth, width=self._width)
+        around = done.image_tokens * self._image + done.read * self._head + done.pairs * self._width
+        return encoder + 2 * around
+
+
+def bucketed_on(device: torch.device) -> bool:
+    """Whether texts are encoded in buckets there."""
+    return device.type == "cpu"
