@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from unified.answers.match import similarity, similarity_scale
+from unified.answers.match import Temperatures, similarity
 from unified.buckets import by_length, trimmed
 from unified.config import nearest
 from unified.configuration import UnifiedConfig
@@ -40,7 +40,7 @@ class Encoded:
 class UnifiedOutput(ModelOutput):  # type: ignore[misc]
     """What `UnifiedModel.forward` returns; a field is None when its inputs were not given."""
 
-    logits_per_image: Tensor | None = None  # (images, texts)
+    logits_per_image: Any = None  # (images, texts); copies are made by giving a mapping of all fields here
     logits_per_text: Tensor | None = None
     image_embeds: Tensor | None = None  # unit length
     text_embeds: Tensor | None = None
@@ -55,6 +55,7 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
     supports_gradient_checkpointing = True
     _no_split_modules = ("Block",)
     _supports_sdpa = True
+    _skip_keys_device_placement = ("norm",)  # a module that embeddings are given, and places itself
 
     def __init__(self, config: UnifiedConfig) -> None:
         super().__init__(config)
@@ -66,7 +67,7 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         self.encoder = Encoder(width, config.depth, config.heads, config.hidden, config.layer_scale)
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Linear(width, width)
-        self.log_scales = nn.ParameterDict(
+        self.log_scales = Temperatures(
             {family: nn.Parameter(torch.full((1,), LOG_SCALE)) for family in config.families}
         )
         self.processor: Any = None  # attached by `unified.load`, so that `classify` and `caption` take plain words
@@ -89,7 +90,7 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         elif isinstance(module, Block) and module.scale1 is not None and module.scale2 is not None:
             nn.init.constant_(module.scale1, self.config.layer_scale)
             nn.init.constant_(module.scale2, self.config.layer_scale)
-        elif isinstance(module, nn.ParameterDict):
+        elif isinstance(module, Temperatures):
             for log_scale in module.values():
                 nn.init.constant_(log_scale, LOG_SCALE)
 
@@ -98,19 +99,33 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         name = family or self.config.families[0]
         if name not in self.log_scales:
             raise KeyError(f"family {name!r} has no temperature in this model{nearest(name, list(self.log_scales))}")
-        return similarity_scale(self.log_scales[name])
+        return self.log_scales(name)
 
-    def prefix(self, rows: int) -> Float[Tensor, "b 1 w"]:
+    def get_input_embeddings(self) -> nn.Module:
+        """The table of word vectors, under the name that transformers asks for it."""
+        return self.text.word
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Put another table of word vectors in its place."""
+        self.text.word = value
+
+    @property
+    def input_device(self) -> torch.device:
+        """Where inputs go: to the weights, or to where accelerate runs those that it keeps elsewhere."""
+        place = getattr(getattr(self, "_hf_hook", None), "execution_device", None)
+        return self.device if place is None else torch.device(place)
+
+    def prefix(self, rows: int, device: torch.device) -> Float[Tensor, "b 1 w"]:
         """The [SPE] token that begins every sequence: the norm of its word vector, without position."""
-        return self.text.prefix(self.config.spe_token_id, self.norm).expand(rows, 1, -1)
+        return self.text.prefix(self.config.spe_token_id, self.norm, device).expand(rows, 1, -1)
 
-    def embed_tokens(self, tokens: Tokens) -> Float[Tensor, "b n w"]:
+    def vectors(self, tokens: Tokens) -> Float[Tensor, "b n w"]:
         """The vectors of one modality's tokens."""
         embedding = {"text": self.text, "image": self.image}.get(tokens.modality)
         if embedding is None:
             known = nearest(tokens.modality, ["text", "image"])
             raise KeyError(f"modality {tokens.modality!r} is not one of this model{known}")
-        return embedding(tokens, self.norm)
+        return embedding(tokens, norm=self.norm)
 
     def encode(
         self,
@@ -121,11 +136,15 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         noise: Noise | None = None,
     ) -> Encoded:
         """Run [SPE] and the parts through the encoder as one sequence; with `past` the parts continue another."""
-        vectors = [self.embed_tokens(tokens) for _, tokens in parts]
+        samples = len(parts[0][1])
+        if any(len(tokens) != samples for _, tokens in parts):
+            found = ", ".join(f"{len(tokens)} of {tokens.modality}" for _, tokens in parts)
+            raise ValueError(f"inputs of one batch differ in their number of samples: {found}; give as many of each")
+        vectors = [self.vectors(tokens) for _, tokens in parts]
         masks = [tokens.mask for _, tokens in parts]
         lengths = [vector.shape[1] for vector in vectors]
         if past is None:
-            vectors.insert(0, self.prefix(vectors[0].shape[0]).to(vectors[0].dtype))
+            vectors.insert(0, self.prefix(samples, vectors[0].device).to(vectors[0].dtype))
             masks.insert(0, masks[0].new_ones(masks[0].shape[0], 1))
             lengths[0] += 1  # the prefix belongs to the first part
         whole = layout([(attributes, length) for (attributes, _), length in zip(parts, lengths, strict=True)])
@@ -154,9 +173,11 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
 
     def vocabulary(self, how: str = "embedding", chunk: int = 4096) -> Float[Tensor, "v w"]:
         """The representations of all vocabulary entries: of their word vectors, or each `[entry, end]` encoded."""
+        ids = torch.arange(self.config.vocabulary_size, device=self.input_device)
         if how == "embedding":
-            return self.project(self.norm(self.text.word.weight))
-        ids = torch.arange(self.config.vocabulary_size, device=self.text.word.weight.device)
+            # A table kept elsewhere is fetched when it is called; a table at hand is read whole, which is quicker.
+            table = self.text.word(ids) if self.text.word.weight.is_meta else self.text.word.weight
+            return self.project(self.norm(table))
         entries = torch.stack([ids, torch.full_like(ids, self.config.end_token_id)], dim=1)
         chunks = [self.represent({"text": text_tokens(rows)}, "candidate") for rows in entries.split(chunk)]
         return torch.cat(chunks)
@@ -187,7 +208,7 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
             found["text"] = text_tokens(input_ids, attention_mask)
         if not found:
             raise TypeError("nothing to encode; give input_ids, pixel_values or tokens of a modality")
-        return {name: tokens.to(self.device) for name, tokens in found.items()}
+        return {name: tokens.to(self.input_device) for name, tokens in found.items()}
 
     def forward(
         self,
@@ -195,32 +216,39 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         attention_mask: Tensor | None = None,
         pixel_values: Tensor | None = None,
         family: str | None = None,
-        **ignored: Any,
-    ) -> UnifiedOutput:
-        """Representations of images and of texts, and the similarity of each pair where both are given."""
-        known = {name: value for name, value in ignored.items() if name not in {"return_dict", "output_attentions"}}
-        tokens = self.tokens(input_ids, attention_mask, pixel_values, **known)
+        return_dict: bool | None = None,
+        **given: Any,
+    ) -> UnifiedOutput | tuple[Tensor, ...]:
+        """Representations of images and of texts, and the similarity of each pair where both are given.
+
+        A tuple of what there is in the order of `UnifiedOutput`'s fields where `return_dict` is False.
+        """
+        for name in ("output_hidden_states", "output_attentions"):
+            if given.pop(name, False):
+                raise TypeError(f"{name}: this model returns representations alone; leave it out or False")
+        tokens = self.tokens(input_ids, attention_mask, pixel_values, **given)
         image = self.represent({"image": tokens["image"]}) if "image" in tokens else None
         role = "input" if image is None else "candidate"
         text = self.represent({"text": tokens["text"]}, role) if "text" in tokens else None
         logits = None
         if image is not None and text is not None:
             logits = similarity(image, text, self.scale(family))
-        return UnifiedOutput(
+        output = UnifiedOutput(
             logits_per_image=logits,
             logits_per_text=None if logits is None else logits.T,
             image_embeds=image,
             text_embeds=text,
         )
+        as_fields = self.config.return_dict if return_dict is None else return_dict
+        return output if as_fields else output.to_tuple()
 
     def candidates(self, labels: Sequence[str] | Tensor | Tokens, templates: Sequence[str] = ("{}",)) -> Tensor:
         """Representations of candidate answers (c, w): names in all templates, averaged; ids (c, n); or tokens."""
         if isinstance(labels, Tensor):
-            return self.represent({"text": text_tokens(labels.to(self.device))}, "candidate")
+            return self.represent({"text": text_tokens(labels.to(self.input_device))}, "candidate")
         if isinstance(labels, Tokens):
-            return self.represent({"text": labels.to(self.device)}, "candidate")
-        if not labels:
-            raise ValueError("labels: the list of candidates is empty; give at least one name")
+            return self.represent({"text": labels.to(self.input_device)}, "candidate")
+        _check_words(labels, templates)
         prompts = [template.replace("{c}", "{}").replace("{}", name) for name in labels for template in templates]
         text = self.tokens(**self._processor()(text=prompts))
         features = self.represent(text, "candidate").view(len(labels), len(templates), -1)
@@ -238,11 +266,26 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         """Probability of each candidate for each sample; `family` names the temperature."""
         return similarity(self.embed(**inputs), self.candidates(labels, templates), self.scale(family)).softmax(dim=1)
 
-    def caption(self, inputs: Mapping[str, Any], *, beams: int = 1, max_length: int | None = None) -> list[str]:
-        """A text for each sample, built word by word by matching against the vocabulary."""
+    def caption(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        beams: int = 1,
+        max_length: int | None = None,
+        family: str | None = None,
+        vocabulary: str = "embedding",
+    ) -> list[str]:
+        """A text for each sample, built word by word by matching against the vocabulary.
+
+        `family` names the temperature, that of the captioning task where there are several (the model's first one
+        by default); with one beam it changes nothing. `vocabulary` is how that task represents its entries:
+        "embedding" or "encoder", as its recipe says (`answer.vocabulary`).
+        """
         from unified.generation import generate  # the decoding loop imports this module's types
 
-        found = generate(self, self.tokens(**inputs), beams=beams, max_length=max_length)
+        found = generate(
+            self, self.tokens(**inputs), beams=beams, max_length=max_length, family=family, vocabulary=vocabulary
+        )
         tokenizer = self._processor().tokenizers["text"]
         return [tokenizer.text(ids) for ids in found]
 
@@ -253,6 +296,18 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
                 "or add `model.processor = AutoProcessor.from_pretrained(folder)`"
             )
         return self.processor
+
+
+def _check_words(labels: Sequence[str], templates: Sequence[str]) -> None:
+    """Refuse names and templates that cannot be told apart as candidates."""
+    for name, words in (("labels", labels), ("templates", templates)):
+        if isinstance(words, str):
+            raise TypeError(f"{name}: the string {words!r}, whose letters would each count; give a list: [{words!r}]")
+        if not len(words):
+            raise ValueError(f"{name}: the list is empty; give at least one")
+    for template in templates:
+        if "{}" not in template and "{c}" not in template:
+            raise ValueError(f"templates: {template!r} has no {{}} for the name to stand in; 'a photo of a {{}}' has")
 
 
 def text_tokens(ids: Int[Tensor, "b n"], mask: Tensor | None = None) -> Tokens:

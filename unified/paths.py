@@ -14,12 +14,17 @@ def data_folder(name: str) -> Path:
 
 
 def find(folder: str, reference: str, suffix: str = "") -> Path:
-    """The file or folder that `reference` names: a path that exists, or a name inside the project's `folder`."""
+    """The file or folder that `reference` names: a path that exists, or a name inside the project's `folder`.
+
+    A bare name (no slash, no ending) is the project's even where the current folder holds such a file or folder, so
+    that a recipe means the same everywhere; `./name` is the path.
+    """
     direct = Path(reference)
-    if direct.exists():
-        return direct
     inside = data_folder(folder.split("/", maxsplit=1)[0]).joinpath(*folder.split("/")[1:])
-    for candidate in (inside / reference, inside / f"{reference}{suffix}"):
+    candidates = [direct, inside / reference, inside / f"{reference}{suffix}"]
+    if "/" not in reference and direct.name == reference and not direct.suffix:
+        candidates = [*candidates[:0:-1], direct]  # the file with its ending before a folder of the bare name
+    for candidate in candidates:
         if candidate.exists():
             return candidate
     known = [p.stem if suffix else p.name for p in inside.glob(f"*{suffix}")] if inside.is_dir() else []

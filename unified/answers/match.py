@@ -8,7 +8,7 @@ distribution is then uniform over them (UniCL, CVPR 2022).
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 MAX_SCALE = 100.0
 
@@ -16,6 +16,16 @@ MAX_SCALE = 100.0
 def similarity_scale(log_scale: Float[Tensor, "1"]) -> Float[Tensor, "1"]:
     """min(exp(s), 100) in fp32: above the cap it is the constant, so the gradient to s vanishes there."""
     return log_scale.float().exp().clamp(max=MAX_SCALE)
+
+
+class Temperatures(nn.ParameterDict):
+    """The learned s of each task family. Called, so that weights kept elsewhere (accelerate's offload) are fetched."""
+
+    __call__ = nn.Module.__call__  # a plain ParameterDict refuses calls
+
+    def forward(self, family: str) -> Float[Tensor, "1"]:
+        """The factor of the similarities of a family."""
+        return similarity_scale(self[family])
 
 
 def similarity(

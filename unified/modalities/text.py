@@ -206,6 +206,9 @@ class TextEmbedding(nn.Module):
         kind = self.token_type(torch.zeros(1, dtype=torch.long, device=time.device))
         return norm(self.word(tokens.values) + self.position(time) + kind)
 
-    def prefix(self, index: int, norm: nn.LayerNorm) -> Float[Tensor, "w"]:
-        """The vector of one word without position and type: [SPE] at the head of a sequence."""
-        return norm(self.word(torch.full((1,), index, device=self.word.weight.device)))[0]
+    def prefix(self, index: int, norm: nn.LayerNorm, device: torch.device | None = None) -> Float[Tensor, "w"]:
+        """The vector of one word without position and type: [SPE] at the head of a sequence.
+
+        `device` is that of the sequence, for weights that are kept elsewhere; that of the weights where it is None.
+        """
+        return norm(self.word(torch.full((1,), index, device=device or self.word.weight.device)))[0]
