@@ -18,7 +18,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
 
-# Data, training, evaluation and export; every stage skips what is there already.
+# Data, training, evaluation and export. Data that are there and a run that is finished are not made again.
 quickstart: install
 	$(BIN)/unified shards build glyphs data/glyphs --skip-existing
 	$(BIN)/unified shards build digits data/digits --skip-existing
