@@ -38,6 +38,45 @@ class TextSettings:
     """Rows of the learned table of positions."""
 
 
+LINEARS = ("qkv", "out", "up", "down")
+"""The linears of a block that can be conditional: fused queries, keys and values; attention output; both of the MLP."""
+
+
+@dataclass(frozen=True)
+class ExpertSettings:
+    """Conditional experts: which linears of which layers have them, and what chooses among them (Uni-Perceiver-MoE)."""
+
+    count: int = 8
+    """Experts of each conditional linear."""
+    top: int = 2
+    """Experts that are chosen."""
+    router: Literal["attribute", "task", "modality", "context", "token", "hash"] = "attribute"
+    """What the choice looks at. The first three and `hash` (a fixed draw by attributes) do not look at the data: experts'
+    weights are merged before the products, at the cost of a dense layer. `context` and `token` send each token to
+    experts of its own."""
+    layers: Literal["even", "odd", "all"] | Sequence[int] = "even"
+    """Layers with experts: even numbers (0, 2, 4 …), odd ones, all, or a list."""
+    linears: Sequence[Literal["qkv", "out", "up", "down"]] = LINEARS
+    shared_decisions: bool = True
+    """`out` reuses the choice made for `qkv`, and `down` that for `up`; otherwise each linear has a router of its own."""
+    noise: float = 1.0
+    """Gate noise in training of routers that do not look at the data: standard deviation times the experts (V-MoE)."""
+    bits: Sequence[str] = ()
+    """Attributes behind the eight published ones: `query`, `modality:NAME` or `family:NAME`; their weights start at 0."""
+    hidden: int | None = None
+    """Feed-forward width of one expert where tokens are sent to experts; null: `model.hidden`. With `model.hidden`
+    divided by `top` the layer does the work of a dense one."""
+    balance: float = 0.01
+    """Weight of the load-balance loss (Switch Transformer) of routers that look at the data."""
+    z_loss: float = 0.0
+    """Weight of the squared log-sum of the gate's logits (ST-MoE), likewise."""
+    bias_rate: float = 0.0
+    """Step of the bias that balances the load without a loss (DeepSeek-V3), likewise; 0: no bias."""
+    capacity: float | None = None
+    """Most tokens of an expert, in multiples of an even share, likewise; the tokens with the lowest gates are left out.
+    null: every token reaches its experts."""
+
+
 @dataclass(frozen=True)
 class ModelSettings:
     """The shape of the network (reference arithmetic: Uni-Perceiver, CVPR 2022)."""
@@ -50,6 +89,8 @@ class ModelSettings:
     layer_scale: float | None = 1e-3
     """Initial value of the learned scale of each residual branch; null: no scale."""
     drop_path: float = 0.0
+    experts: ExpertSettings | None = None
+    """Conditional experts; null: a dense network."""
     image: ImageSettings = field(default_factory=ImageSettings)
     text: TextSettings = field(default_factory=TextSettings)
 

@@ -11,10 +11,10 @@ from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
 
 from unified import log
+from unified.cli.app import app
 from unified.config import RecipeError
 from unified.errors import UserError
 
-app = SubcommandApp()
 shards = SubcommandApp()
 tokenizer = SubcommandApp()
 app.command(shards, name="shards", help="Build, look at, check and index shards.")
