@@ -51,18 +51,18 @@ class ExpertSettings:
     top: int = 2
     """Experts that are chosen."""
     router: Literal["attribute", "task", "modality", "context", "token", "hash"] = "attribute"
-    """What the choice looks at. The first three and `hash` (a fixed draw by attributes) do not look at the data: experts'
-    weights are merged before the products, at the cost of a dense layer. `context` and `token` send each token to
-    experts of its own."""
+    """What the choice looks at. The first three and `hash` (a fixed draw by attributes) do not look at the data: the
+    weights of the experts are merged before the products, at the cost of a dense layer. `context` and `token` send
+    each token to experts of its own."""
     layers: Literal["even", "odd", "all"] | Sequence[int] = "even"
     """Layers with experts: even numbers (0, 2, 4 …), odd ones, all, or a list."""
     linears: Sequence[Literal["qkv", "out", "up", "down"]] = LINEARS
     shared_decisions: bool = True
-    """`out` reuses the choice made for `qkv`, and `down` that for `up`; otherwise each linear has a router of its own."""
+    """`out` reuses the choice made for `qkv`, and `down` that for `up`; false: each linear has a router of its own."""
     noise: float = 1.0
     """Gate noise in training of routers that do not look at the data: standard deviation times the experts (V-MoE)."""
     bits: Sequence[str] = ()
-    """Attributes behind the eight published ones: `query`, `modality:NAME` or `family:NAME`; their weights start at 0."""
+    """Attributes after the eight published: `query`, `modality:NAME` or `family:NAME`; their weights start at 0."""
     hidden: int | None = None
     """Feed-forward width of one expert where tokens are sent to experts; null: `model.hidden`. With `model.hidden`
     divided by `top` the layer does the work of a dense one."""
