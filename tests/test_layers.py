@@ -17,6 +17,7 @@ MEANING = {
     "labels",
     "buckets",
     "layout",
+    "conditions",
     "metrics",
     "matching",
     "generation",

@@ -103,9 +103,9 @@ def test_captions_use_the_temperature_and_the_vocabulary_asked_for(
         asked.append((family, "scale"))
         return scale(self, family)
 
-    def spy_vocabulary(self: UnifiedModel, how: str = "embedding", chunk: int = 4096) -> Tensor:
+    def spy_vocabulary(self: UnifiedModel, how: str = "embedding", **given: Any) -> Tensor:
         asked.append((how, "vocabulary"))
-        return vocabulary(self, how, chunk)
+        return vocabulary(self, how, **given)
 
     monkeypatch.setattr(UnifiedModel, "scale", spy)
     monkeypatch.setattr(UnifiedModel, "vocabulary", spy_vocabulary)

@@ -1,11 +1,13 @@
 """The shape of a model as a Hugging Face configuration: what config.json holds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import asdict, field
 from typing import Any, Self
 
 from transformers import PretrainedConfig
 
+from unified.conditions import plain
+from unified.layout import Attributes
 from unified.modalities.base import FORMAT, Tokenizer, check_format
 from unified.modalities.image import ImageTokenizer
 from unified.modalities.text import TextTokenizer
@@ -53,6 +55,13 @@ class UnifiedConfig(PretrainedConfig):  # type: ignore[misc]
     hidden: int = ModelSettings.hidden
     layer_scale: float | None = ModelSettings.layer_scale
     drop_path: float = ModelSettings.drop_path
+    experts: dict[str, Any] | None = None
+    """Conditional experts, in the keys of a recipe's `model.experts` with `layers` as numbers; None: a dense network.
+
+    A folded model has the router "rows", the names of its `rows`, and `folded`, the router that it came from.
+    """
+    tasks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """The kinds of token of each task that the model was made for (`Attributes`), as folding and reports ask for."""
     image: dict[str, Any] = field(
         default_factory=lambda: _image(ImageSettings(), 224, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     )
@@ -66,9 +75,16 @@ class UnifiedConfig(PretrainedConfig):  # type: ignore[misc]
 
     @classmethod
     def from_settings(
-        cls, settings: ModelSettings, tokenizers: Mapping[str, Tokenizer], families: Sequence[str]
+        cls,
+        settings: ModelSettings,
+        tokenizers: Mapping[str, Tokenizer],
+        families: Sequence[str],
+        tasks: Mapping[str, Sequence[Attributes]] | None = None,
     ) -> Self:
-        """The configuration of a recipe's model with these tokenizers and one temperature a family."""
+        """The configuration of a recipe's model with these tokenizers and one temperature a family.
+
+        `tasks`: the kinds of token of each task.
+        """
         image, text = tokenizers["image"], tokenizers["text"]
         assert isinstance(image, ImageTokenizer)
         assert isinstance(text, TextTokenizer)
@@ -79,6 +95,8 @@ class UnifiedConfig(PretrainedConfig):  # type: ignore[misc]
             hidden=settings.hidden,
             layer_scale=settings.layer_scale,
             drop_path=settings.drop_path,
+            experts=plain(settings.experts, settings.depth) if settings.experts else None,
+            tasks={name: [asdict(kind) for kind in kinds] for name, kinds in (tasks or {}).items()},
             image=_image(settings.image, image.height, image.width, image.mean, image.std),
             text=_text(settings.text),
             vocabulary_size=text.size,

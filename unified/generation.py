@@ -26,7 +26,7 @@ class _Beams:
 
     def reorder(self, rows: Int[Tensor, "r"]) -> None:
         self.ids, self.done, self.past_mask = self.ids[rows], self.done[rows], self.past_mask[rows]
-        self.past = tuple((key[rows], value[rows]) for key, value in self.past)
+        self.past = tuple(cache.rows(rows) for cache in self.past)
 
 
 @torch.no_grad()
@@ -52,44 +52,63 @@ def generate(
     positions = model.config.text["positions"]
     if not 1 <= limit <= positions:
         raise ValueError(f"max_length: {limit}; expected 1 to {positions}, the text positions of this model")
-    candidates = model.vocabulary(vocabulary)
-    parts = [(Attributes(tokens.modality), tokens) for tokens in inputs.values()]
-    encoded = model.encode(parts)
+    kind = Attributes("text", causal=True, given=tuple(sorted({*inputs, "text"})), family=family or "")
+    with model.encoder.sharing():
+        candidates = model.vocabulary(vocabulary, given=kind.given, family=family)
+        state = _begin(model, inputs, beams, kind)
+        _extend(model, state, candidates, model.scale(family), limit, beams, kind)
+    size = len(state.total) // beams
+    best = state.total.view(size, beams).argmax(dim=1) + torch.arange(size, device=state.total.device) * beams
+    return [_closed(ids, model.config.end_token_id) for ids in state.ids[best].tolist()]
+
+
+def _begin(model: UnifiedModel, inputs: Mapping[str, Tokens], beams: int, kind: Attributes) -> _Beams:
+    """Encode the inputs once, and repeat what they leave for each beam."""
+    encoded = model.encode([(replace(kind, modality=t.modality, causal=False), t) for t in inputs.values()])
     masks = torch.cat([tokens.mask for tokens in inputs.values()], dim=1)
     size = len(masks)
     rows = torch.arange(size, device=masks.device).repeat_interleave(beams)
     total = torch.full((size, beams), -torch.inf, device=masks.device)
     total[:, 0] = 0.0  # all beams of a sample are equal at first: only one may grow
     seen = torch.cat([masks.new_ones(size, 1), masks], dim=1)
-    state = _Beams(
+    return _Beams(
         torch.empty(len(rows), 0, dtype=torch.long, device=masks.device),
         total.flatten(),
         torch.zeros(len(rows), dtype=torch.bool, device=masks.device),
-        tuple((key[rows], value[rows]) for key, value in encoded.past),
+        tuple(cache.rows(rows) for cache in encoded.past),
         seen[rows],
     )
-    scale = model.scale(family)
+
+
+def _extend(
+    model: UnifiedModel,
+    state: _Beams,
+    candidates: Float[Tensor, "v w"],
+    scale: Float[Tensor, "1"],
+    limit: int,
+    beams: int,
+    kind: Attributes,
+) -> None:
+    """Add words until every caption is closed or has `limit` of them."""
     for step in range(limit):
-        states = _ask(model, state, step)
+        states = _ask(model, state, step, kind)
         logits = similarity(model.project(states), candidates, scale)
         logits[:, model.config.spe_token_id] = -torch.inf  # the question is never the answer
         _grow(state, logits.log_softmax(dim=1), beams, model.config.end_token_id)
         if bool(state.done.all()):
             break
-    best = state.total.view(size, beams).argmax(dim=1) + torch.arange(size, device=masks.device) * beams
-    return [_closed(ids, model.config.end_token_id) for ids in state.ids[best].tolist()]
 
 
-def _ask(model: UnifiedModel, state: _Beams, step: int) -> Float[Tensor, "r w"]:
+def _ask(model: UnifiedModel, state: _Beams, step: int, kind: Attributes) -> Float[Tensor, "r w"]:
     """The state of the query at place `step`; on the way the word chosen last enters the cache."""
     count = len(state.total)
     query = torch.full((count, 1), model.config.spe_token_id, device=state.total.device)
     # As one causal run the word sees itself and the query sees both, which is their part of the two-block mask.
     ids = torch.cat([state.ids[:, -1:], query], dim=1)
-    parts = [(Attributes("text", causal=True), _tokens(ids, step + 1 - ids.shape[1]))]
+    parts = [(kind, _tokens(ids, step + 1 - ids.shape[1]))]
     encoded = model.encode(parts, past=state.past, past_mask=state.past_mask)
     # The query has answered and leaves; the word stays for later queries to see.
-    state.past = tuple((key[:, :, :-1], value[:, :, :-1]) for key, value in encoded.past)
+    state.past = tuple(cache.without_last() for cache in encoded.past)
     if step:
         state.past_mask = torch.cat([state.past_mask, state.past_mask.new_ones(count, 1)], dim=1)
     return encoded.states[:, -1]

@@ -1,9 +1,9 @@
 """How the parts of one input become one sequence: which tokens stand where, what they are, who sees whom."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool
@@ -19,6 +19,19 @@ class Attributes:
     modality: str
     role: Literal["input", "candidate", "query"] = "input"
     causal: bool = False
+    given: tuple[str, ...] = ()
+    """The modalities of the question's inputs, sorted; for a candidate, of the question that it may answer."""
+    family: str = ""
+    """The task family, for routers that look at it; empty: the model's first."""
+
+
+def asked(parts: Sequence[tuple[Attributes, Any]]) -> list[tuple[Attributes, Any]]:
+    """The parts of one sequence with `given` filled in where it is empty: from the parts, as they are its inputs.
+
+    A candidate that is asked about nothing in particular is asked about images.
+    """
+    inputs = tuple(sorted({attributes.modality for attributes, _ in parts}))
+    return [(replace(a, given=a.given or (("image",) if a.role == "candidate" else inputs)), part) for a, part in parts]
 
 
 @dataclass(frozen=True)

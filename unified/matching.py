@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -49,25 +48,27 @@ def score(
     `name` stands in for the task's family where it names none.
     """
     of_inputs, of_candidates = (noise.inputs, noise.candidates) if noise else (None, None)
-    scale = model.scale(task.family or name or batch.task)
+    family = task.family or name or batch.task
+    scale = model.scale(family)
     if task.answer.read == "prefix":
-        features = model.represent(batch.inputs, noise=of_inputs)
+        features = model.represent(batch.inputs, noise=of_inputs, family=family)
         if task.answer.candidates == "batch":
-            return _match_batch(model, task, batch.target, features, scale, of_candidates)
+            texts = {"text": batch.target["tokens"]}
+            candidates = model.represent(texts, "candidate", of_candidates, given=batch.inputs, family=family)
+            return _match_batch(features, candidates, batch.target["group"], scale, task.answer.label_smoothing)
         assert labels is not None, "a task with a label set needs the tokens of its labels"
-        candidates = model.represent({"text": labels}, "candidate", of_candidates)
+        candidates = model.represent({"text": labels}, "candidate", of_candidates, given=batch.inputs, family=family)
         return _classes(similarity(features, candidates, scale), batch.target, task.answer.label_smoothing)
     states, target, row = [], [], []
     for rows, part in _parts(batch):
-        read, ids = _read_words(
-            model, task, part, of_inputs if of_inputs is None or rows is None else of_inputs.rows(rows)
-        )
+        drawn = of_inputs if of_inputs is None or rows is None else of_inputs.rows(rows)
+        read, ids = _read_words(model, task, part, family, drawn)
         asked = ids != IGNORE
         states.append(read[asked])
         target.append(ids[asked])
         number = asked.nonzero()[:, 0]
         row.append(number if rows is None else rows[number])
-    vocabulary = model.vocabulary(task.answer.vocabulary)
+    vocabulary = model.vocabulary(task.answer.vocabulary, given=task.inputs.values(), family=family)
     logits = similarity(model.project(torch.cat(states)), vocabulary, scale)
     return _by_sample(_classes(logits, torch.cat(target), task.answer.label_smoothing), torch.cat(row), len(batch))
 
@@ -107,15 +108,13 @@ def _classes(logits: Tensor, target: Tensor, label_smoothing: float) -> Scores:
 
 
 def _match_batch(
-    model: UnifiedModel, task: Task, target: dict[str, Any], features: Tensor, scale: Tensor, noise: Noise | None
+    features: Tensor, texts: Tensor, group: Int[Tensor, "b"], scale: Tensor, label_smoothing: float
 ) -> Scores:
     """Retrieval in both directions: this rank's rows against the candidates of all ranks."""
-    texts = model.represent({"text": target["tokens"]}, "candidate", noise)
-    all_features, all_texts, groups = gather_rows(features), gather_rows(texts), _all_groups(target["group"])
-    right = target["group"][:, None] == groups[None, :]
+    all_features, all_texts = gather_rows(features), gather_rows(texts)
+    right = group[:, None] == _all_groups(group)[None, :]
     forward, backward = similarity(features, all_texts, scale), similarity(texts, all_features, scale)
-    smoothing = task.answer.label_smoothing
-    loss = (loss_of_set(forward, right, smoothing) + loss_of_set(backward, right, smoothing)) / 2
+    loss = (loss_of_set(forward, right, label_smoothing) + loss_of_set(backward, right, label_smoothing)) / 2
     hits = correct(forward, right).long()
     return Scores(loss, torch.ones_like(hits), hits)
 
@@ -129,23 +128,30 @@ def _all_groups(group: Int[Tensor, "b"]) -> Int[Tensor, "a"]:
     return reduce_sum(placed)
 
 
-def _read_words(model: UnifiedModel, task: Task, batch: Batch, noise: Noise | None) -> tuple[Tensor, Tensor]:
+def _read_words(
+    model: UnifiedModel, task: Task, batch: Batch, family: str, noise: Noise | None
+) -> tuple[Tensor, Tensor]:
     """The states that answer for words, and the words' ids (b, n), IGNORE where none is asked."""
     inputs = batch.inputs
     if task.answer.read == "masked":
-        encoded = model.encode([(Attributes(t.modality), t) for t in inputs.values()], noise=noise)
+        encoded = model.encode([(Attributes(t.modality, family=family), t) for t in inputs.values()], noise=noise)
         segment = encoded.layout.find("text")
         words = encoded.states[:, segment.stop - batch.target.shape[1] : segment.stop]
         return words, batch.target
     if task.answer.read == "causal":
-        encoded = model.encode([(Attributes("text", causal=True), inputs["text"])], noise=noise)
-        return encoded.states[:, :-1], batch.target
+        part = (Attributes("text", causal=True, family=family), inputs["text"])
+        return model.encode([part], noise=noise).states[:, :-1], batch.target
     parts = [(Attributes(tokens.modality), tokens) for tokens in inputs.values()]
-    return read_caption(model, parts, batch.target, noise)
+    return read_caption(model, parts, batch.target, noise, family=family)
 
 
 def read_caption(
-    model: UnifiedModel, parts: list[tuple[Attributes, Tokens]], text: Tokens, noise: Noise | None = None
+    model: UnifiedModel,
+    parts: list[tuple[Attributes, Tokens]],
+    text: Tokens,
+    noise: Noise | None = None,
+    *,
+    family: str = "",
 ) -> tuple[Tensor, Tensor]:
     """The state of each [SPE] query of a caption (b, n, w), and the ids that they should find (b, n).
 
@@ -156,6 +162,25 @@ def read_caption(
         (Attributes("text", causal=True), text),
         (Attributes("text", "query", causal=True), queries),
     ]
-    encoded = model.encode([*parts, *halves], noise=noise)
+    whole = [(replace(attributes, family=family), tokens) for attributes, tokens in [*parts, *halves]]
+    encoded = model.encode(whole, noise=noise)
     segment = encoded.layout.find("text", "query")
     return encoded.states[:, segment.start : segment.stop], text.values.masked_fill(~text.mask, IGNORE)
+
+
+def token_kinds(task: Task, name: str) -> tuple[Attributes, ...]:
+    """Every kind of token that `score` runs through the encoder for a task: the rows that its routing has."""
+    family = task.family or name
+    given = tuple(sorted(set(task.inputs.values())))
+    inputs = [Attributes(modality, given=given, family=family) for modality in given]
+    candidate = Attributes("text", "candidate", given=given, family=family)
+    if task.answer.read == "prefix":
+        return (*inputs, candidate)
+    encoded = (candidate,) if task.answer.vocabulary == "encoder" else ()
+    if task.answer.read == "masked":
+        return (*inputs, *encoded)
+    if task.answer.read == "causal":
+        return (replace(inputs[0], causal=True), *encoded)
+    both = tuple(sorted({*given, "text"}))
+    words = Attributes("text", causal=True, given=both, family=family)
+    return (*(replace(part, given=both) for part in inputs), words, replace(words, role="query"), *encoded)

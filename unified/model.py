@@ -1,6 +1,6 @@
 """The network as a Hugging Face model: embeddings, encoder, and the head that makes representations comparable."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,27 +13,32 @@ from transformers.utils import ModelOutput
 
 from unified.answers.match import Temperatures, similarity
 from unified.buckets import by_length, trimmed
+from unified.conditions import BITS, Conditioner, shape
 from unified.config import nearest
 from unified.configuration import UnifiedConfig
-from unified.layout import Attributes, Layout, layout, visibility
+from unified.layout import Attributes, Layout, asked, layout, visibility
 from unified.modalities.base import timeline
 from unified.modalities.image import ImageEmbedding, patches
 from unified.modalities.text import TextEmbedding
 from unified.nn.attention import Cache, QueryKeyValue
 from unified.nn.block import Block
 from unified.nn.encoder import Encoder, Noise
+from unified.nn.experts import ConditionalLinear
+from unified.nn.routing import AttributeRouter, ContextRouter, TokenRouter, Usage
 from unified.types import Tokens
 
+FUSED = (QueryKeyValue, ConditionalLinear)  # linears of several matrices
 LOG_SCALE = 2.6593  # ln(1 / 0.07), the usual start of a learned temperature (CLIP, ICML 2021)
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """States of a sequence, what its tokens are, and the cache to continue it."""
+    """States of a sequence, what its tokens are, the cache to continue it, and what routers chose."""
 
     states: Float[Tensor, "b n w"]
     layout: Layout
     past: tuple[Cache, ...]
+    routing: tuple[Usage, ...]
 
 
 @dataclass
@@ -64,7 +69,12 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         names = ("patch", "mean", "std", "positions", "position_scale", "grid", "frames")
         self.image = ImageEmbedding(width, **{name: config.image[name] for name in names})
         self.norm = nn.LayerNorm(width)  # of the embeddings of all modalities: one norm, held here alone
-        self.encoder = Encoder(width, config.depth, config.heads, config.hidden, config.layer_scale)
+        experts = config.experts
+        self.encoder = Encoder(
+            width, config.depth, config.heads, config.hidden, config.layer_scale,
+            *((shape(experts, config.families), experts["layers"]) if experts else ()),
+        )  # fmt: skip
+        self._conditioner = Conditioner(experts, config.families) if experts else None
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Linear(width, width)
         self.log_scales = Temperatures(
@@ -76,17 +86,26 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Xavier for matrices (Q, K and V as blocks of their own), N(0, 0.02) for tables, as Uni-Perceiver does."""
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear | ConditionalLinear):
             # Transformers marks what it loaded, on the tensor: views of it would be drawn anew.
             if not getattr(module.weight, "_is_hf_initialized", False):
-                for matrix in module.matrices() if isinstance(module, QueryKeyValue) else (module.weight,):
+                for matrix in module.matrices() if isinstance(module, FUSED) else (module.weight,):
                     nn.init.xavier_uniform_(matrix)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
+        elif isinstance(module, AttributeRouter):
+            # What is appended to the published attributes changes no choice until it is learned.
+            if not getattr(module.transform.weight, "_is_hf_initialized", False):
+                nn.init.zeros_(module.transform.weight[:, len(BITS) :])
+        elif isinstance(module, TokenRouter):
+            for parameter in (module.bias, module.query if isinstance(module, ContextRouter) else None):
+                if parameter is not None:
+                    nn.init.zeros_(parameter)
         elif isinstance(module, Block) and module.scale1 is not None and module.scale2 is not None:
             nn.init.constant_(module.scale1, self.config.layer_scale)
             nn.init.constant_(module.scale2, self.config.layer_scale)
@@ -140,6 +159,7 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         if any(len(tokens) != samples for _, tokens in parts):
             found = ", ".join(f"{len(tokens)} of {tokens.modality}" for _, tokens in parts)
             raise ValueError(f"inputs of one batch differ in their number of samples: {found}; give as many of each")
+        parts = asked(parts)
         vectors = [self.vectors(tokens) for _, tokens in parts]
         masks = [tokens.mask for _, tokens in parts]
         lengths = [vector.shape[1] for vector in vectors]
@@ -148,43 +168,77 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
             masks.insert(0, masks[0].new_ones(masks[0].shape[0], 1))
             lengths[0] += 1  # the prefix belongs to the first part
         whole = layout([(attributes, length) for (attributes, _), length in zip(parts, lengths, strict=True)])
-        mask = _attention_mask(whole, torch.cat(masks, dim=1), past_mask)
-        output = self.encoder(torch.cat(vectors, dim=1), mask, whole.segments, past=past, noise=noise)
-        return Encoded(output.states, whole, output.past)
+        real = torch.cat(masks, dim=1)
+        segments, conditions = whole.segments, None
+        if self._conditioner is not None:
+            segments, conditions = self._conditioner(whole, real, visibility(whole, real.device))
+        output = self.encoder(
+            torch.cat(vectors, dim=1), _attention_mask(whole, real, past_mask), segments, conditions=conditions,
+            past=past, noise=noise,
+        )  # fmt: skip
+        return Encoded(output.states, whole, output.past, output.routing)
 
     def project(self, states: Float[Tensor, "*n w"]) -> Float[Tensor, "*n w"]:
         """Unit-length representations of states: the same norm and projection for inputs and candidates."""
         return F.normalize(self.proj(self.ln_post(states)).float(), dim=-1)
 
     def represent(
-        self, inputs: Mapping[str, Tokens], role: Any = "input", noise: Noise | None = None
+        self,
+        inputs: Mapping[str, Tokens],
+        role: Any = "input",
+        noise: Noise | None = None,
+        *,
+        given: Iterable[str] = (),
+        family: str | None = None,
     ) -> Float[Tensor, "b w"]:
-        """The representation of each sample, read at [SPE]."""
+        """The representation of each sample, read at [SPE].
+
+        Conditional layers look at `given`, the modalities of the question's inputs (for candidates, which are asked
+        about images otherwise), and at the task's `family` (the model's first one by default).
+        """
         only_text = set(inputs) == {"text"}
         buckets = by_length(inputs["text"]) if only_text else None
-        if buckets is None:
-            parts = [(Attributes(tokens.modality, role), tokens) for tokens in inputs.values()]
-            return self.project(self.encode(parts, noise=noise).states[:, 0])
-        states = []
-        for rows in buckets:
-            part = [(Attributes("text", role), trimmed(inputs["text"], rows))]
-            states.append(self.encode(part, noise=None if noise is None else noise.rows(rows)).states[:, 0])
-        return self.project(torch.cat(states)[torch.cat(buckets).argsort()])
+        whose = {"role": role, "given": tuple(sorted(given)), "family": family or ""}
+        with self.encoder.sharing():
+            if buckets is None:
+                parts = [(Attributes(tokens.modality, **whose), tokens) for tokens in inputs.values()]
+                return self.project(self.encode(parts, noise=noise).states[:, 0])
+            states = []
+            for rows in buckets:
+                part = [(Attributes("text", **whose), trimmed(inputs["text"], rows))]
+                states.append(self.encode(part, noise=None if noise is None else noise.rows(rows)).states[:, 0])
+            return self.project(torch.cat(states)[torch.cat(buckets).argsort()])
 
-    def vocabulary(self, how: str = "embedding", chunk: int = 4096) -> Float[Tensor, "v w"]:
-        """The representations of all vocabulary entries: of their word vectors, or each `[entry, end]` encoded."""
+    def vocabulary(
+        self,
+        how: str = "embedding",
+        chunk: int = 4096,
+        *,
+        given: Iterable[str] = ("image", "text"),
+        family: str | None = None,
+    ) -> Float[Tensor, "v w"]:
+        """The representations of all vocabulary entries: of their word vectors, or each `[entry, end]` encoded.
+
+        `given` and `family` as in `represent`, for encoded entries.
+        """
         ids = torch.arange(self.config.vocabulary_size, device=self.input_device)
         if how == "embedding":
             # A table kept elsewhere is fetched when it is called; a table at hand is read whole, which is quicker.
             table = self.text.word(ids) if self.text.word.weight.is_meta else self.text.word.weight
             return self.project(self.norm(table))
         entries = torch.stack([ids, torch.full_like(ids, self.config.end_token_id)], dim=1)
-        chunks = [self.represent({"text": text_tokens(rows)}, "candidate") for rows in entries.split(chunk)]
+        asked_by: dict[str, Any] = {"given": tuple(given), "family": family}
+        with self.encoder.sharing():
+            chunks = [
+                self.represent({"text": text_tokens(rows)}, "candidate", **asked_by) for rows in entries.split(chunk)
+            ]
         return torch.cat(chunks)
 
-    def embed(self, inputs: Mapping[str, Tokens] | None = None, **features: Any) -> Float[Tensor, "b w"]:
+    def embed(
+        self, inputs: Mapping[str, Tokens] | None = None, *, family: str | None = None, **features: Any
+    ) -> Float[Tensor, "b w"]:
         """Unit-length features of samples: tokens by modality, or `input_ids`, `attention_mask`, `pixel_values`."""
-        return self.represent(self.tokens(**{**features, **(inputs or {})}))
+        return self.represent(self.tokens(**{**features, **(inputs or {})}), family=family)
 
     def tokens(
         self,
@@ -227,9 +281,9 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
             if given.pop(name, False):
                 raise TypeError(f"{name}: this model returns representations alone; leave it out or False")
         tokens = self.tokens(input_ids, attention_mask, pixel_values, **given)
-        image = self.represent({"image": tokens["image"]}) if "image" in tokens else None
+        image = self.represent({"image": tokens["image"]}, family=family) if "image" in tokens else None
         role = "input" if image is None else "candidate"
-        text = self.represent({"text": tokens["text"]}, role) if "text" in tokens else None
+        text = self.represent({"text": tokens["text"]}, role, family=family) if "text" in tokens else None
         logits = None
         if image is not None and text is not None:
             logits = similarity(image, text, self.scale(family))
@@ -242,16 +296,27 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         as_fields = self.config.return_dict if return_dict is None else return_dict
         return output if as_fields else output.to_tuple()
 
-    def candidates(self, labels: Sequence[str] | Tensor | Tokens, templates: Sequence[str] = ("{}",)) -> Tensor:
-        """Representations of candidate answers (c, w): names in all templates, averaged; ids (c, n); or tokens."""
+    def candidates(
+        self,
+        labels: Sequence[str] | Tensor | Tokens,
+        templates: Sequence[str] = ("{}",),
+        *,
+        given: Iterable[str] = (),
+        family: str | None = None,
+    ) -> Tensor:
+        """Representations of candidate answers (c, w): names in all templates, averaged; ids (c, n); or tokens.
+
+        `given` and `family` as in `represent`.
+        """
+        asked_by: dict[str, Any] = {"given": tuple(given), "family": family}
         if isinstance(labels, Tensor):
-            return self.represent({"text": text_tokens(labels.to(self.input_device))}, "candidate")
+            return self.represent({"text": text_tokens(labels.to(self.input_device))}, "candidate", **asked_by)
         if isinstance(labels, Tokens):
-            return self.represent({"text": labels.to(self.input_device)}, "candidate")
+            return self.represent({"text": labels.to(self.input_device)}, "candidate", **asked_by)
         _check_words(labels, templates)
         prompts = [template.replace("{c}", "{}").replace("{}", name) for name in labels for template in templates]
         text = self.tokens(**self._processor()(text=prompts))
-        features = self.represent(text, "candidate").view(len(labels), len(templates), -1)
+        features = self.represent(text, "candidate", **asked_by).view(len(labels), len(templates), -1)
         return F.normalize(features.mean(dim=1), dim=-1)
 
     @torch.no_grad()
@@ -263,8 +328,11 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         templates: Sequence[str] = ("{}",),
         family: str | None = None,
     ) -> Float[Tensor, "b c"]:
-        """Probability of each candidate for each sample; `family` names the temperature."""
-        return similarity(self.embed(**inputs), self.candidates(labels, templates), self.scale(family)).softmax(dim=1)
+        """Probability of each candidate for each sample; `family` names the temperature, and what routers look at."""
+        tokens = self.tokens(**inputs)
+        features = self.represent(tokens, family=family)
+        candidates = self.candidates(labels, templates, given=tokens, family=family)
+        return similarity(features, candidates, self.scale(family)).softmax(dim=1)
 
     def caption(
         self,

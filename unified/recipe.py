@@ -38,10 +38,6 @@ class TextSettings:
     """Rows of the learned table of positions."""
 
 
-LINEARS = ("qkv", "out", "up", "down")
-"""The linears of a block that can be conditional: fused queries, keys and values; attention output; both of the MLP."""
-
-
 @dataclass(frozen=True)
 class ExpertSettings:
     """Conditional experts: which linears of which layers have them, and what chooses among them (Uni-Perceiver-MoE)."""
@@ -56,7 +52,8 @@ class ExpertSettings:
     each token to experts of its own."""
     layers: Literal["even", "odd", "all"] | Sequence[int] = "even"
     """Layers with experts: even numbers (0, 2, 4 …), odd ones, all, or a list."""
-    linears: Sequence[Literal["qkv", "out", "up", "down"]] = LINEARS
+    linears: Sequence[Literal["qkv", "out", "up", "down"]] = ("qkv", "out", "up", "down")
+    """What is conditional: fused queries, keys and values; attention output; both linears of the MLP."""
     shared_decisions: bool = True
     """`out` reuses the choice made for `qkv`, and `down` that for `up`; false: each linear has a router of its own."""
     noise: float = 1.0

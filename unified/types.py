@@ -86,3 +86,14 @@ class Segment:
 
     def __len__(self) -> int:
         return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What conditional layers may look at: the rows that segments point into, and which tokens there are."""
+
+    keys: tuple[str, ...]  # the name of each row under the model's router
+    values: Float[Tensor, "r a"] | Int[Tensor, "r"]  # of each row: attribute bits, or its place in a table
+    index: tuple[int, ...]  # the place of each row in a table of a folded model
+    real: Bool[Tensor, "b n"]  # False: padding
+    common: Bool[Tensor, "b n"]  # tokens that every token of the sequence sees

@@ -1,12 +1,34 @@
 """Multi-head self-attention."""
 
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-Cache = tuple[Float[Tensor, "b h _ d"], Float[Tensor, "b h _ d"]]
-"""Keys and values of tokens that were encoded before."""
+from unified.nn.experts import Dense
+
+MakeLinear = Callable[[str, int, int], nn.Module]
+"""Makes the linear of a name from inputs to outputs."""
+
+
+class Cache(NamedTuple):
+    """What a layer keeps of tokens that were encoded before."""
+
+    key: Float[Tensor, "b h m d"]
+    value: Float[Tensor, "b h m d"]
+    context: Mapping[str, Float[Tensor, "b w"]]  # pooled states, where routers look at them
+
+    def rows(self, index: Int[Tensor, "r"]) -> "Cache":
+        """That of some of the samples, or of samples repeated."""
+        context = {name: pooled[index] for name, pooled in self.context.items()}
+        return Cache(self.key[index], self.value[index], context)
+
+    def without_last(self) -> "Cache":
+        """As if the last token had not been there."""
+        return self._replace(key=self.key[:, :, :-1], value=self.value[:, :, :-1])
 
 
 class QueryKeyValue(nn.Linear):
@@ -23,20 +45,20 @@ class QueryKeyValue(nn.Linear):
 class Attention(nn.Module):
     """Self-attention with one fused projection of queries, keys and values."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, make: MakeLinear) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = QueryKeyValue(width)
-        self.out = nn.Linear(width, width)
+        self.qkv = make("qkv", width, 3 * width)
+        self.out = make("out", width, width)
 
     def forward(
-        self, x: Float[Tensor, "b n w"], mask: Bool[Tensor, "b 1 q k"] | None, past: Cache | None = None
-    ) -> tuple[Float[Tensor, "b n w"], Cache]:
-        """`mask`: True = may attend; None = everything. The keys of `past` come before those of `x`."""
+        self, x: Float[Tensor, "b n w"], mask: Bool[Tensor, "b 1 q k"] | None, layer: Dense, past: Cache | None = None
+    ) -> tuple[Float[Tensor, "b n w"], Float[Tensor, "b h m d"], Float[Tensor, "b h m d"]]:
+        """Attended states, and all keys and values, those of `past` first. `mask`: True = may attend; None = all."""
         batch, length, width = x.shape
-        qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)
+        qkv = layer.linear("qkv", self.qkv, x).view(batch, length, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind()
         if past is not None:
-            key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
+            key, value = torch.cat([past.key, key], dim=2), torch.cat([past.value, value], dim=2)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self.out(mixed.transpose(1, 2).reshape(batch, length, width)), (key, value)
+        return layer.linear("out", self.out, mixed.transpose(1, 2).reshape(batch, length, width)), key, value

@@ -1,11 +1,18 @@
 """One layer of the encoder."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from unified.nn.attention import Attention, Cache
+from unified.nn.attention import Attention, Cache, QueryKeyValue
+from unified.nn.experts import ConditionalLayer, ConditionalLinear, Dense, Experts
 from unified.nn.mlp import Mlp
+from unified.nn.routing import Usage
+from unified.types import Conditions, Segment
+
+DENSE = Dense()
 
 
 class Block(nn.Module):
@@ -14,11 +21,29 @@ class Block(nn.Module):
     x ← x + drop(γ₁ ⊙ attention(LN₁ x));  x ← x + drop(γ₂ ⊙ mlp(LN₂ x))   (Uni-Perceiver, CVPR 2022)
     """
 
-    def __init__(self, width: int, heads: int, hidden: int, layer_scale: float | None) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        layer_scale: float | None,
+        experts: Experts | None = None,
+        number: int = 0,
+    ) -> None:
+        """`experts`: None for a dense layer. `number`: of this layer, which a hash router draws by."""
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention = Attention(width, heads)
-        self.mlp = Mlp(width, hidden)
+
+        def make(name: str, inputs: int, outputs: int) -> nn.Module:
+            if experts is not None and name in experts.linears:
+                return ConditionalLinear(experts.count, inputs, outputs, parts=3 if name == "qkv" else 1)
+            return QueryKeyValue(inputs) if name == "qkv" else nn.Linear(inputs, outputs)
+
+        if experts is not None and experts.whole_mlp:
+            hidden = experts.hidden or hidden
+        self.attention = Attention(width, heads, make)
+        self.mlp = Mlp(width, hidden, make)
+        self.routers = None if experts is None else ConditionalLayer(experts, width, hidden, number)
         self.scale1: nn.Parameter | None = None
         self.scale2: nn.Parameter | None = None
         if layer_scale is not None:
@@ -31,12 +56,30 @@ class Block(nn.Module):
         mask: Bool[Tensor, "b 1 q k"] | None,
         past: Cache | None = None,
         drop: Float[Tensor, "2 b"] | None = None,
-    ) -> tuple[Float[Tensor, "b n w"], Cache]:
-        """`drop`: factor of each branch for each sample, 0 where drop path closes it."""
+        segments: Sequence[Segment] = (),
+        conditions: Conditions | None = None,
+        noise: Float[Tensor, "d r e"] | None = None,
+    ) -> tuple[Float[Tensor, "b n w"], Cache, Usage | None]:
+        """`drop`: factor of each branch for each sample, 0 where drop path closes it. `noise`: of the gates."""
         drop1, drop2 = (None, None) if drop is None else (drop[0], drop[1])
-        attended, cache = self.attention(self.norm1(x), mask, past)
+        layer = self._layer(segments, conditions, noise, past)
+        attended, key, value = self.attention(self.norm1(x), mask, layer, past)
         x = _add(x, attended, self.scale1, drop1)
-        return _add(x, self.mlp(self.norm2(x)), self.scale2, drop2), cache
+        x = _add(x, self.mlp(self.norm2(x), layer), self.scale2, drop2)
+        return x, Cache(key, value, layer.context()), layer.usage()
+
+    def _layer(
+        self, segments: Sequence[Segment], conditions: Conditions | None, noise: Tensor | None, past: Cache | None
+    ) -> Dense:
+        if self.routers is None:
+            return DENSE
+        assert conditions is not None, "a layer with experts needs to know what its tokens are"
+        before = None if past is None else past.context
+        return self.routers.apply_to(self.linears(), segments, conditions, noise, before)
+
+    def linears(self) -> dict[str, nn.Module]:
+        """The linears that can be conditional, by name."""
+        return {"qkv": self.attention.qkv, "out": self.attention.out, "up": self.mlp.up, "down": self.mlp.down}
 
 
 def _add(x: Tensor, branch: Tensor, scale: Tensor | None, drop: Tensor | None) -> Tensor:

@@ -1,7 +1,8 @@
 """The task-agnostic transformer."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,35 +11,77 @@ from torch.utils.checkpoint import checkpoint
 
 from unified.nn.attention import Cache
 from unified.nn.block import Block
-from unified.types import Segment
+from unified.nn.experts import ConditionalLayer, Experts
+from unified.nn.routing import Usage
+from unified.types import Conditions, Segment
 
 
 @dataclass(frozen=True)
 class Noise:
     """What training draws for one forward pass; drawn outside, so that the encoder itself is deterministic."""
 
-    drop_path: Float[Tensor, "l 2 b"]  # factor of each residual branch: 0, or 1 / (1 - rate)
+    drop_path: Float[Tensor, "l 2 b"] | None = None  # factor of each residual branch: 0, or 1 / (1 - rate)
+    gates: Float[Tensor, "m d r e"] | None = None  # standard normal, for each layer with experts, decision and row
 
     def rows(self, index: Int[Tensor, "r"]) -> "Noise":
-        """The noise of some of the samples."""
-        return Noise(self.drop_path[:, :, index])
+        """The noise of some of the samples; gates are those of all samples."""
+        return self if self.drop_path is None else replace(self, drop_path=self.drop_path[:, :, index])
 
 
 @dataclass(frozen=True)
 class EncoderOutput:
-    """States of all tokens, and keys and values of every layer to continue from."""
+    """States of all tokens, what to continue from, and what the routers chose."""
 
     states: Float[Tensor, "b n w"]
     past: tuple[Cache, ...]
+    routing: tuple[Usage, ...]  # of each layer with experts
 
 
 class Encoder(nn.Module):
     """A stack of blocks; it has no final norm, which belongs to whoever reads the states."""
 
-    def __init__(self, width: int, depth: int, heads: int, hidden: int, layer_scale: float | None) -> None:
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        hidden: int,
+        layer_scale: float | None,
+        experts: Experts | None = None,
+        layers: Collection[int] = (),
+    ) -> None:
+        """`layers`: numbers of the blocks that have `experts`."""
         super().__init__()
-        self.blocks = nn.ModuleList(Block(width, heads, hidden, layer_scale) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(width, heads, hidden, layer_scale, experts if number in layers else None, number)
+            for number in range(depth)
+        )
         self.gradient_checkpointing = False
+        self._record: list[tuple[Usage, ...]] | None = None
+
+    def conditional_layers(self) -> dict[int, ConditionalLayer]:
+        """The routers of the blocks that have experts, by the block's number."""
+        return {n: block.routers for n, block in enumerate(self.blocks) if block.routers is not None}  # type: ignore[union-attr, misc]
+
+    @contextmanager
+    def sharing(self) -> Iterator[list[tuple[Usage, ...]]]:
+        """Merge experts once for each row in all passes inside, and collect what the routers chose in each of them.
+
+        Weights must not change inside. Passes that recompute activations merge anew: a merged weight that is recomputed
+        cannot also be shared.
+        """
+        layers = list(self.conditional_layers().values())
+        before = [layer.shared for layer in layers], self._record
+        recomputed = self.gradient_checkpointing and torch.is_grad_enabled()
+        self._record = []
+        for layer in layers:
+            layer.shared = None if recomputed else layer.shared if layer.shared is not None else {}
+        try:
+            yield self._record
+        finally:
+            for layer, shared in zip(layers, before[0], strict=True):
+                layer.shared = shared
+            self._record = before[1]
 
     def forward(
         self,
@@ -46,21 +89,32 @@ class Encoder(nn.Module):
         mask: Bool[Tensor, "b k"] | Bool[Tensor, "b n k"] | None,
         segments: Sequence[Segment],
         *,
+        conditions: Conditions | None = None,
         past: Sequence[Cache] | None = None,
         noise: Noise | None = None,
     ) -> EncoderOutput:
-        """`mask`: True = may attend, for keys alone or for each pair; None = all. `segments` tile the n tokens."""
+        """`mask`: True = may attend, for keys alone or for each pair; None = all. `segments` tile the n tokens.
+
+        `conditions`: the rows that the segments point into; blocks with experts need them.
+        """
         assert sum(len(segment) for segment in segments) == x.shape[1], "segments must tile the sequence"
         if mask is not None:
             mask = mask[:, None, None] if mask.dim() == 2 else mask[:, None]
-        caches = []
+        caches: list[Cache] = []
+        routing: list[Usage] = []
         for index, block in enumerate(self.blocks):
             before = None if past is None else past[index]
-            drop = None if noise is None else noise.drop_path[index]
+            drop = None if noise is None or noise.drop_path is None else noise.drop_path[index]
+            gates = noise.gates[len(routing)] if noise and noise.gates is not None and block.routers else None
+            arguments = (x, mask, before, drop, segments, conditions, gates)
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 # Nothing inside a block draws random numbers, so there is no generator state to keep.
-                x, cache = checkpoint(block, x, mask, before, drop, use_reentrant=False, preserve_rng_state=False)
+                x, cache, usage = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)
             else:
-                x, cache = block(x, mask, before, drop)
+                x, cache, usage = block(*arguments)
             caches.append(cache)
-        return EncoderOutput(x, tuple(caches))
+            if usage is not None:
+                routing.append(usage)
+        if self._record is not None:
+            self._record.append(tuple(routing))
+        return EncoderOutput(x, tuple(caches), tuple(routing))

@@ -4,15 +4,20 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from unified.nn.attention import MakeLinear
+from unified.nn.experts import Dense
+
 
 class Mlp(nn.Module):
     """Two linear layers with the exact (erf) GELU between them."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, make: MakeLinear) -> None:
         super().__init__()
-        self.up = nn.Linear(width, hidden)
-        self.down = nn.Linear(hidden, width)
+        self.up = make("up", width, hidden)
+        self.down = make("down", hidden, width)
 
-    def forward(self, x: Float[Tensor, "b n w"]) -> Float[Tensor, "b n w"]:
+    def forward(self, x: Float[Tensor, "b n w"], layer: Dense) -> Float[Tensor, "b n w"]:
         """Each token on its own."""
-        return self.down(F.gelu(self.up(x)))
+        if layer.whole_mlp:
+            return layer.mlp(self.up, self.down, x)
+        return layer.linear("down", self.down, F.gelu(layer.linear("up", self.up, x)))

@@ -11,6 +11,7 @@ from unified.config import RecipeError, nearest
 from unified.configuration import UnifiedConfig
 from unified.evaluate.spec import load_spec
 from unified.labels import Labels, load_labels
+from unified.matching import token_kinds
 from unified.modalities import MODALITIES, load_tokenizers
 from unified.modalities.base import Tokenizer
 from unified.model import UnifiedModel
@@ -45,7 +46,8 @@ def build(recipe: Recipe) -> Parts:
         if task.answer.candidates not in ("batch", "vocabulary")
     }
     families = list(dict.fromkeys(task.family or name for name, task in recipe.tasks.items()))
-    config = UnifiedConfig.from_settings(recipe.model, tokenizers, families)
+    kinds = {name: token_kinds(task, name) for name, task in recipe.tasks.items()}
+    config = UnifiedConfig.from_settings(recipe.model, tokenizers, families, kinds)
     with seed.seeded(recipe.seed, "initial weights"):
         model = UnifiedModel(config)
     text = tokenizers["text"]

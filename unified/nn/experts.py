@@ -1,0 +1,306 @@
+"""Conditional linears: stacked experts, and a router that chooses among them (Uni-Perceiver-MoE, NeurIPS 2022)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from unified.nn.dispatch import Plan, choose, expert_linear, expert_mlp, plan
+from unified.nn.routing import (
+    BY_TOKEN,
+    FOLDED,
+    AttributeRouter,
+    ContextRouter,
+    HashRouter,
+    NameRouter,
+    RoutingError,
+    TokenRouter,
+    Usage,
+    mixture,
+    row_usage,
+)
+from unified.types import Conditions, Segment
+
+LINEARS = ("qkv", "out", "up", "down")
+"""The linears of a block, in the order of its computation."""
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Plain numbers that decide the conditional linears of a layer."""
+
+    count: int
+    top: int
+    router: str
+    linears: tuple[str, ...] = LINEARS
+    shared: bool = True  # `out` reuses the decision of `qkv`, `down` that of `up`
+    inputs: int = 8  # attribute bits, or names of a table
+    noise: float = 0.0  # of the gate: standard deviation times the number of experts
+    hidden: int | None = None  # feed-forward width of an expert that tokens are sent to
+    biased: bool = False
+    capacity: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.top <= self.count:
+            raise RoutingError(f"top {self.top} of {self.count} experts: expected 1 to {self.count}")
+        if unknown := set(self.linears) - set(LINEARS):
+            raise RoutingError(f"no linear is called {sorted(unknown)}; there are: {', '.join(LINEARS)}")
+
+    def decision(self, linear: str) -> str:
+        """The name of the decision that a linear follows."""
+        if not self.shared:
+            return linear
+        return "attention" if linear in ("qkv", "out") else "mlp"
+
+    @property
+    def decisions(self) -> tuple[str, ...]:
+        """The decisions of a layer, in the order of its computation."""
+        return tuple(dict.fromkeys(self.decision(name) for name in LINEARS if name in self.linears))
+
+    @property
+    def whole_mlp(self) -> bool:
+        """Whether tokens are sent once through both linears of an expert's MLP."""
+        return self.router in BY_TOKEN and self.shared and {"up", "down"} <= set(self.linears)
+
+
+class ConditionalLinear(nn.Module):
+    """Linears of equal shape, stacked: `weight` (experts, outputs, inputs), `bias` (experts, outputs)."""
+
+    def __init__(self, experts: int, inputs: int, outputs: int, parts: int = 1) -> None:
+        """`parts`: matrices that are fused along the outputs and initialised each on its own."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(experts, outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(experts, outputs))
+        self.parts = parts
+        for matrix in self.matrices():
+            nn.init.xavier_uniform_(matrix)
+
+    def matrices(self) -> tuple[Float[Tensor, "o i"], ...]:
+        """The matrices of all experts, as views of the weight."""
+        return tuple(matrix for expert in self.weight.detach() for matrix in expert.chunk(self.parts))
+
+    def merged(self, gates: Float[Tensor, "r e"]) -> list["Merged"]:
+        """An ordinary linear for each row of weights: Σ gₑ Wₑ and Σ gₑ bₑ, which for a linear equals mixing outputs.
+
+        One product with all experts, most of them times zero: it is bound by memory, as a gather of the chosen ones
+        would be, and its backward pass writes every gradient once and in a fixed order.
+        """
+        with torch.autocast(self.weight.device.type, enabled=False):
+            gates = gates.to(self.weight.dtype)
+            weight = (gates @ self.weight.flatten(1)).view(-1, *self.weight.shape[1:])
+            return list(zip(weight, gates @ self.bias, strict=True))
+
+
+Merged = tuple[Float[Tensor, "o i"], Float[Tensor, "o"]]
+"""Weight and bias of one ordinary linear."""
+
+
+class Dense:
+    """How a layer applies its linears: as they are."""
+
+    whole_mlp = False
+
+    def linear(self, name: str, module: nn.Module, x: Tensor) -> Tensor:  # noqa: ARG002 - layers with experts ask
+        """`module`, called `name`, on tokens (b, n, inputs)."""
+        return module(x)  # type: ignore[no-any-return]
+
+    def mlp(self, up: nn.Module, down: nn.Module, x: Tensor) -> Tensor:
+        """Both linears of the MLP at once, where `whole_mlp` says so."""
+        raise NotImplementedError
+
+    def context(self) -> dict[str, Tensor]:
+        """What the routers keep to go on with the sequence."""
+        return {}
+
+    def usage(self) -> Usage | None:
+        """What the routers chose; None where there are none."""
+        return None
+
+
+class ByRow(Dense):
+    """Conditional linears whose experts were merged for each row: ordinary products on the tokens of each segment."""
+
+    def __init__(
+        self, merged: Mapping[str, Sequence[Merged]], segments: Sequence[Segment], usage: Usage | None = None
+    ) -> None:
+        self._merged, self._segments, self._usage = merged, segments, usage
+
+    def linear(self, name: str, module: nn.Module, x: Tensor) -> Tensor:
+        """One product for each segment; neighbours of one row are one segment (`Conditions`)."""
+        merged = self._merged.get(name)
+        if merged is None:
+            return module(x)  # type: ignore[no-any-return]
+        if len(self._segments) == 1:
+            return F.linear(x, *merged[self._segments[0].row])
+        parts = [F.linear(x[:, s.start : s.stop], *merged[s.row]) for s in self._segments]
+        return torch.cat(parts, dim=1)
+
+    def usage(self) -> Usage | None:
+        """Sums over the tokens of the rows, padding included."""
+        return self._usage
+
+
+class ByToken(Dense):
+    """Conditional linears that each token uses experts of its own of."""
+
+    def __init__(
+        self, experts: Experts, named: nn.ModuleDict, conditions: Conditions, before: Mapping[str, Tensor] | None
+    ) -> None:
+        """`before`: the context of a sequence that these tokens continue."""
+        self.whole_mlp = experts.whole_mlp
+        self._experts, self._routers, self._conditions = experts, named, conditions
+        self._before = before
+        self._chosen: dict[str, tuple[Plan, Tensor]] = {}
+        self._context: dict[str, Tensor] = {}
+        self._usage: list[Usage] = []
+
+    def linear(self, name: str, module: nn.Module, x: Tensor) -> Tensor:
+        """Each token through its experts, and their outputs mixed."""
+        if not isinstance(module, ConditionalLinear):
+            return module(x)  # type: ignore[no-any-return]
+        where, weights = self._decide(self._experts.decision(name), x)
+        return expert_linear(x.flatten(0, 1), module.weight, module.bias, where, weights).unflatten(0, x.shape[:2])
+
+    def mlp(self, up: nn.Module, down: nn.Module, x: Tensor) -> Tensor:
+        """Each token through the whole MLP of each of its experts, and their outputs mixed."""
+        assert isinstance(up, ConditionalLinear)
+        assert isinstance(down, ConditionalLinear)
+        where, weights = self._decide("mlp", x)
+        flat = x.flatten(0, 1)
+        return expert_mlp(flat, up.weight, up.bias, down.weight, down.bias, where, weights).unflatten(0, x.shape[:2])
+
+    def _decide(self, name: str, x: Float[Tensor, "b n w"]) -> tuple[Plan, Tensor]:
+        """The experts of each token; of two linears that share a decision the first one makes it."""
+        if name in self._chosen:
+            return self._chosen[name]
+        router, experts, real = self._routers[name], self._experts, self._conditions.real
+        assert isinstance(router, TokenRouter)
+        if isinstance(router, ContextRouter):
+            before = self._before
+            self._context[name] = router.pool(x, self._conditions.common) if before is None else before[name]
+            logits = router.in_context(x, self._context[name]).flatten(0, 1)
+        else:
+            logits = router(x).flatten(0, 1)
+        weights, index = choose(logits, experts.top, router.bias)
+        padded = real.flatten()
+        where = plan(index, experts.count, real=padded, capacity=experts.capacity, priority=weights[:, 0].detach())
+        self._usage.append(_token_usage(logits, index, padded))
+        self._chosen[name] = (where, weights)
+        return self._chosen[name]
+
+    def context(self) -> dict[str, Tensor]:
+        """The pooled states, by decision."""
+        return self._context
+
+    def usage(self) -> Usage | None:
+        """Sums over the tokens that are no padding, before any is left out for capacity."""
+        parts = self._usage
+        return Usage(
+            torch.stack([part.load[0] for part in parts]),
+            torch.stack([part.probability[0] for part in parts]),
+            torch.stack([part.squared[0] for part in parts]),
+            torch.stack([part.tokens[0] for part in parts]),
+        )
+
+
+def _token_usage(logits: Float[Tensor, "t e"], index: Tensor, real: Tensor) -> Usage:
+    """The usage of one decision; a token counts 1 / k for each of its k experts."""
+    counted = real.to(logits.dtype)
+    load = torch.zeros_like(logits).scatter(1, index, 1.0 / index.shape[1])
+    return Usage(
+        (counted @ load)[None],
+        (counted @ logits.softmax(dim=-1))[None],
+        (counted @ logits.logsumexp(dim=-1).square())[None],
+        counted.sum()[None],
+    )
+
+
+def _router(experts: Experts, name: str, width: int, sees: int, layer: int) -> nn.Module:
+    """The router of a decision. `width` of its own vectors, `sees`: of the states that it looks at."""
+    make: dict[str, Callable[[], nn.Module]] = {
+        "attribute": lambda: AttributeRouter(experts.inputs, width, experts.count),
+        "task": lambda: NameRouter(experts.inputs, width, experts.count),
+        "modality": lambda: NameRouter(experts.inputs, width, experts.count),
+        "hash": lambda: HashRouter(experts.count, experts.top, f"{layer} {name}"),
+        "token": lambda: TokenRouter(sees, experts.count, experts.biased),
+        "context": lambda: ContextRouter(sees, experts.count, experts.biased),
+        FOLDED: nn.Identity,
+    }
+    if experts.router not in make:
+        raise RoutingError(f"router {experts.router!r} does not exist; there are: {', '.join(sorted(make))}")
+    return make[experts.router]()
+
+
+class ConditionalLayer(nn.ModuleDict):
+    """The routers of one layer, by the name of their decision, and what they do with its linears."""
+
+    def __init__(self, experts: Experts, width: int, hidden: int, layer: int) -> None:
+        """`layer`: its number, which a hash router draws by."""
+        wide = dict.fromkeys((*LINEARS, "attention", "mlp"), width) | {"down": hidden}
+        super().__init__({name: _router(experts, name, width, wide[name], layer) for name in experts.decisions})
+        self.experts = experts
+        self.shared: dict[Any, Any] | None = None
+        """Merged linears by row and noise, kept while a forward pass asks for them again; None: they are not kept."""
+
+    def apply_to(
+        self,
+        linears: Mapping[str, nn.Module],
+        segments: Sequence[Segment],
+        conditions: Conditions,
+        noise: Float[Tensor, "d r e"] | None,
+        before: Mapping[str, Tensor] | None,
+    ) -> Dense:
+        """How this layer applies its linears to one sequence."""
+        if self.experts.router in BY_TOKEN:
+            return ByToken(self.experts, self, conditions, before)
+        conditional = {name: linear for name, linear in linears.items() if isinstance(linear, ConditionalLinear)}
+        if self.experts.router == FOLDED:
+            rows = {
+                name: [(linear.weight[i], linear.bias[i]) for i in conditions.index]
+                for name, linear in conditional.items()
+            }
+            return ByRow(rows, segments)
+        return self._by_row(conditional, segments, conditions, noise)
+
+    def gates(
+        self, conditions: Conditions, noise: Float[Tensor, "d r e"] | None = None
+    ) -> tuple[Float[Tensor, "d r e"], Float[Tensor, "d r e"]]:
+        """The weights of the experts for each decision and row, and the logits that they come from.
+
+        Noise is added to the logits before both the choice and the softmax (V-MoE, as the published code has it).
+        """
+        logits = []
+        for number, router in enumerate(self.values()):
+            found = router(conditions)
+            if noise is not None and self.experts.noise and not isinstance(router, HashRouter):
+                found = found + noise[number, : len(conditions.keys)] * (self.experts.noise / self.experts.count)
+            logits.append(found)
+        stacked = torch.stack(logits)
+        top = self.experts.top
+        return mixture(stacked.flatten(0, 1), top).view_as(stacked), stacked
+
+    def _by_row(
+        self,
+        linears: Mapping[str, ConditionalLinear],
+        segments: Sequence[Segment],
+        conditions: Conditions,
+        noise: Tensor | None,
+    ) -> ByRow:
+        key = (conditions.keys, None if noise is None else noise.data_ptr())
+        kept = self.shared if self.shared is not None else {}
+        if key not in kept:
+            gates, logits = self.gates(conditions, noise)
+            place = {name: number for number, name in enumerate(self.keys())}
+            merged = {
+                name: linear.merged(gates[place[self.experts.decision(name)]]) for name, linear in linears.items()
+            }
+            # Held with the result, the noise keeps its memory, and so the key, from another's use.
+            kept[key] = (merged, gates.detach(), logits.detach(), noise)
+        merged, gates, logits, _ = kept[key]
+        samples = conditions.real.shape[0]
+        tokens = [sum(samples * len(s) for s in segments if s.row == row) for row in range(len(conditions.keys))]
+        return ByRow(merged, segments, row_usage(gates, logits, torch.tensor(tokens, device=gates.device)))

@@ -1,0 +1,178 @@
+"""Routers: which experts a row of tokens, or each token, gets, and with what weight.
+
+A router that does not look at the data chooses once for each *row*, a kind of token (`Conditions`), and the weights of
+its experts are merged. The others choose for each token (`nn/dispatch.py`). Gates are fp32 whatever the autocast.
+"""
+
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from unified import seed
+from unified.errors import UserError
+from unified.types import Conditions
+
+BY_ROW = ("attribute", "task", "modality", "hash")
+"""Routers that do not look at the data: experts are merged, and can be folded."""
+BY_TOKEN = ("token", "context")
+"""Routers that look at the data: tokens are sent to experts."""
+FOLDED = "rows"
+"""What a folded model has in a router's place: one linear for each row."""
+
+
+class RoutingError(UserError):
+    """A router cannot choose; the message says why."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What the routers of one layer chose in one forward pass: sums over tokens, which ranks and passes may add up.
+
+    The axis d has the decisions of the layer, in the order of its routers.
+    """
+
+    load: Float[Tensor, "d e"]  # tokens that each expert got, in parts where several share one
+    probability: Float[Tensor, "d e"]  # the router's probabilities before the choice; has a gradient
+    squared: Float[Tensor, "d"]  # squared log-sum of the logits, for the z-loss
+    tokens: Float[Tensor, "d"]
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return replace(self, **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+
+
+def mixture(logits: Float[Tensor, "r e"], top: int) -> Float[Tensor, "r e"]:
+    """Weights of the `top` most probable experts of each row, the others 0: softmax over all, renormalised over those.
+
+    Raises `RoutingError` for logits that are not finite; on an accelerator, where asking would be a wait, they become
+    weights that are no numbers, and the loss tells.
+    """
+    if not logits.is_cuda and not bool(torch.isfinite(logits).all()):
+        raise RoutingError(
+            "the logits of a gate are not finite, so no expert can be chosen: the router's weights, or what they are "
+            "given, hold a nan or an infinity. Load an earlier checkpoint, or train with a lower optim.lr"
+        )
+    probability = logits.softmax(dim=-1)
+    chosen, index = probability.topk(top, dim=-1)
+    chosen = chosen / chosen.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(chosen.dtype).eps)
+    return torch.zeros_like(probability).scatter(-1, index, chosen)
+
+
+class _RowRouter(nn.Module):
+    """h = LN(embedded row); logits = G h  (Uni-Perceiver-MoE, NeurIPS 2022)."""
+
+    def __init__(self, width: int, experts: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.gate = nn.Linear(width, experts, bias=False)
+
+    def embedded(self, conditions: Conditions) -> Float[Tensor, "r w"]:
+        """What the rows are, as vectors."""
+        raise NotImplementedError
+
+    def forward(self, conditions: Conditions) -> Float[Tensor, "r e"]:
+        """The logits of each row, in fp32."""
+        with torch.autocast(self.gate.weight.device.type, enabled=False):
+            norm = self.norm
+            h = self.embedded(conditions).float()
+            h = F.layer_norm(h, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)
+            return F.linear(h, self.gate.weight.float())
+
+
+class AttributeRouter(_RowRouter):
+    """Chooses by attribute bits: what a token is and what the task asks (Uni-Perceiver-MoE, NeurIPS 2022)."""
+
+    def __init__(self, bits: int, width: int, experts: int) -> None:
+        super().__init__(width, experts)
+        self.transform = nn.Linear(bits, width)
+
+    def embedded(self, conditions: Conditions) -> Float[Tensor, "r w"]:
+        """A a + b of the attribute bits a."""
+        weight = self.transform.weight.float()
+        return F.linear(conditions.values.to(weight), weight, self.transform.bias.float())
+
+
+class NameRouter(_RowRouter):
+    """Chooses by a learned vector of a name: that of the task family, or of the modality."""
+
+    def __init__(self, names: int, width: int, experts: int) -> None:
+        super().__init__(width, experts)
+        self.embedding = nn.Embedding(names, width)
+
+    def embedded(self, conditions: Conditions) -> Float[Tensor, "r w"]:
+        """The vector of each row's name."""
+        return self.embedding(conditions.values.to(self.embedding.weight.device))  # type: ignore[no-any-return]
+
+
+class HashRouter(nn.Module):
+    """Chooses by a fixed draw for each row and decision, all chosen experts alike: a control that learns nothing."""
+
+    def __init__(self, experts: int, top: int, name: str) -> None:
+        super().__init__()
+        self.experts, self.top, self.name = experts, top, name
+
+    def forward(self, conditions: Conditions) -> Float[Tensor, "r e"]:
+        """Logits whose `top` largest are equal, the others far below."""
+        rows = [_drawn(self.experts, self.top, self.name, key) for key in conditions.keys]
+        return torch.tensor(rows, device=conditions.real.device)
+
+
+@lru_cache(maxsize=4096)
+def _drawn(experts: int, top: int, name: str, key: str) -> list[float]:
+    chosen = seed.generator("hash router", name, key).permutation(experts)[:top]
+    return [0.0 if expert in chosen else -1e4 for expert in range(experts)]
+
+
+class TokenRouter(nn.Module):
+    """Chooses for each token by its state: logits = G x (Switch Transformer, JMLR 2022)."""
+
+    def __init__(self, width: int, experts: int, biased: bool) -> None:
+        super().__init__()
+        self.gate = nn.Linear(width, experts, bias=False)
+        # Moved by the trainer against the load, not by a gradient; it decides who is chosen, not with what weight.
+        self.bias = nn.Parameter(torch.zeros(experts), requires_grad=False) if biased else None
+
+    def forward(self, x: Float[Tensor, "b n w"]) -> Float[Tensor, "b n e"]:
+        """The logits of each token, in fp32."""
+        with torch.autocast(x.device.type, enabled=False):
+            return F.linear(x.float(), self.gate.weight.float())
+
+
+class ContextRouter(TokenRouter):
+    """Chooses for each token by its state and a pooled state of its sequence: logits = G [x; pool(X)].
+
+    The pool is attention with one learned query over the tokens that every token may see, so that no token learns of
+    words that are hidden from it (Uni-Perceiver-MoE names the strategy; its published code has none).
+    """
+
+    def __init__(self, width: int, experts: int, biased: bool) -> None:
+        super().__init__(2 * width, experts, biased)
+        self.query = nn.Parameter(torch.zeros(width))
+
+    def pool(self, x: Float[Tensor, "b n w"], common: Bool[Tensor, "b n"]) -> Float[Tensor, "b w"]:
+        """The context of each sequence, in fp32; `common`: the tokens that every token sees."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            score = (x @ self.query.float()) / x.shape[-1] ** 0.5
+            share = score.masked_fill(~common, -torch.inf).softmax(dim=1)
+            return torch.bmm(share[:, None], x)[:, 0]
+
+    def in_context(self, x: Float[Tensor, "b n w"], context: Float[Tensor, "b w"]) -> Float[Tensor, "b n e"]:
+        """The logits of each token, in fp32."""
+        with torch.autocast(x.device.type, enabled=False):
+            own, pooled = self.gate.weight.float().chunk(2, dim=1)
+            return F.linear(x.float(), own) + F.linear(context, pooled)[:, None]
+
+
+def row_usage(
+    gates: Float[Tensor, "d r e"], logits: Float[Tensor, "d r e"], tokens: Int[Tensor, "r"] | Float[Tensor, "r"]
+) -> Usage:
+    """The usage of routers that choose by row; `tokens` of each row."""
+    counts = tokens.to(gates)
+    total = counts.sum().expand(gates.shape[0])
+    probability = (logits.softmax(dim=-1) * counts[:, None]).sum(dim=1)
+    squared = (logits.logsumexp(dim=-1).square() * counts).sum(dim=1)
+    return Usage((gates * counts[:, None]).sum(dim=1), probability, squared, total)
