@@ -2,10 +2,10 @@
 
 import sys
 
-from benchmarks import gemm, loader, step
+from benchmarks import experts, gemm, loader, step
 from benchmarks.measure import table
 
-MEASUREMENTS = {"step": step.rows, "loader": loader.rows, "gemm": gemm.rows}
+MEASUREMENTS = {"step": step.rows, "loader": loader.rows, "gemm": gemm.rows, "experts": experts.rows}
 
 
 def main() -> None:
