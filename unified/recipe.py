@@ -146,6 +146,20 @@ class TrainSettings:
 
 
 @dataclass(frozen=True)
+class StartSettings:
+    """The weights that a new run begins with."""
+
+    model: str
+    """A run, an exported folder or a hub name (`org/name`). Experts begin as copies of what a dense model has there."""
+    noise: float = 0.0
+    """What tells such copies apart: standard deviation of Gaussian noise, in those of the copied matrix."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.noise < math.inf:
+            raise RecipeError(f"noise: expected at least 0, found {self.noise}")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that decides a run."""
 
@@ -158,6 +172,8 @@ class Recipe:
     optim: OptimSettings = field(default_factory=OptimSettings)
     data: DataSettings = field(default_factory=DataSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
+    start: StartSettings | None = None
+    """Begin with the weights of another model; null: with drawn ones."""
     evaluate: Sequence[str] = ()
     """Evaluation specs (names in recipes/eval, or paths) that run every `train.eval_every` steps."""
 
