@@ -2,9 +2,9 @@
 
 Equal: tokens, width, experts, chosen experts, multiplications and additions. Our experts are two linears with biases,
 as in the dense layer, whose hidden width is that of the chosen experts together. DeepSpeed's `MoE` has experts of the
-same size at world size 1 and drops no token, as ours. The experts of `transformers`' Mixtral block are gated (three matrices,
-no biases), so theirs are narrower by 2/3. Timed are the router (none in the dense layer), forward and backward, with
-gradients of the input and all weights. All routers have the same weights, so all send the tokens the same way.
+same size at world size 1 and drops no token, as ours. The experts of `transformers`' Mixtral block are gated (three
+matrices, no biases), so theirs are narrower: 2/3. Timed are the router (none in the dense layer), forward and backward,
+with gradients of the input and all weights. All routers have the same weights, so all send the tokens the same way.
 """
 
 import os
@@ -22,7 +22,7 @@ from unified import seed
 from unified.nn.dispatch import choose, expert_mlp, plan
 
 THREADS = 2
-ROUNDS = 7
+ROUNDS = 12
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from unified import seed
 from unified.nn import dispatch
@@ -215,6 +216,30 @@ def test_every_run_gives_the_same_bits(way: str, run: Any) -> None:
     leaves, index = problem(tokens=301, top=3)
     first, second = (outcome(leaves, run(leaves, plan(index, 5))) for _ in range(2))
     assert_same(first, second, 0)
+
+
+@pytest.mark.parametrize("run", [linear, mlp])
+def test_the_backward_pass_leaves_what_was_kept_as_it_was(way: str, run: Any) -> None:
+    leaves, index = problem()
+    y = run(leaves, plan(index, 5))
+    used = [leaf for name, leaf in leaves.items() if run is mlp or "down" not in name]
+    first, second = (torch.autograd.grad(y.sum(), used, retain_graph=True) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("run", [linear, mlp])
+def test_recomputed_in_the_backward_pass_it_is_the_same(way: str, run: Any) -> None:
+    leaves, index = problem()
+    again = checkpoint(run, leaves, plan(index, 5), use_reentrant=False, preserve_rng_state=False)
+    assert_same(outcome(leaves, again), outcome(leaves, run(leaves, plan(index, 5))), 0)
+
+
+def test_many_choices_are_summed_exactly_in_bf16() -> None:
+    """Sixteen rows of one token: a sum in bf16 would lose what each of the later rows adds."""
+    rows = torch.full((16, 8), 1.0, dtype=torch.bfloat16)
+    rows[0] = 512
+    where = plan(torch.arange(16)[None], 16)
+    assert torch.equal(dispatch._combine(rows, torch.ones(1, 16), where), torch.full((1, 8), 528.0).bfloat16())
 
 
 @pytest.mark.parametrize("run", [linear, mlp])

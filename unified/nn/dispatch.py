@@ -303,11 +303,13 @@ def _by_choice(values: Float[Tensor, "r"], plan: Plan) -> Float[Tensor, "t k"]:
 
 def _combine(rows: Float[Tensor, "r d"], weights: Float[Tensor, "t k"], plan: Plan) -> Float[Tensor, "t d"]:
     """The weighted sum of each token's rows; a gather, so the order of the sum is fixed."""
-    places, weights = plan.inverse.view(plan.index.shape), weights.to(rows.dtype)
-    total = rows.index_select(0, places[:, 0]).mul_(weights[:, :1])
+    # Two numbers lose nothing in bf16 that the result keeps; a long sum does.
+    exact = rows.dtype if weights.shape[1] <= 4 else torch.promote_types(rows.dtype, torch.float32)
+    places, weights = plan.inverse.view(plan.index.shape), weights.to(exact)
+    total = rows.index_select(0, places[:, 0]).to(exact).mul_(weights[:, :1])
     for choice in range(1, places.shape[1]):
-        total.addcmul_(rows.index_select(0, places[:, choice]), weights[:, choice, None])
-    return total
+        total.addcmul_(rows.index_select(0, places[:, choice]).to(exact), weights[:, choice, None])
+    return total.to(rows.dtype)
 
 
 def _by_expert(weights: Float[Tensor, "t k"], plan: Plan, experts: int) -> Float[Tensor, "t e"]:
