@@ -169,11 +169,60 @@ class UnifiedProcessor(ProcessorMixin):  # type: ignore[misc]
         }
 
     @classmethod
+    def from_pretrained(cls, name: Any, *args: Any, **kwargs: Any) -> Any:
+        """The processor in a folder or on the hub; one without texts where that was saved."""
+        if cls is UnifiedProcessor:
+            content, _ = cls.get_processor_dict(name, **kwargs)
+            if content.get("texts") is False:
+                return ImageOnlyProcessor.from_pretrained(name, *args, **kwargs)
+        return super().from_pretrained(name, *args, **kwargs)
+
+    @classmethod
     def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Any:
         """A processor from its parts and the content of its processor_config.json; a newer format is refused."""
         check_format(processor_dict, "processor_config.json")
-        content = {name: value for name, value in processor_dict.items() if name != "format"}
+        content = {name: value for name, value in processor_dict.items() if name not in ("format", "texts")}
         return super().from_args_and_dict(args, content, **kwargs)
+
+
+NO_TEXT = (
+    "this model came without a text tokenizer, so it reads no words: give ids (b, n) instead, or convert its "
+    "checkpoint again with `unified convert uni-perceiver CKPT OUT --tokenizer FILE`"
+)
+
+
+class _ImageAlone(dict[str, Tokenizer]):
+    """The tokenizers of a model without texts, which says so where one asks for them."""
+
+    def __missing__(self, modality: str) -> Tokenizer:
+        raise DataError(NO_TEXT if modality == "text" else f"no tokenizer for {modality!r}")
+
+
+class ImageOnlyProcessor(UnifiedProcessor):
+    """The processor of a model whose vocabulary is not at hand."""
+
+    def __init__(
+        self, image_processor: UnifiedImageProcessor, specs: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
+        ProcessorMixin.__init__(self, image_processor)
+        self.specs = {name: dict(spec) for name, spec in (specs or {}).items()}
+
+    @property
+    def tokenizers(self) -> dict[str, Tokenizer]:
+        """That of images; asking for that of texts is an error that says what to do."""
+        return _ImageAlone(image=self.image_processor.tokenizer)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What processor_config.json holds: the class that the Auto classes know, and that it takes no texts."""
+        return {**super().to_dict(), "processor_class": UnifiedProcessor.__name__, "texts": False}
+
+    def __call__(
+        self, images: Any = None, text: str | Sequence[str] | None = None, *, return_tensors: str = "pt"
+    ) -> BatchFeature:
+        """Features of images."""
+        if text is not None:
+            raise DataError(NO_TEXT)
+        return super().__call__(images, return_tensors=return_tensors)
 
 
 def register() -> None:

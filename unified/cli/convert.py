@@ -1,0 +1,60 @@
+"""`unified convert`: checkpoints of other code bases, both ways."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+from tyro.extras import SubcommandApp
+
+from unified.cli.app import app
+from unified.config import RecipeError
+
+formats = SubcommandApp()
+app.command(formats, name="convert", help="Read and write checkpoints of other code bases.")
+
+
+@formats.command(name="uni-perceiver")
+def convert_uni_perceiver(
+    source: Annotated[str, Positional, arg(metavar="SOURCE")],
+    out: Annotated[Path, Positional, arg(metavar="OUT")],
+    /,
+    reverse: bool = False,
+    heads: int | None = None,
+    tokenizer: Path | None = None,
+    position_scale: float | None = None,
+    fold_type_embedding: Literal["auto", "yes", "no"] = "auto",
+) -> None:
+    """Convert a checkpoint of Uni-Perceiver or Uni-Perceiver-MoE to a folder for `unified.load`, or back.
+
+    Example: unified convert uni-perceiver uni-perceiver-base.pth out/base --tokenizer bpe_simple_vocab_16e6.txt.gz
+
+    Back: unified convert uni-perceiver out/base base.pth --reverse
+
+    Args:
+        source: The .pth of the published code, or of the code before it. With --reverse a folder, hub name or run.
+        out: Folder to write; it appears complete or not at all. With --reverse a file.
+        reverse: Write an official checkpoint from a model of this package.
+        heads: Attention heads, which leave no trace in a checkpoint; needed for widths that are not published.
+        tokenizer: CLIP's vocabulary: the merges of the published code, or a tokenizer.json. Without it the model takes
+            ids but no words.
+        position_scale: Scale of the fixed positions of patches; found by comparison where it is not given.
+        fold_type_embedding: Add the image's type embedding to the bias of its projection. auto: as the authors' tools,
+            for older files without experts alone.
+    """
+    if reverse:
+        from unified.official.from_hub import revert
+
+        given = {"--heads": heads, "--tokenizer": tokenizer, "--position-scale": position_scale}
+        unused = [flag for flag, value in given.items() if value is not None]
+        unused += ["--fold-type-embedding"] if fold_type_embedding != "auto" else []
+        if unused:
+            raise RecipeError(f"{', '.join(unused)}: not with --reverse, which takes everything from the model")
+        lines = revert(source, out)
+    else:
+        from unified.official.to_hub import convert
+
+        fold = {"auto": None, "yes": True, "no": False}[fold_type_embedding]
+        options = {"heads": heads, "fold": fold, "position_scale": position_scale, "tokenizer": tokenizer}
+        lines = convert(Path(source), out, **options).lines()  # type: ignore[arg-type]
+    sys.stdout.write("\n".join(lines) + "\n")
