@@ -31,6 +31,8 @@ class Row:
     scores: dict[str, Estimate]
     gap: Estimate | None
     """To the specialists, as a share; positive is better than they are."""
+    by_task: dict[str, float]
+    """The relative difference of each task to its specialists, of which the gap is the mean."""
     interference: Estimate | None
     """The mean effect of one task's step on another task, as a share of that of its own; negative is conflict."""
     stored: int
@@ -87,6 +89,7 @@ def summarise(results: Iterable[Result], tasks: Sequence[str], higher: Mapping[s
             variant,
             {name: estimate([run[name] for run in values[variant]]) for name in values[variant][0]},
             None if specialists is None or variant == SPECIALISTS else gap(values[variant], specialists, higher),
+            by_task=_by_task(values[variant], specialists or {}, higher),
             interference=_interference(whole[variant]),
             stored=sum(part.stored for part in whole[variant][0]),
             active=max(part.active for part in whole[variant][0]),
@@ -100,6 +103,16 @@ def summarise(results: Iterable[Result], tasks: Sequence[str], higher: Mapping[s
 def _values(parts: Sequence[Result]) -> dict[str, float]:
     """The values of one seed, whether one model has them or several."""
     return {name: score.value for part in parts for name, score in part.scores.items()}
+
+
+def _by_task(
+    runs: Sequence[Values], specialists: Mapping[str, Estimate], higher: Mapping[str, bool]
+) -> dict[str, float]:
+    return {
+        task: relative(fmean(run[task] for run in runs), reference.mean, higher[task])
+        for task, reference in specialists.items()
+        if reference.mean
+    }
 
 
 def _interference(seeds: Sequence[Sequence[Result]]) -> Estimate | None:

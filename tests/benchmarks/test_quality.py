@@ -103,6 +103,7 @@ def test_rows_join_the_models_of_a_seed_and_leave_unfinished_seeds_out(tmp_path:
     assert dense.scores["names"] == estimate([0.4, 0.6])
     assert dense.gap is not None
     assert dense.gap.mean == pytest.approx((0.0 - 0.25) / 2)
+    assert dense.by_task == {"names": pytest.approx(0.0), "words": pytest.approx(-0.25)}
     asked = {name: question for name, question in questions(tmp_path).items() if name in (*TASKS, "digits")}
     text = markdown([specialists, dense], asked, TASKS, sampling(found))
     lines = text.splitlines()
