@@ -22,6 +22,7 @@ MEANING = {
     "matching",
     "generation",
     "intervals",
+    "official",
 }
 MOVEMENT = ["data", "evaluate", "train", "reports"]  # each may import only what stands to its left
 LEVELS = {
