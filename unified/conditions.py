@@ -111,14 +111,20 @@ class Conditioner:
         self._grouped = lru_cache(maxsize=256)(self._group)
         self._values = lru_cache(maxsize=256)(self.values)
 
+    def __reduce__(self) -> tuple[type["Conditioner"], tuple[dict[str, Any], tuple[str, ...]]]:
+        """Copies and pickles leave the caches behind, which cannot be written."""
+        return Conditioner, (self._experts, self._families)
+
     def __call__(
         self, whole: Layout, real: Bool[Tensor, "b n"], structure: Bool[Tensor, "n n"] | None
     ) -> tuple[tuple[Segment, ...], Conditions]:
         """Segments by row, neighbours of one row joined, and the conditions; `structure`: who sees whom."""
         segments, keys = self._grouped(whole)
         common = real if structure is None else real & structure.all(dim=0)
-        index = tuple(self._place(name) for name in keys) if self._experts["router"] == FOLDED else ()
-        return segments, Conditions(keys, self._values(keys, real.device), index, real, common)
+        tokens = real.new_zeros(len(keys), dtype=torch.long)
+        for segment in segments:
+            tokens[segment.row] += real[:, segment.start : segment.stop].sum()
+        return segments, Conditions(keys, self._values(keys, real.device), self._places(keys), tokens, real, common)
 
     def _group(self, whole: Layout) -> tuple[tuple[Segment, ...], tuple[str, ...]]:
         names = [key(attributes, self._experts, self._families) for attributes in whole.rows]
@@ -132,6 +138,9 @@ class Conditioner:
                 joined.append(Segment(segment.start, segment.stop, row))
         return tuple(joined), keys
 
+    def _places(self, names: Sequence[str]) -> tuple[int, ...]:
+        return tuple(map(self._place, names)) if self._experts["router"] == FOLDED else ()
+
     def _place(self, name: str) -> int:
         rows: list[str] = self._experts["rows"]
         if name not in rows:
@@ -144,14 +153,16 @@ class Conditioner:
     def values(self, keys: tuple[str, ...], device: torch.device) -> Tensor:
         """What the router is given for each row: attribute bits (r, a), or the place of its name (r,)."""
         router = self._experts["router"]
-        if router == "attribute":
-            return torch.tensor([[float(bit) for bit in name] for name in keys], device=device)
-        names = {"task": self._families, "modality": tuple(MODALITIES)}.get(router)
-        return torch.tensor([0 if names is None else names.index(name) for name in keys], device=device)
+        with torch.inference_mode(False):  # they are kept, and training may ask for them next
+            if router == "attribute":
+                return torch.tensor([[float(bit) for bit in name] for name in keys], device=device)
+            names = {"task": self._families, "modality": tuple(MODALITIES)}.get(router)
+            return torch.tensor([0 if names is None else names.index(name) for name in keys], device=device)
 
     def conditions(self, keys: Sequence[str], device: torch.device) -> Conditions:
         """The conditions of rows by name, without tokens: to ask routers what they would choose."""
         if self._experts["router"] in BY_TOKEN:
             raise RoutingError(f"the {self._experts['router']} router chooses by tokens: it has no table of rows")
         none = torch.ones(1, 0, dtype=torch.bool, device=device)
-        return Conditions(tuple(keys), self.values(tuple(keys), device), (), none, none)
+        nothing = torch.zeros(len(keys), dtype=torch.long, device=device)
+        return Conditions(tuple(keys), self.values(tuple(keys), device), self._places(keys), nothing, none, none)

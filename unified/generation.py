@@ -103,9 +103,9 @@ def _ask(model: UnifiedModel, state: _Beams, step: int, kind: Attributes) -> Flo
     """The state of the query at place `step`; on the way the word chosen last enters the cache."""
     count = len(state.total)
     query = torch.full((count, 1), model.config.spe_token_id, device=state.total.device)
-    # As one causal run the word sees itself and the query sees both, which is their part of the two-block mask.
-    ids = torch.cat([state.ids[:, -1:], query], dim=1)
-    parts = [(kind, _tokens(ids, step + 1 - ids.shape[1]))]
+    # The word sees itself and the query sees both, which is their part of the two-block mask.
+    parts = [(kind, _tokens(state.ids[:, -1:], step - 1))] if step else []
+    parts.append((replace(kind, role="query"), _tokens(query, step)))
     encoded = model.encode(parts, past=state.past, past_mask=state.past_mask)
     # The query has answered and leaves; the word stays for later queries to see.
     state.past = tuple(cache.without_last() for cache in encoded.past)

@@ -40,6 +40,8 @@ class Layout:
 
     segments: tuple[Segment, ...]
     rows: tuple[Attributes, ...]
+    continues: bool = False
+    """Whether these tokens follow others that were encoded before; causal queries then come after the causal inputs."""
 
     def __len__(self) -> int:
         return self.segments[-1].stop
@@ -53,14 +55,14 @@ class Layout:
         raise KeyError(f"no segment of {modality} as {role} among {self.rows}")
 
 
-def layout(parts: Sequence[tuple[Attributes, int]]) -> Layout:
+def layout(parts: Sequence[tuple[Attributes, int]], continues: bool = False) -> Layout:
     """The layout of parts in order, each with its number of tokens."""
     rows = tuple(dict.fromkeys(attributes for attributes, _ in parts))
     segments, start = [], 0
     for attributes, length in parts:
         segments.append(Segment(start, start + length, rows.index(attributes)))
         start += length
-    return Layout(tuple(segments), rows)
+    return Layout(tuple(segments), rows, continues)
 
 
 @lru_cache(maxsize=256)
@@ -69,12 +71,14 @@ def visibility(whole: Layout, device: torch.device) -> Bool[Tensor, "n n"] | Non
 
     Tokens that are not causal see each other. Causal inputs see those and the causal inputs up to themselves.
     Causal queries see those, the causal inputs strictly before their own place, and themselves: the two-block mask
-    with which Uni-Perceiver learns to predict a whole caption in one pass.
+    with which Uni-Perceiver learns to predict a whole caption in one pass. In a sequence that continues another, the
+    places of queries come after those of the inputs.
     """
     if not any(attributes.causal for attributes in whole.rows):
         return None
     kinds = [whole.rows[segment.row] for segment in whole.segments for _ in range(len(segment))]
-    places = [place for segment in whole.segments for place in range(len(segment))]
+    starts = [0 if whole.continues else segment.start for segment in whole.segments for _ in range(len(segment))]
+    places = [index - start for index, start in enumerate(starts)]
     causal = torch.tensor([kind.causal for kind in kinds])
     query = torch.tensor([kind.causal and kind.role == "query" for kind in kinds])
     place = torch.tensor(places)

@@ -68,7 +68,8 @@ def score(
         target.append(ids[asked])
         number = asked.nonzero()[:, 0]
         row.append(number if rows is None else rows[number])
-    vocabulary = model.vocabulary(task.answer.vocabulary, given=task.inputs.values(), family=family)
+    given = {*task.inputs.values(), "text"}  # a caption is asked for by its words so far
+    vocabulary = model.vocabulary(task.answer.vocabulary, given=given, family=family)
     logits = similarity(model.project(torch.cat(states)), vocabulary, scale)
     return _by_sample(_classes(logits, torch.cat(target), task.answer.label_smoothing), torch.cat(row), len(batch))
 
@@ -176,11 +177,11 @@ def token_kinds(task: Task, name: str) -> tuple[Attributes, ...]:
     candidate = Attributes("text", "candidate", given=given, family=family)
     if task.answer.read == "prefix":
         return (*inputs, candidate)
-    encoded = (candidate,) if task.answer.vocabulary == "encoder" else ()
+    both = tuple(sorted({*given, "text"}))
+    encoded = (replace(candidate, given=both),) if task.answer.vocabulary == "encoder" else ()
     if task.answer.read == "masked":
         return (*inputs, *encoded)
     if task.answer.read == "causal":
-        return (replace(inputs[0], causal=True), *encoded)
-    both = tuple(sorted({*given, "text"}))
+        return (Attributes("text", causal=True, given=("text",), family=family), *encoded)
     words = Attributes("text", causal=True, given=both, family=family)
     return (*(replace(part, given=both) for part in inputs), words, replace(words, role="query"), *encoded)

@@ -167,7 +167,8 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
             vectors.insert(0, self.prefix(samples, vectors[0].device).to(vectors[0].dtype))
             masks.insert(0, masks[0].new_ones(masks[0].shape[0], 1))
             lengths[0] += 1  # the prefix belongs to the first part
-        whole = layout([(attributes, length) for (attributes, _), length in zip(parts, lengths, strict=True)])
+        kinds = [attributes for attributes, _ in parts]
+        whole = layout(list(zip(kinds, lengths, strict=True)), continues=past is not None)
         real = torch.cat(masks, dim=1)
         segments, conditions = whole.segments, None
         if self._conditioner is not None:

@@ -95,5 +95,6 @@ class Conditions:
     keys: tuple[str, ...]  # the name of each row under the model's router
     values: Float[Tensor, "r a"] | Int[Tensor, "r"]  # of each row: attribute bits, or its place in a table
     index: tuple[int, ...]  # the place of each row in a table of a folded model
+    tokens: Int[Tensor, "r"]  # of each row, without padding
     real: Bool[Tensor, "b n"]  # False: padding
     common: Bool[Tensor, "b n"]  # tokens that every token of the sequence sees

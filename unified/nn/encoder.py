@@ -65,23 +65,26 @@ class Encoder(nn.Module):
 
     @contextmanager
     def sharing(self) -> Iterator[list[tuple[Usage, ...]]]:
-        """Merge experts once for each row in all passes inside, and collect what the routers chose in each of them.
+        """Merge experts once for each set of rows in all passes inside, and collect what routers chose in each of them.
 
-        Weights must not change inside. Passes that recompute activations merge anew: a merged weight that is recomputed
-        cannot also be shared.
+        Inside another one it shares with it, and adds to what it collects. Weights must not change inside. Passes that
+        recompute activations merge anew: a merged weight that is recomputed cannot also be shared.
         """
         layers = list(self.conditional_layers().values())
-        before = [layer.shared for layer in layers], self._record
+        before, above = [layer.shared for layer in layers], self._record
         recomputed = self.gradient_checkpointing and torch.is_grad_enabled()
-        self._record = []
+        passes: list[tuple[Usage, ...]] = []
+        self._record = passes
         for layer in layers:
             layer.shared = None if recomputed else layer.shared if layer.shared is not None else {}
         try:
-            yield self._record
+            yield passes
         finally:
-            for layer, shared in zip(layers, before[0], strict=True):
+            for layer, shared in zip(layers, before, strict=True):
                 layer.shared = shared
-            self._record = before[1]
+            if above is not None:
+                above.extend(passes)
+            self._record = above
 
     def forward(
         self,

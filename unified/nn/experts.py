@@ -2,18 +2,19 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unified.nn.dispatch import Plan, choose, expert_linear, expert_mlp, plan
+from unified.nn.dispatch import Plan, expert_linear, expert_mlp, plan
 from unified.nn.routing import (
     BY_TOKEN,
     FOLDED,
     AttributeRouter,
+    Choice,
     ContextRouter,
     HashRouter,
     NameRouter,
@@ -25,6 +26,7 @@ from unified.nn.routing import (
 )
 from unified.types import Conditions, Segment
 
+T = TypeVar("T")
 LINEARS = ("qkv", "out", "up", "down")
 """The linears of a block, in the order of its computation."""
 
@@ -47,8 +49,15 @@ class Experts:
     def __post_init__(self) -> None:
         if not 1 <= self.top <= self.count:
             raise RoutingError(f"top {self.top} of {self.count} experts: expected 1 to {self.count}")
+        if not self.linears:
+            raise RoutingError(f"no linear is conditional; expected some of: {', '.join(LINEARS)}")
         if unknown := set(self.linears) - set(LINEARS):
             raise RoutingError(f"no linear is called {sorted(unknown)}; there are: {', '.join(LINEARS)}")
+
+    @property
+    def in_order(self) -> tuple[str, ...]:
+        """The conditional linears, in the order of computation."""
+        return tuple(name for name in LINEARS if name in self.linears)
 
     def decision(self, linear: str) -> str:
         """The name of the decision that a linear follows."""
@@ -59,7 +68,7 @@ class Experts:
     @property
     def decisions(self) -> tuple[str, ...]:
         """The decisions of a layer, in the order of its computation."""
-        return tuple(dict.fromkeys(self.decision(name) for name in LINEARS if name in self.linears))
+        return tuple(dict.fromkeys(self.decision(name) for name in self.in_order))
 
     @property
     def whole_mlp(self) -> bool:
@@ -83,16 +92,30 @@ class ConditionalLinear(nn.Module):
         """The matrices of all experts, as views of the weight."""
         return tuple(matrix for expert in self.weight.detach() for matrix in expert.chunk(self.parts))
 
+    def forward(self, use: Callable[[Tensor, Tensor], T]) -> T:
+        """`use` of weight and bias. A call, as accelerate and ZeRO bring weights that are kept elsewhere for calls."""
+        return use(self.weight, self.bias)
+
     def merged(self, gates: Float[Tensor, "r e"]) -> list["Merged"]:
         """An ordinary linear for each row of weights: Σ gₑ Wₑ and Σ gₑ bₑ, which for a linear equals mixing outputs.
 
         One product with all experts, most of them times zero: it is bound by memory, as a gather of the chosen ones
         would be, and its backward pass writes every gradient once and in a fixed order.
         """
-        with torch.autocast(self.weight.device.type, enabled=False):
-            gates = gates.to(self.weight.dtype)
-            weight = (gates @ self.weight.flatten(1)).view(-1, *self.weight.shape[1:])
-            return list(zip(weight, gates @ self.bias, strict=True))
+
+        def merge(weight: Tensor, bias: Tensor) -> list[Merged]:
+            with torch.autocast(weight.device.type, enabled=False):
+                shares = gates.to(weight)
+                merged = (shares @ weight.flatten(1)).view(-1, *weight.shape[1:])
+                return list(zip(merged, shares @ bias, strict=True))
+
+        merged: list[Merged] = self(merge)
+        return merged
+
+    def selected(self, index: Sequence[int]) -> list["Merged"]:
+        """The linears at these places."""
+        found: list[Merged] = self(lambda weight, bias: [(weight[place], bias[place]) for place in index])
+        return found
 
 
 Merged = tuple[Float[Tensor, "o i"], Float[Tensor, "o"]]
@@ -140,7 +163,7 @@ class ByRow(Dense):
         return torch.cat(parts, dim=1)
 
     def usage(self) -> Usage | None:
-        """Sums over the tokens of the rows, padding included."""
+        """Sums over the tokens of the rows."""
         return self._usage
 
 
@@ -163,7 +186,9 @@ class ByToken(Dense):
         if not isinstance(module, ConditionalLinear):
             return module(x)  # type: ignore[no-any-return]
         where, weights = self._decide(self._experts.decision(name), x)
-        return expert_linear(x.flatten(0, 1), module.weight, module.bias, where, weights).unflatten(0, x.shape[:2])
+        flat = x.flatten(0, 1)
+        found: Tensor = module(lambda weight, bias: expert_linear(flat, weight, bias, where, weights))
+        return found.unflatten(0, x.shape[:2])
 
     def mlp(self, up: nn.Module, down: nn.Module, x: Tensor) -> Tensor:
         """Each token through the whole MLP of each of its experts, and their outputs mixed."""
@@ -171,25 +196,22 @@ class ByToken(Dense):
         assert isinstance(down, ConditionalLinear)
         where, weights = self._decide("mlp", x)
         flat = x.flatten(0, 1)
-        return expert_mlp(flat, up.weight, up.bias, down.weight, down.bias, where, weights).unflatten(0, x.shape[:2])
+        found: Tensor = up(lambda w, b: down(lambda v, c: expert_mlp(flat, w, b, v, c, where, weights)))
+        return found.unflatten(0, x.shape[:2])
 
     def _decide(self, name: str, x: Float[Tensor, "b n w"]) -> tuple[Plan, Tensor]:
         """The experts of each token; of two linears that share a decision the first one makes it."""
         if name in self._chosen:
             return self._chosen[name]
-        router, experts, real = self._routers[name], self._experts, self._conditions.real
-        assert isinstance(router, TokenRouter)
-        if isinstance(router, ContextRouter):
-            before = self._before
-            self._context[name] = router.pool(x, self._conditions.common) if before is None else before[name]
-            logits = router.in_context(x, self._context[name]).flatten(0, 1)
-        else:
-            logits = router(x).flatten(0, 1)
-        weights, index = choose(logits, experts.top, router.bias)
-        padded = real.flatten()
-        where = plan(index, experts.count, real=padded, capacity=experts.capacity, priority=weights[:, 0].detach())
-        self._usage.append(_token_usage(logits, index, padded))
-        self._chosen[name] = (where, weights)
+        experts, real = self._experts, self._conditions.real.to(x.device).flatten()
+        before = self._before.get(name) if self._before else None
+        choice: Choice = self._routers[name](x, self._conditions.common.to(x.device), before)
+        if choice.context is not None:
+            self._context[name] = choice.context
+        first = choice.weights[:, 0].detach()
+        where = plan(choice.experts, experts.count, real=real, capacity=experts.capacity, priority=first)
+        self._usage.append(_token_usage(choice.logits, choice.experts, real))
+        self._chosen[name] = (where, choice.weights)
         return self._chosen[name]
 
     def context(self) -> dict[str, Tensor]:
@@ -226,8 +248,8 @@ def _router(experts: Experts, name: str, width: int, sees: int, layer: int) -> n
         "task": lambda: NameRouter(experts.inputs, width, experts.count),
         "modality": lambda: NameRouter(experts.inputs, width, experts.count),
         "hash": lambda: HashRouter(experts.count, experts.top, f"{layer} {name}"),
-        "token": lambda: TokenRouter(sees, experts.count, experts.biased),
-        "context": lambda: ContextRouter(sees, experts.count, experts.biased),
+        "token": lambda: TokenRouter(sees, experts.count, experts.top, experts.biased),
+        "context": lambda: ContextRouter(sees, experts.count, experts.top, experts.biased),
         FOLDED: nn.Identity,
     }
     if experts.router not in make:
@@ -240,8 +262,10 @@ class ConditionalLayer(nn.ModuleDict):
 
     def __init__(self, experts: Experts, width: int, hidden: int, layer: int) -> None:
         """`layer`: its number, which a hash router draws by."""
-        wide = dict.fromkeys((*LINEARS, "attention", "mlp"), width) | {"down": hidden}
-        super().__init__({name: _router(experts, name, width, wide[name], layer) for name in experts.decisions})
+        sees: dict[str, int] = {}  # a decision is made by what the first linear that follows it is given
+        for name in experts.in_order:
+            sees.setdefault(experts.decision(name), hidden if name == "down" else width)
+        super().__init__({name: _router(experts, name, width, sees[name], layer) for name in sees})
         self.experts = experts
         self.shared: dict[Any, Any] | None = None
         """Merged linears by row and noise, kept while a forward pass asks for them again; None: they are not kept."""
@@ -251,7 +275,7 @@ class ConditionalLayer(nn.ModuleDict):
         linears: Mapping[str, nn.Module],
         segments: Sequence[Segment],
         conditions: Conditions,
-        noise: Float[Tensor, "d r e"] | None,
+        noise: Float[Tensor, "d m e"] | None,
         before: Mapping[str, Tensor] | None,
     ) -> Dense:
         """How this layer applies its linears to one sequence."""
@@ -259,15 +283,11 @@ class ConditionalLayer(nn.ModuleDict):
             return ByToken(self.experts, self, conditions, before)
         conditional = {name: linear for name, linear in linears.items() if isinstance(linear, ConditionalLinear)}
         if self.experts.router == FOLDED:
-            rows = {
-                name: [(linear.weight[i], linear.bias[i]) for i in conditions.index]
-                for name, linear in conditional.items()
-            }
-            return ByRow(rows, segments)
+            return ByRow({name: linear.selected(conditions.index) for name, linear in conditional.items()}, segments)
         return self._by_row(conditional, segments, conditions, noise)
 
     def gates(
-        self, conditions: Conditions, noise: Float[Tensor, "d r e"] | None = None
+        self, conditions: Conditions, noise: Float[Tensor, "d m e"] | None = None
     ) -> tuple[Float[Tensor, "d r e"], Float[Tensor, "d r e"]]:
         """The weights of the experts for each decision and row, and the logits that they come from.
 
@@ -290,7 +310,8 @@ class ConditionalLayer(nn.ModuleDict):
         conditions: Conditions,
         noise: Tensor | None,
     ) -> ByRow:
-        key = (conditions.keys, None if noise is None else noise.data_ptr())
+        # What was merged without a graph gives the experts no gradient.
+        key = (conditions.keys, None if noise is None else noise.data_ptr(), torch.is_grad_enabled())
         kept = self.shared if self.shared is not None else {}
         if key not in kept:
             gates, logits = self.gates(conditions, noise)
@@ -301,6 +322,4 @@ class ConditionalLayer(nn.ModuleDict):
             # Held with the result, the noise keeps its memory, and so the key, from another's use.
             kept[key] = (merged, gates.detach(), logits.detach(), noise)
         merged, gates, logits, _ = kept[key]
-        samples = conditions.real.shape[0]
-        tokens = [sum(samples * len(s) for s in segments if s.row == row) for row in range(len(conditions.keys))]
-        return ByRow(merged, segments, row_usage(gates, logits, torch.tensor(tokens, device=gates.device)))
+        return ByRow(merged, segments, row_usage(gates, logits, conditions.tokens))

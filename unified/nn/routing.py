@@ -6,6 +6,7 @@ its experts are merged. The others choose for each token (`nn/dispatch.py`). Gat
 
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from unified import seed
 from unified.errors import UserError
+from unified.nn.dispatch import choose
 from unified.types import Conditions
 
 BY_ROW = ("attribute", "task", "modality", "hash")
@@ -50,7 +52,7 @@ def mixture(logits: Float[Tensor, "r e"], top: int) -> Float[Tensor, "r e"]:
     Raises `RoutingError` for logits that are not finite; on an accelerator, where asking would be a wait, they become
     weights that are no numbers, and the loss tells.
     """
-    if not logits.is_cuda and not bool(torch.isfinite(logits).all()):
+    if logits.device.type == "cpu" and not bool(torch.isfinite(logits).all()):
         raise RoutingError(
             "the logits of a gate are not finite, so no expert can be chosen: the router's weights, or what they are "
             "given, hold a nan or an infinity. Load an earlier checkpoint, or train with a lower optim.lr"
@@ -61,13 +63,32 @@ def mixture(logits: Float[Tensor, "r e"], top: int) -> Float[Tensor, "r e"]:
     return torch.zeros_like(probability).scatter(-1, index, chosen)
 
 
+class _ExactLinear(nn.Linear):
+    """A linear that computes in fp32 whatever the autocast and the dtype of its weights.
+
+    It is called, never read, as accelerate brings offloaded weights around calls alone.
+    """
+
+    def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
+        with torch.autocast(x.device.type, enabled=False):
+            return F.linear(x.float(), self.weight.float(), None if self.bias is None else self.bias.float())
+
+
+class _ExactNorm(nn.LayerNorm):
+    """A LayerNorm that computes in fp32, likewise."""
+
+    def forward(self, x: Float[Tensor, "*n w"]) -> Float[Tensor, "*n w"]:
+        with torch.autocast(x.device.type, enabled=False):
+            return F.layer_norm(x.float(), self.normalized_shape, self.weight.float(), self.bias.float(), self.eps)
+
+
 class _RowRouter(nn.Module):
     """h = LN(embedded row); logits = G h  (Uni-Perceiver-MoE, NeurIPS 2022)."""
 
     def __init__(self, width: int, experts: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.gate = nn.Linear(width, experts, bias=False)
+        self.norm = _ExactNorm(width)
+        self.gate = _ExactLinear(width, experts, bias=False)
 
     def embedded(self, conditions: Conditions) -> Float[Tensor, "r w"]:
         """What the rows are, as vectors."""
@@ -75,11 +96,8 @@ class _RowRouter(nn.Module):
 
     def forward(self, conditions: Conditions) -> Float[Tensor, "r e"]:
         """The logits of each row, in fp32."""
-        with torch.autocast(self.gate.weight.device.type, enabled=False):
-            norm = self.norm
-            h = self.embedded(conditions).float()
-            h = F.layer_norm(h, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)
-            return F.linear(h, self.gate.weight.float())
+        logits: Tensor = self.gate(self.norm(self.embedded(conditions)))
+        return logits
 
 
 class AttributeRouter(_RowRouter):
@@ -87,12 +105,11 @@ class AttributeRouter(_RowRouter):
 
     def __init__(self, bits: int, width: int, experts: int) -> None:
         super().__init__(width, experts)
-        self.transform = nn.Linear(bits, width)
+        self.transform = _ExactLinear(bits, width)
 
     def embedded(self, conditions: Conditions) -> Float[Tensor, "r w"]:
         """A a + b of the attribute bits a."""
-        weight = self.transform.weight.float()
-        return F.linear(conditions.values.to(weight), weight, self.transform.bias.float())
+        return self.transform(conditions.values)  # type: ignore[no-any-return]
 
 
 class NameRouter(_RowRouter):
@@ -104,7 +121,7 @@ class NameRouter(_RowRouter):
 
     def embedded(self, conditions: Conditions) -> Float[Tensor, "r w"]:
         """The vector of each row's name."""
-        return self.embedding(conditions.values.to(self.embedding.weight.device))  # type: ignore[no-any-return]
+        return self.embedding(conditions.values)  # type: ignore[no-any-return]
 
 
 class HashRouter(nn.Module):
@@ -126,19 +143,54 @@ def _drawn(experts: int, top: int, name: str, key: str) -> list[float]:
     return [0.0 if expert in chosen else -1e4 for expert in range(experts)]
 
 
+class Choice(NamedTuple):
+    """What a router chose for each of the tokens, those of all samples in one axis."""
+
+    logits: Float[Tensor, "t e"]
+    weights: Float[Tensor, "t k"]
+    experts: Int[Tensor, "t k"]  # best first
+    context: Float[Tensor, "b w"] | None  # of each sequence, to continue it with
+
+
+class _TokenGate(nn.Linear):
+    """G x of each token's state, or G [x; c] with its sequence's context c, in fp32 (see `_ExactLinear`)."""
+
+    def forward(  # type: ignore[override]
+        self, x: Float[Tensor, "b n w"], context: Float[Tensor, "b w"] | None
+    ) -> Float[Tensor, "b n e"]:
+        with torch.autocast(x.device.type, enabled=False):
+            if context is None:
+                return F.linear(x.float(), self.weight.float())
+            own, pooled = self.weight.float().chunk(2, dim=1)
+            return F.linear(x.float(), own) + F.linear(context.float(), pooled)[:, None]
+
+
 class TokenRouter(nn.Module):
     """Chooses for each token by its state: logits = G x (Switch Transformer, JMLR 2022)."""
 
-    def __init__(self, width: int, experts: int, biased: bool) -> None:
-        super().__init__()
-        self.gate = nn.Linear(width, experts, bias=False)
-        # Moved by the trainer against the load, not by a gradient; it decides who is chosen, not with what weight.
-        self.bias = nn.Parameter(torch.zeros(experts), requires_grad=False) if biased else None
+    bias: Tensor | None
 
-    def forward(self, x: Float[Tensor, "b n w"]) -> Float[Tensor, "b n e"]:
-        """The logits of each token, in fp32."""
-        with torch.autocast(x.device.type, enabled=False):
-            return F.linear(x.float(), self.gate.weight.float())
+    def __init__(self, sees: int, experts: int, top: int, biased: bool) -> None:
+        super().__init__()
+        self.top = top
+        self.gate = _TokenGate(sees, experts, bias=False)
+        # Moved by the trainer against the load, not by a gradient; it decides who is chosen, not with what weight.
+        self.register_buffer("bias", torch.zeros(experts) if biased else None)
+
+    def forward(
+        self, x: Float[Tensor, "b n w"], common: Bool[Tensor, "b n"], before: Float[Tensor, "b w"] | None = None
+    ) -> Choice:
+        """The experts of each token, with logits in fp32.
+
+        `common`: tokens that every token sees. `before`: the context of the sequence that these tokens continue.
+        """
+        context = self.context(x, common) if before is None else before
+        logits = self.gate(x, context).flatten(0, 1)
+        return Choice(logits, *choose(logits, self.top, self.bias), context)
+
+    def context(self, x: Float[Tensor, "b n w"], common: Bool[Tensor, "b n"]) -> Float[Tensor, "b w"] | None:  # noqa: ARG002
+        """What a token is told of its sequence: nothing."""
+        return None
 
 
 class ContextRouter(TokenRouter):
@@ -148,23 +200,17 @@ class ContextRouter(TokenRouter):
     words that are hidden from it (Uni-Perceiver-MoE names the strategy; its published code has none).
     """
 
-    def __init__(self, width: int, experts: int, biased: bool) -> None:
-        super().__init__(2 * width, experts, biased)
+    def __init__(self, width: int, experts: int, top: int, biased: bool) -> None:
+        super().__init__(2 * width, experts, top, biased)
         self.query = nn.Parameter(torch.zeros(width))
 
-    def pool(self, x: Float[Tensor, "b n w"], common: Bool[Tensor, "b n"]) -> Float[Tensor, "b w"]:
-        """The context of each sequence, in fp32; `common`: the tokens that every token sees."""
+    def context(self, x: Float[Tensor, "b n w"], common: Bool[Tensor, "b n"]) -> Float[Tensor, "b w"]:
+        """The pooled state of each sequence, in fp32."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
             score = (x @ self.query.float()) / x.shape[-1] ** 0.5
             share = score.masked_fill(~common, -torch.inf).softmax(dim=1)
             return torch.bmm(share[:, None], x)[:, 0]
-
-    def in_context(self, x: Float[Tensor, "b n w"], context: Float[Tensor, "b w"]) -> Float[Tensor, "b n e"]:
-        """The logits of each token, in fp32."""
-        with torch.autocast(x.device.type, enabled=False):
-            own, pooled = self.gate.weight.float().chunk(2, dim=1)
-            return F.linear(x.float(), own) + F.linear(context, pooled)[:, None]
 
 
 def row_usage(
