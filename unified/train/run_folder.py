@@ -122,14 +122,7 @@ class RunFolder:
 
     def stored_recipe(self) -> Recipe | None:
         """The recipe that the run was last started with."""
-        path = self.path / "recipe.yaml"
-        if not path.is_file():
-            return None
-        first = path.read_text(encoding="utf-8").split("\n", maxsplit=1)[0]
-        number = first.removeprefix(RECIPE_HEADER).split(";")[0]
-        if first.startswith(RECIPE_HEADER) and number.isdecimal():
-            _check_format(path, int(number))
-        return build(Recipe, read_yaml(path), str(path))
+        return read_recipe(self.path / "recipe.yaml")
 
     def _note_versions(self, step: int) -> None:
         path = self.path / "versions.json"
@@ -187,6 +180,17 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
             _check_format(path, record["format"])
         else:
             yield record
+
+
+def read_recipe(path: Path) -> Recipe | None:
+    """The resolved recipe that a run keeps; None where there is no such file."""
+    if not path.is_file():
+        return None
+    first = path.read_text(encoding="utf-8").split("\n", maxsplit=1)[0]
+    number = first.removeprefix(RECIPE_HEADER).split(";")[0]
+    if first.startswith(RECIPE_HEADER) and number.isdecimal():
+        _check_format(path, int(number))
+    return build(Recipe, read_yaml(path), str(path))
 
 
 def versions() -> dict[str, Any]:

@@ -1,0 +1,48 @@
+"""`unified report …`: figures that explain a model, each with its numbers as JSON."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+from tyro.extras import SubcommandApp
+
+from unified.cli.app import app
+
+report = SubcommandApp()
+app.command(report, name="report", help="Figures that explain a model, with their numbers as JSON.")
+
+
+@report.command(name="interference")
+def interference(
+    model: Annotated[str, Positional, arg(metavar="MODEL")],
+    /,
+    data: str | None = None,
+    tasks: Annotated[tuple[str, ...], arg(metavar="TASK …")] = (),
+    layers: Annotated[tuple[int, ...], arg(metavar="L …")] = (),
+    linear: Literal["down", "up", "qkv", "out"] = "down",
+    batches: int = 16,
+    seed: int = 0,
+    against: Annotated[str | None, arg(metavar="MODEL2")] = None,
+    out: Annotated[Path | None, arg(metavar="FOLDER")] = None,
+) -> None:
+    """Measure how the gradients of each task would change the losses of the others.
+
+    Writes interference.json and interference.png. With --against: that model, this one, and the difference.
+
+    Example: unified report interference runs/quickstart_moe --against runs/quickstart --batches 32
+
+    Args:
+        model: A run (its newest complete checkpoint), an exported folder, or a hub name.
+        data: A recipe whose tasks and data are used; default: that of the run.
+        tasks: Some of the recipe's tasks; default: all.
+        layers: Numbers of layers; default: all.
+        linear: Which weights' gradients: down and up of the MLP, qkv and out of the attention.
+        batches: Gradients of each task, at least 2.
+        seed: Which samples, augmentations and hidden words.
+        against: A second model on the same batches, such as one before, or without experts.
+        out: Folder to write; default: reports in the run's folder, or here.
+    """
+    from unified.reports.commands import Ask, interference_command
+
+    ask = Ask(linear=linear, layers=layers, tasks=tasks, batches=batches, seed=seed)
+    interference_command(model, ask, data=data, against=against, out=out)

@@ -1,0 +1,1 @@
+"""Figures that explain a model, each with the numbers behind it as JSON."""

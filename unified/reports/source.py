@@ -1,0 +1,148 @@
+"""What a report is made from: a model, the recipe of its tasks, and seeded batches of their data."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unified import hub
+from unified.config import RecipeError, build, nearest, read_yaml
+from unified.data.loader import Report, StepLoader
+from unified.data.schedule import Slot
+from unified.errors import UserError
+from unified.labels import load_labels
+from unified.log import logger
+from unified.matching import score
+from unified.model import UnifiedModel
+from unified.paths import find
+from unified.recipe import Recipe
+from unified.train.build import check_task
+from unified.train.progress import duration
+from unified.train.run_folder import read_recipe
+from unified.types import Batch, DataError, Tokens
+
+FORMAT = 1
+SILENCE = 10.0
+"""Seconds between two lines about progress."""
+
+
+class ReportError(UserError):
+    """A report cannot be made of this model; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that a report is about, and what people call it."""
+
+    name: str
+    model: UnifiedModel
+    tokenizers: Mapping[str, Any]
+    source: str
+
+
+def open_subject(reference: str | Path) -> Subject:
+    """The model that `unified.load` finds under `reference`, on a GPU where there is one."""
+    loaded = hub.open_model(reference)
+    loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return Subject(Path(reference).name, loaded.model, loaded.processor.tokenizers, loaded.source)
+
+
+def find_recipe(reference: str | Path, data: str | None) -> Recipe:
+    """The recipe with the tasks: the one that `data` names, otherwise that of the run `reference`."""
+    if data is not None:
+        path = find("recipes", data, ".yaml")
+        return build(Recipe, read_yaml(path), path.name)
+    recipe = read_recipe(Path(reference) / "recipe.yaml")
+    if recipe is None:
+        raise ReportError(
+            f"{reference}: not the folder of a run, so its tasks are unknown; name the recipe that has them: "
+            "--data RECIPE.yaml"
+        )
+    return recipe
+
+
+def chosen_tasks(recipe: Recipe, names: Sequence[str]) -> Recipe:
+    """The recipe with the named tasks alone, in their order; all where none is named."""
+    for name in names:
+        if name not in recipe.tasks:
+            raise RecipeError(f"--tasks: the recipe has no task {name!r}{nearest(name, list(recipe.tasks))}")
+    return replace(recipe, tasks={name: recipe.tasks[name] for name in names}) if names else recipe
+
+
+class Questions:
+    """Seeded batches of the tasks of a recipe, and a model's loss on them.
+
+    Sample order, augmentation and hidden words are keyed by `seed`, as in a run of that seed; the model is asked as in
+    evaluation, without drop path and gate noise.
+    """
+
+    def __init__(self, subject: Subject, recipe: Recipe, seed: int) -> None:
+        """Raises `RecipeError` where the model knows no such task, `DataError` where data are missing."""
+        self.model = subject.model
+        self.recipe = replace(recipe, seed=seed)
+        families = list(self.model.config.families)
+        for name, task in recipe.tasks.items():
+            check_task(name, task)
+            if (family := task.family or name) not in families:
+                known = nearest(family, families)
+                raise RecipeError(f"tasks.{name}: {subject.source} was not trained on the family {family!r}{known}")
+        text = subject.tokenizers["text"]
+        sets = {name: t.answer.candidates for name, t in recipe.tasks.items()}
+        labels = {name: load_labels(c) for name, c in sets.items() if c not in ("batch", "vocabulary")}
+        try:
+            self._steps = StepLoader(self.recipe, subject.tokenizers, labels, rank=0, world=1).steps
+        except DataError as error:
+            raise DataError(
+                f"{error}. Paths in a recipe count from the current folder ({Path.cwd()}); --data names another recipe"
+            ) from error
+        self._labels = {
+            name: text.tokens([text.prepare(word) for word in found.names]).to(self.model.input_device)
+            for name, found in labels.items()
+        }
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Their names, in the order of the recipe."""
+        return tuple(self.recipe.tasks)
+
+    def sizes(self) -> dict[str, int]:
+        """Samples of one batch of each task."""
+        return {name: task.batch for name, task in self.recipe.tasks.items()}
+
+    def batch(self, task: str, number: int) -> Batch:
+        """Batch `number` of a task."""
+        size = self.recipe.tasks[task].batch
+        slot = Slot(task, number * size, (number + 1) * size, 0)
+        return self._steps.batch(slot, Report()).to(self.model.input_device)
+
+    def labels(self, task: str) -> Tokens | None:
+        """The tokens of a task's label set, where it has one."""
+        return self._labels.get(task)
+
+    def loss(self, task: str, number: int) -> Tensor:
+        """The mean loss of the terms of a batch."""
+        found = score(
+            self.model, self.recipe.tasks[task], self.batch(task, number), labels=self.labels(task), name=task
+        )
+        return found.loss.sum() / found.terms.sum().clamp(min=1)
+
+
+class Ticker:
+    """Tells how far long work is, and when it will end."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what, self._total, self._done = what, total, 0
+        self._begin = self._told = time.monotonic()
+
+    def tick(self) -> None:
+        """One part of the work is done."""
+        self._done += 1
+        now = time.monotonic()
+        if now - self._told > SILENCE and self._done < self._total:
+            left = (self._total - self._done) * (now - self._begin) / self._done
+            logger.info("%s  %d/%d  ETA %s", self._what, self._done, self._total, duration(left))
+            self._told = now
