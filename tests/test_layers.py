@@ -22,6 +22,8 @@ MEANING = {
     "matching",
     "generation",
     "intervals",
+    "folding",
+    "upcycling",
     "official",
 }
 MOVEMENT = ["data", "evaluate", "train", "reports"]  # each may import only what stands to its left

@@ -19,18 +19,28 @@ tags:
 """
 
 
-def model_card(name: str, model: UnifiedModel, source: str, results: Mapping[str, Any] | None) -> str:
-    """Markdown with a YAML head; `results` is the content of a results.json of `unified eval`."""
-    parts = [FRONT, f"# {name}\n", _shape(model, source), _use(name)]
+def model_card(
+    name: str,
+    model: UnifiedModel,
+    source: str,
+    results: Mapping[str, Any] | None,
+    facts: Mapping[str, str] | None = None,
+) -> str:
+    """Markdown with a YAML head; `results` is the content of a results.json of `unified eval`.
+
+    `facts`: more rows of the table of what the model is.
+    """
+    parts = [FRONT, f"# {name}\n", _shape(model, source, facts or {}), _use(name)]
     if results is not None:
         parts.append(_table(results))
     return "\n".join(parts)
 
 
-def _shape(model: UnifiedModel, source: str) -> str:
+def _shape(model: UnifiedModel, source: str, facts: Mapping[str, str]) -> str:
     config: UnifiedConfig = model.config
     image = config.image
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    more = "".join(f"| {name} | {fact} |\n" for name, fact in facts.items())
     return f"""A generalist perception model: one transformer that answers by comparing representations.
 
 | | |
@@ -40,7 +50,7 @@ def _shape(model: UnifiedModel, source: str) -> str:
 | images | {image["height"]} × {image["width"]} pixels, patches of {image["patch"]} |
 | texts | {config.vocabulary_size:,} ids, at most {config.text["max_length"]} tokens |
 | temperatures | {", ".join(f"`{family}`" for family in config.families)} |
-| made from | {source}, with unified {__version__} |
+{more}| made from | {source}, with unified {__version__} |
 """
 
 

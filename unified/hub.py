@@ -5,6 +5,7 @@ tokenizer.json, tokenizer_config.json and README.md, the model card.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -187,12 +188,23 @@ def export(run: str | Path, out: str | Path, *, results: str | Path | None = Non
     measured = None if results is None else _results(Path(results))
     loaded = open_model(run, weights=weights)
     out.mkdir(parents=True, exist_ok=True)
-    loaded.processor.save_pretrained(out)
-    loaded.model.save_pretrained(out)
-    (out / "README.md").write_text(
-        model_card(out.resolve().name, loaded.model, loaded.source, measured), encoding="utf-8"
-    )
+    write(loaded, out, out.resolve().name, measured)
     logger.info("%s: %s, ready for unified.load and unified push", out, loaded.source)
+
+
+def write(
+    loaded: Loaded,
+    folder: Path,
+    name: str,
+    results: Mapping[str, Any] | None = None,
+    *,
+    facts: Mapping[str, str] | None = None,
+) -> None:
+    """Write a model into `folder` as files for the hub; `name`, `results` and `facts` are for its card."""
+    loaded.processor.save_pretrained(folder)
+    loaded.model.save_pretrained(folder)
+    card = model_card(name, loaded.model, loaded.source, results, facts)
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _results(file: Path) -> dict[str, Any]:

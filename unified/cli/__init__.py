@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
 
 import unified.cli.convert  # noqa: F401 - adds its commands
+import unified.cli.fold  # noqa: F401 - adds its commands
 import unified.cli.report  # noqa: F401 - adds its commands
 from unified import log
 from unified.cli.app import app

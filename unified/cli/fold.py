@@ -1,0 +1,44 @@
+"""`unified fold`: a model with experts as an exact dense one."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from unified.cli.app import app
+from unified.config import RecipeError
+
+
+@app.command(name="fold")
+def fold(
+    model: Annotated[str, Positional, arg(metavar="MODEL")],
+    out: Annotated[Path, Positional, arg(metavar="OUT")],
+    /,
+    tasks: Annotated[tuple[str, ...], arg(metavar="TASK …")] = (),
+    rows: Annotated[tuple[str, ...], arg(metavar="KEY …")] = (),
+    keep_experts: bool = False,
+) -> None:
+    """Turn a model with conditional experts into an exact dense one for some kinds of tokens.
+
+    Example: unified fold runs/moe out/captioner --tasks caption
+
+    For routers that look at what a token is, not at its state: attribute, task, modality, hash. What is written is
+    loaded again and compared with the original; without --tasks and --rows it serves all tasks of the model.
+
+    Args:
+        model: A hub name (org/name), an exported folder, or a run (its newest complete checkpoint).
+        out: Folder to write; it appears complete or not at all.
+        tasks: Tasks of the model's recipe that the folded model is for.
+        rows: Or the rows themselves: attribute bits such as 10011000, task families, or modalities.
+        keep_experts: Write the model as it is, with all its experts, as `unified export` does for a run.
+    """
+    from unified import folding
+
+    if keep_experts:
+        if tasks or rows:
+            raise RecipeError("--keep-experts: writes the whole model; leave out --tasks and --rows")
+        sys.stdout.write(f"{out}: {folding.export_with_experts(model, out)}, with all experts\n")
+        return
+    found = folding.fold(model, out, tasks=tasks, rows=rows)
+    sys.stdout.write("\n".join([*found.lines(), f"written to {out}"]) + "\n")
