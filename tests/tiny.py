@@ -1,6 +1,7 @@
 """Small shards and a small recipe with every kind of match answer, for tests of training."""
 
 import json
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from PIL import Image
 from unified import seed
 from unified.config import build
 from unified.data.write import ShardWriter
-from unified.recipe import Recipe
+from unified.recipe import ExpertSettings, Recipe
 
 COLOURS = {"red": (230, 40, 40), "green": (40, 200, 60), "blue": (40, 60, 230), "grey": (128, 128, 128)}
 
@@ -75,6 +76,12 @@ def tiny_recipe(folder: Path, **changes: Any) -> Recipe:
     if not data.exists():
         write_shards(data)
     return build(Recipe, recipe_content(data, folder / "colours.yaml", **changes), "tiny.yaml")
+
+
+def with_experts(recipe: Recipe, router: str = "attribute", **changes: Any) -> Recipe:
+    """The recipe with four experts, two of them chosen, in its first layer."""
+    content = {"count": 4, "top": 2, "router": router, **changes}
+    return replace(recipe, model=replace(recipe.model, experts=build(ExpertSettings, content, "experts")))
 
 
 def write_recipe(folder: Path, **changes: Any) -> Path:

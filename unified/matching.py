@@ -57,7 +57,10 @@ def score(
             candidates = model.represent(texts, "candidate", of_candidates, given=batch.inputs, family=family)
             return _match_batch(features, candidates, batch.target["group"], scale, task.answer.label_smoothing)
         assert labels is not None, "a task with a label set needs the tokens of its labels"
-        candidates = model.represent({"text": labels}, "candidate", of_candidates, given=batch.inputs, family=family)
+        with model.encoder.sharing(1 / world_size()):  # every rank encodes the whole set
+            candidates = model.represent(
+                {"text": labels}, "candidate", of_candidates, given=batch.inputs, family=family
+            )
         return _classes(similarity(features, candidates, scale), batch.target, task.answer.label_smoothing)
     states, target, row = [], [], []
     for rows, part in _parts(batch):
@@ -69,7 +72,8 @@ def score(
         number = asked.nonzero()[:, 0]
         row.append(number if rows is None else rows[number])
     given = {*task.inputs.values(), "text"}  # a caption is asked for by its words so far
-    vocabulary = model.vocabulary(task.answer.vocabulary, given=given, family=family)
+    with model.encoder.sharing(1 / world_size()):
+        vocabulary = model.vocabulary(task.answer.vocabulary, given=given, family=family)
     logits = similarity(model.project(torch.cat(states)), vocabulary, scale)
     return _by_sample(_classes(logits, torch.cat(target), task.answer.label_smoothing), torch.cat(row), len(batch))
 

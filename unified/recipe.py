@@ -182,7 +182,10 @@ class Recipe:
             raise RecipeError("tasks: a recipe needs at least one task; see recipes/quickstart.yaml")
         for expected, fits, names in RANGES:
             for name in names:
-                _check(name, attrgetter(name)(self), expected, fits)
+                if self.model.experts is not None or not name.startswith("model.experts."):
+                    _check(name, attrgetter(name)(self), expected, fits)
+        if self.model.experts is not None:
+            _check_experts(self.model.experts, self.model)
         if self.model.width % self.model.heads:
             raise RecipeError(f"model.heads: {self.model.heads} does not divide model.width {self.model.width}")
         text = self.model.text
@@ -196,6 +199,35 @@ class Recipe:
                     raise RecipeError(f"tasks: {word!r} cannot name a task or a family; leave out the dots")
 
 
+def _check_experts(experts: ExpertSettings, model: ModelSettings) -> None:
+    """Refuse what conditional experts cannot be."""
+    where = "model.experts"
+    if experts.top > experts.count:
+        raise RecipeError(f"{where}.top: {experts.top} of {experts.count} experts; expected 1 to {experts.count}")
+    for key, found in (("linears", experts.linears), ("layers", experts.layers), ("bits", experts.bits)):
+        if len(set(found)) < len(found) and not isinstance(found, str):
+            raise RecipeError(f"{where}.{key}: one is named twice in {list(found)}")
+    if not experts.linears or not experts.layers:
+        raise RecipeError(f"{where}: no linears or no layers are left; leave `experts` out for a dense model")
+    if not isinstance(experts.layers, str):
+        beyond = [layer for layer in experts.layers if not 0 <= layer < model.depth]
+        if beyond:
+            raise RecipeError(f"{where}.layers: {beyond} are none of the layers 0 to {model.depth - 1}")
+    by_token = experts.router in ("token", "context")
+    if experts.hidden is not None and not (by_token and {"up", "down"} <= set(experts.linears)):
+        raise RecipeError(
+            f"{where}.hidden: the width of one expert is free only where tokens are sent to experts of both `up` and "
+            f"`down`; found the router {experts.router!r} and {', '.join(experts.linears)}"
+        )
+    if experts.hidden is not None and not experts.shared_decisions:
+        raise RecipeError(f"{where}.hidden: needs shared_decisions, as `down` follows the choice made for `up`")
+    if experts.bits and experts.router not in ("attribute", "hash"):
+        raise RecipeError(f"{where}.bits: only the routers attribute and hash look at bits; found {experts.router!r}")
+    for key in ("capacity", "bias_rate", "z_loss"):
+        if getattr(experts, key) and not by_token:
+            raise RecipeError(f"{where}.{key}: for the routers token and context alone; found {experts.router!r}")
+
+
 Fits = Callable[[float], bool]
 RANGES: tuple[tuple[str, Fits, tuple[str, ...]], ...] = (
     (
@@ -206,6 +238,7 @@ RANGES: tuple[tuple[str, Fits, tuple[str, ...]], ...] = (
             *("model.width", "model.depth", "model.heads", "model.hidden"),
             *("model.image.patch", "model.image.grid", "model.image.frames"),
             *("model.text.max_length", "model.text.positions"),
+            *("model.experts.count", "model.experts.top", "model.experts.hidden"),
             *("train.log_every", "train.eval_every", "train.save_every", "train.keep_last"),
         ),
     ),
@@ -215,12 +248,13 @@ RANGES: tuple[tuple[str, Fits, tuple[str, ...]], ...] = (
         (
             *("optim.lr", "optim.final_lr", "optim.warmup", "optim.weight_decay", "model.layer_scale"),
             *("data.workers", "data.cache_mb", "data.max_bad_fraction"),
+            *("model.experts.noise", "model.experts.balance", "model.experts.z_loss", "model.experts.bias_rate"),
         ),
     ),
     (
         "above 0",
         lambda value: value > 0,
-        ("optim.eps", "optim.clip", "optim.layer_decay", "model.image.position_scale"),
+        ("optim.eps", "optim.clip", "optim.layer_decay", "model.image.position_scale", "model.experts.capacity"),
     ),
     ("at least 0 and below 1", lambda value: 0 <= value < 1, ("optim.betas", "optim.ema", "model.drop_path")),
 )

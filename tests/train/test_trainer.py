@@ -65,7 +65,7 @@ def test_a_step_of_several_slots_has_the_gradient_of_the_weighted_mean_of_their_
     trainer, loader = start(replace(recipe, tasks=tasks), tmp_path)
     pairs = only(loader, "caption") + only(loader, "colour")
     step = trainer.wrapped
-    whole, _ = step([trainer._item(slot, batch) for slot, batch in pairs])
+    whole, *_ = step([trainer._item(slot, batch) for slot, batch in pairs])
     single = [step([trainer._item(slot, batch)])[0] for slot, batch in pairs]
     torch.testing.assert_close(whole, (3 * single[0] + single[1]) / 4)
 
@@ -166,17 +166,21 @@ WORKER = """
 import sys, json
 sys.path[:0] = [{tests!r}]
 from pathlib import Path
-from tiny import tiny_recipe
+from tiny import tiny_recipe, with_experts
 from unified import dist
 sys.path[:0] = [{here!r}]
 from test_trainer import start
 folder = Path({folder!r})
-recipe = tiny_recipe(folder, max_steps=4, slots=3)
-trainer, loader = start(recipe, folder)
+dense = tiny_recipe(folder, max_steps=4, slots=3)
+attribute = with_experts(dense)
+token = with_experts(dense, "token", balance=1.0, z_loss=0.1, bias_rate=0.01)
 results = []
-for _, slots, _ in loader:
-    result = trainer.train_step(slots)
-    results.append([result.losses, result.norm, result.samples])
+for recipe in (dense, attribute, token):
+    trainer, loader = start(recipe, folder)
+    for _, slots, _ in loader:
+        result = trainer.train_step(slots)
+        results.append([result.losses, result.norm, result.samples])
+    results[-1].append(trainer.experts.record())
 if dist.rank() == 0:
     (folder / f"results{{dist.world_size()}}.json").write_text(json.dumps(results))
 """
@@ -195,8 +199,13 @@ def test_two_processes_compute_what_one_computes(tmp_path: Path) -> None:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
         assert done.returncode == 0, done.stderr[:3000]
     one, two = (json.loads((tmp_path / f"results{n}.json").read_text()) for n in (1, 2))
-    assert len(one) == len(two) == 4
-    for (losses, norm, samples), (losses2, norm2, samples2) in zip(one, two, strict=True):
+    assert len(one) == len(two) == 3 * 4
+    for (losses, norm, samples, *loads), (losses2, norm2, samples2, *loads2) in zip(one, two, strict=True):
         assert losses2 == pytest.approx(losses, abs=1e-5)
         assert norm2 == pytest.approx(norm, rel=1e-4)
         assert samples2 == samples
+        for load, load2 in zip(loads, loads2, strict=True):  # of the experts, over all ranks
+            assert load.keys() == load2.keys()
+            for name, value in load.items():
+                assert load2[name] == pytest.approx(value, abs=1e-4), name
+    assert len(two[-1][3]) == 2 * 4

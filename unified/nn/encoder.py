@@ -64,11 +64,12 @@ class Encoder(nn.Module):
         return {n: block.routers for n, block in enumerate(self.blocks) if block.routers is not None}  # type: ignore[union-attr, misc]
 
     @contextmanager
-    def sharing(self) -> Iterator[list[tuple[Usage, ...]]]:
+    def sharing(self, part: float = 1.0) -> Iterator[list[tuple[Usage, ...]]]:
         """Merge experts once for each set of rows in all passes inside, and collect what routers chose in each of them.
 
-        Inside another one it shares with it, and adds to what it collects. Weights must not change inside. Passes that
-        recompute activations merge anew: a merged weight that is recomputed cannot also be shared.
+        Inside another one it shares with it, and adds to what it collects, as the `part` that it is of what all
+        processes do. Weights must not change inside. Passes that recompute activations merge anew: a merged weight that
+        is recomputed cannot also be shared.
         """
         layers = list(self.conditional_layers().values())
         before, above = [layer.shared for layer in layers], self._record
@@ -83,7 +84,7 @@ class Encoder(nn.Module):
             for layer, shared in zip(layers, before, strict=True):
                 layer.shared = shared
             if above is not None:
-                above.extend(passes)
+                above.extend(passes if part == 1.0 else [tuple(u.scaled(part) for u in usages) for usages in passes])
             self._record = above
 
     def forward(

@@ -42,6 +42,10 @@ class Usage:
     squared: Float[Tensor, "d"]  # squared log-sum of the logits, for the z-loss
     tokens: Float[Tensor, "d"]
 
+    def scaled(self, factor: float) -> "Usage":
+        """As if it had been so much of it."""
+        return replace(self, **{f.name: getattr(self, f.name) * factor for f in fields(self)})
+
     def __add__(self, other: "Usage") -> "Usage":
         return replace(self, **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 

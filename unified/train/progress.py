@@ -21,13 +21,16 @@ class Progress:
         tell: Callable[[Record], None],
         start: int = 0,
         peak: float | None = None,
+        more: Callable[[], Record] = dict,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """`tell` takes each record (metrics.jsonl, trackers); `start`: steps done before this process began.
 
         `peak`: operations a second of all devices together, for the share that is reached (MFU); None leaves it out.
+        `more`: what else belongs into a record, since the last one.
         """
         self._total, self._every, self._tell, self._peak, self._clock = total, every, tell, peak, clock
+        self._more = more
         self._start = start
         self._begin: float | None = None  # of the second step: the first one warms up and would spoil the estimate
         self._clear()
@@ -95,7 +98,7 @@ class Progress:
         record |= {"samples_per_second": self._samples / trained, "tokens_per_second": self._tokens / trained}
         if self._peak is not None:
             record["mfu"] = self._flops / trained / self._peak
-        record |= {"data_wait": self._waited / trained, "seconds_left": left}
+        record |= {"data_wait": self._waited / trained, "seconds_left": left} | self._more()
         logger.info("%s", line(record, self._total))
         self._tell(record)
         self._clear()
@@ -111,6 +114,9 @@ def line(record: Record, total: int) -> str:
     if "mfu" in record:
         parts.append(f"MFU {record['mfu']:.0%}")
     parts.append(f"data wait {record['data_wait']:.0%}")
+    dead = sum(value for name, value in record.items() if name.startswith("experts/") and name.endswith("/dead"))
+    if dead:
+        parts.append(f"idle experts {dead}")
     if record["seconds_left"] is not None:
         parts.append(f"ETA {duration(record['seconds_left'])}")
     return "  ".join(parts)

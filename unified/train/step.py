@@ -15,6 +15,7 @@ from unified.matching import Drawn, score
 from unified.model import UnifiedModel
 from unified.nn.encoder import Noise
 from unified.task import Task
+from unified.train.load import routing_loss
 from unified.types import Batch, Tokens
 
 TASK_METRICS: dict[str, Callable[[float, float, float], float]] = {
@@ -45,44 +46,70 @@ class StepModel(nn.Module):
         self.model = model
         self.tasks = dict(tasks)
 
-    def forward(self, items: Sequence[Item]) -> tuple[Float[Tensor, ""], Float[Tensor, "s 4"]]:
+    def forward(
+        self, items: Sequence[Item]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "s 4"], Float[Tensor, "m d e"] | None]:
         """The loss of the step, and for each slot the sum of losses, the terms and the hits over all ranks.
 
-        A fourth column has the sum of losses on this rank alone.
+        A fourth column has the sum of losses on this rank alone. The third result is the load of all experts over all
+        ranks, by layer and decision; None for a dense model.
 
         A slot's loss is its sum divided by the number of its valid terms on all ranks; slots are averaged by their
         tasks' weights. Engines average gradients over ranks, so the local share is multiplied by the world size.
         """
-        scores = [
-            score(self.model, self.tasks[item.task], item.batch, labels=item.labels, noise=item.noise, name=item.task)
-            for item in items
-        ]
+        with self.model.encoder.sharing() as passes:
+            scores = [
+                score(self.model, self.tasks[i.task], i.batch, labels=i.labels, noise=i.noise, name=i.task)
+                for i in items
+            ]
         sums = torch.stack([s.loss.sum() for s in scores])
         local = torch.stack([torch.stack([s.loss.sum(), s.terms.sum(), s.correct.sum()]).float() for s in scores])
         whole = reduce_sum(local)
         weight = sums.new_tensor([self.tasks[item.task].loss_weight for item in items])
         share = weight / weight.sum() * world_size() / whole[:, 1].clamp(min=1)
-        return (share * sums).sum(), torch.cat([whole, local[:, :1]], dim=1)
+        extra, load = routing_loss(passes, self.model.config.experts)
+        loss = (share * sums).sum()
+        return loss if extra is None else loss + extra, torch.cat([whole, local[:, :1]], dim=1), load
 
 
 def draw_noise(
-    task: Task, *, rate: float, depth: int, labels: int, seed_value: int, step: int, slot: int, device: torch.device
+    task: Task,
+    *,
+    rate: float,
+    depth: int,
+    labels: int,
+    seed_value: int,
+    step: int,
+    slot: int,
+    device: torch.device,
+    gates: tuple[int, int, int] | None = None,
 ) -> Drawn | None:
-    """Drop-path factors of a slot: drawn for its global batch by (seed, step, slot), this rank's rows of them.
+    """The noise of a slot, drawn by (seed, step, slot): drop-path factors for its global batch, this rank's rows of
+    them, and numbers for the gates, which all ranks have alike.
 
     Candidates of a batch are split over ranks like the samples; a label set is encoded alike on every rank.
+    `gates`: layers with noisy gates, decisions of each, experts; None: there are none.
     """
-    if rate == 0.0:
+    if rate == 0.0 and gates is None:
         return None
     size = task.batch // world_size()
     own = np.arange(rank() * size, (rank() + 1) * size)
 
-    def factors(rows: np.ndarray, purpose: str) -> Noise:
-        uniform = seed.uniform(rows, 2 * depth, seed_value, "drop path", purpose, step, slot)
-        kept = torch.from_numpy((uniform >= rate).astype(np.float32) / (1 - rate))
-        return Noise(kept.T.reshape(depth, 2, len(rows)).to(device))
+    def drawn(rows: np.ndarray, purpose: str) -> Noise:
+        factors = None
+        if rate:
+            uniform = seed.uniform(rows, 2 * depth, seed_value, "drop path", purpose, step, slot)
+            kept = torch.from_numpy((uniform >= rate).astype(np.float32) / (1 - rate))
+            factors = kept.T.reshape(depth, 2, len(rows)).to(device)
+        normal = None
+        if gates is not None:
+            layers, decisions, experts = gates
+            generator = seed.torch_generator(seed_value, "gate noise", purpose, step, slot)
+            most = len(task.inputs) + 2  # rows of one sequence: its inputs, a caption and its queries
+            normal = torch.randn(layers, decisions, most, experts, generator=generator).to(device)
+        return Noise(factors, normal)
 
-    inputs = factors(own, "inputs")
+    inputs = drawn(own, "inputs")
     if task.answer.candidates == "batch":
-        return Drawn(inputs, factors(own, "candidates"))
-    return Drawn(inputs, factors(np.arange(labels), "labels") if labels else None)
+        return Drawn(inputs, drawn(own, "candidates"))
+    return Drawn(inputs, drawn(np.arange(labels), "labels") if labels else None)

@@ -19,6 +19,7 @@ from unified.errors import UserError
 from unified.log import logger
 from unified.recipe import Recipe
 from unified.train.build import Parts
+from unified.train.load import ExpertLoad
 from unified.train.optim import (
     Ema,
     GroupSkipAdamW,
@@ -75,6 +76,7 @@ class Trainer:
             self.model.activation_checkpointing_enable()
         self.label_tokens = parts.label_tokens  # on the CPU, where their lengths cost no wait
         self.labels = {name: tokens.to(self.model.device) for name, tokens in parts.label_tokens.items()}
+        self.experts = ExpertLoad(self.model)
         step_model = StepModel(self.model, recipe.tasks)
         runs = {slot.task: partial(self._probe, step_model, slot, batch) for slot, batch in probe}
         uses = uses_from_gradients(self.model, runs)
@@ -98,6 +100,7 @@ class Trainer:
             step=self.step,
             slot=slot.ordinal,
             device=self.model.device,
+            gates=self.experts.gates,
         )
         return Item(slot.task, batch.to(self.model.device, non_blocking=True), labels, noise)
 
@@ -110,7 +113,7 @@ class Trainer:
             group["active"] = bool(tasks & set(group["tasks"]))
             group["lr"] = lr * group["lr_scale"]
         items = [self._item(slot, batch) for slot, batch in slots]
-        loss, sums = self.wrapped(items)
+        loss, sums, load = self.wrapped(items)
         self._check_finite(slots, sums)
         self.accelerator.backward(loss)
         norm = float(clip_gradients(self.optimizer, optim.clip))
@@ -118,6 +121,8 @@ class Trainer:
             raise NonFiniteError(f"step {self.step}: the gradient is not finite. {_where(slots)}")
         self.optimizer.step()
         self.optimizer.zero_grad()
+        settings = self.recipe.model.experts
+        self.experts.step(load, settings.bias_rate if settings else 0.0)
         self.step += 1
         if self.ema is not None:
             self.ema.update(self.model)
