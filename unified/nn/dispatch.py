@@ -35,11 +35,6 @@ class Plan:
     offsets: Int[Tensor, "e"]  # int32
     kept: Bool[Tensor, "t k"] | None = None  # False: beyond the capacity of its expert, contributes nothing
 
-    @property
-    def load(self) -> Int[Tensor, "e"]:
-        """Rows of each expert, those beyond its capacity included."""
-        return self.offsets.diff(prepend=self.offsets.new_zeros(1))
-
 
 def choose(
     logits: Float[Tensor, "t e"], top: int, bias: Float[Tensor, "e"] | None = None
