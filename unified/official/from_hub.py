@@ -47,9 +47,10 @@ def revert(reference: str, file: Path) -> list[str]:
     made_up = _temperatures(tensors)
     official = _to_official({**tensors, **made_up}, shape, reference)
     kept = {} if log is None else _sidecar(Path(reference), log)
-    missing = [name for name in aside(shape) if name not in kept and not (log and name.startswith(ALIAS))]
+    alias = {f"{ALIAS}.{part}": official[f"{NORM}.{part}"] for part in ("weight", "bias")}
+    missing = [name for name in aside(shape) if name not in {**kept, **alias}]
     derived = {name: _derived(name, official, model.config, shape) for name in missing}
-    found = {**official, **derived, **kept}
+    found = {**official, **alias, **derived, **kept}
     if log is not None:
         found = {name: found[name].to(getattr(torch, log.types.get(name, "float32"))) for name in log.order}
     part = file.with_name(f".{file.name}.part")
@@ -179,8 +180,6 @@ def _derived(name: str, official: Mapping[str, Tensor], config: UnifiedConfig, s
         return table(round(shape.places**0.5), shape.width, config.image["position_scale"])
     if name == IMAGE_TYPE:
         return torch.zeros(1, shape.width)
-    if name.startswith(ALIAS):
-        return official[name.replace(ALIAS, NORM)]
     for layer in shape.expert_layers:
         for dead, alive in DEAD.items():
             names = dict(zip(gate(shape, layer, dead), gate(shape, layer, alive), strict=True))

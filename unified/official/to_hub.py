@@ -15,7 +15,7 @@ from unified.modalities.image import ImageSpec, ImageTokenizer, write_spec
 from unified.modalities.text import TextTokenizer
 from unified.model import UnifiedModel
 from unified.official.log import LOG, SIDECAR, Log
-from unified.official.names import SPATIAL, Shape, aside, entries
+from unified.official.names import ALIAS, SPATIAL, Shape, aside, entries
 from unified.official.positions import find_scale
 from unified.official.read import OfficialError, read
 from unified.official.tasks import TASKS
@@ -88,7 +88,7 @@ def convert(
     tensors = to_ours(found.tensors, shape)
     _check_model(config, tensors)
     text = None if tokenizer is None else load_tokenizer(tokenizer, shape.vocabulary, MAX_LENGTH)
-    kept = [name for name in aside(shape) if name in found.tensors]
+    kept = [name for name in aside(shape) if name in found.tensors and not name.startswith(ALIAS)]
     log = Log(
         source=file.name,
         layout=found.layout,
