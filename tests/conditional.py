@@ -9,7 +9,7 @@ from unified import seed
 from unified.conditions import Conditioner, plain, shape
 from unified.configuration import UnifiedConfig
 from unified.layout import Attributes, Layout, layout, visibility
-from unified.model import UnifiedModel
+from unified.model import UnifiedModel, text_tokens
 from unified.nn.encoder import Encoder
 from unified.recipe import ExpertSettings
 from unified.types import Conditions, Segment, Tokens
@@ -81,8 +81,6 @@ def about(
 
 def texts(*lengths: int, most: int = 0) -> Tokens:
     """Texts of these lengths, padded."""
-    from unified.model import text_tokens
-
     longest = max(*lengths, most)
     ids = torch.randint(0, END, (len(lengths), longest), generator=seed.torch_generator(0, "texts", *lengths))
     mask = torch.arange(longest)[None] < torch.tensor(lengths)[:, None]
