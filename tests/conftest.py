@@ -16,6 +16,7 @@ CHECKED = [
     "modalities.image",
     "modalities.text",
     "layout",
+    "conditions",
     "model",
     "matching",
     "generation",
