@@ -24,7 +24,7 @@ from unified.config import build, read_yaml
 from unified.errors import UserError
 from unified.recipe import Recipe
 
-STEPS = 550
+STEPS = 500
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

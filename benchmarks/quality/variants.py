@@ -24,14 +24,17 @@ def experts(**settings: Any) -> dict[str, Any]:
     return {"model": {"experts": settings}}
 
 
+SENT = {"linears": ["up", "down"], "hidden": 256}
+"""Where tokens are sent to two experts each, experts of half the width do the work of a dense layer."""
+
 VARIANTS = {
     SPECIALISTS: Variant("one model a task, together as many samples as one generalist", seeds=3),
     "dense": Variant("one dense model for all tasks", seeds=3),
     "attribute": Variant("experts by attributes of the token", 3, experts(router="attribute")),
-    "token": Variant("experts by the token itself", 3, experts(router="token")),
+    "token": Variant("feed-forward experts by the token itself, half as wide", 3, experts(router="token", **SENT)),
     "task": Variant("experts by task", 1, experts(router="task")),
     "modality": Variant("experts by modality", 1, experts(router="modality")),
-    "context": Variant("experts by the token and the mean of its sequence", 1, experts(router="context")),
+    "context": Variant("token, with a view of its sequence", 1, experts(router="context", **SENT)),
     "hash": Variant("experts by a fixed draw for each set of attributes", 1, experts(router="hash")),
     "attribute_ffn": Variant(
         "attribute, in the feed-forward layers alone",
@@ -45,13 +48,13 @@ VARIANTS = {
     ),
     "attribute_top1": Variant("attribute, one expert chosen", 1, experts(router="attribute", top=1), extra=True),
     "attribute_4_experts": Variant("attribute, 4 experts", 1, experts(router="attribute", count=4), extra=True),
-    "token_ffn": Variant(
-        "token, in the feed-forward layers alone", 1, experts(router="token", linears=["up", "down"]), extra=True
-    ),
-    "token_ffn_dense_work": Variant(
-        "token_ffn with experts of half the width: the work of a dense layer",
+    "token_wide": Variant(
+        "token, with experts of full width: twice the work of a dense layer",
         1,
-        experts(router="token", linears=["up", "down"], hidden=256),
+        experts(router="token", linears=["up", "down"]),
         extra=True,
+    ),
+    "token_all_linears": Variant(
+        "token, in all four linears: twice the work of a dense layer", 1, experts(router="token"), extra=True
     ),
 }
