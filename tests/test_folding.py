@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conditional import TASKS, random_inputs, small_model, written
+from small_models import TASKS, random_inputs, small_model, written
 
 from unified import folding, hub
 from unified.conditions import plain

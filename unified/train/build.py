@@ -14,12 +14,14 @@ from unified.labels import Labels, load_labels
 from unified.matching import token_kinds
 from unified.modalities import MODALITIES, load_tokenizers
 from unified.modalities.base import Tokenizer
+from unified.modalities.text import TextTokenizer
 from unified.model import UnifiedModel
 from unified.processor import UnifiedProcessor
 from unified.recipe import Recipe
 from unified.task import Task
 from unified.train.step import TASK_METRICS
 from unified.types import Tokens
+from unified.upcycling import begin
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,11 @@ class Parts:
     label_tokens: Mapping[str, Tokens]
 
 
-def build(recipe: Recipe) -> Parts:
-    """The model with its first weights (a pure function of recipe and seed) and all that prepares data for it."""
+def build(recipe: Recipe, *, fresh: bool = True) -> Parts:
+    """The model with its first weights (a pure function of recipe and seed) and all that prepares data for it.
+
+    `fresh` False leaves out the weights of `recipe.start`: a run that goes on loads its own.
+    """
     for name, task in recipe.tasks.items():
         check_task(name, task)
     for spec in recipe.evaluate:
@@ -51,6 +56,9 @@ def build(recipe: Recipe) -> Parts:
     with seed.seeded(recipe.seed, "initial weights"):
         model = UnifiedModel(config)
     text = tokenizers["text"]
+    if recipe.start is not None and fresh:
+        assert isinstance(text, TextTokenizer)
+        begin(model, text, recipe.start, recipe.seed)
     label_tokens = {name: text.tokens([text.prepare(word) for word in found.names]) for name, found in labels.items()}
     return Parts(model, UnifiedProcessor.from_tokenizers(tokenizers), tokenizers, labels, label_tokens)
 

@@ -1,0 +1,69 @@
+"""Small models that folding and starting are tested with, and inputs for them."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unified import hub, seed
+from unified.configuration import UnifiedConfig
+from unified.matching import token_kinds
+from unified.modalities import load_tokenizers
+from unified.model import UnifiedModel
+from unified.processor import UnifiedProcessor
+from unified.recipe import ExpertSettings, ImageSettings, ModelSettings, TextSettings
+from unified.task import Match, Task
+
+IMAGE = ImageSettings("image_glyph", 8, frames=1)
+SETTINGS = ModelSettings(
+    width=32, depth=3, heads=2, hidden=48, layer_scale=0.5, image=IMAGE, text=TextSettings(max_length=12, positions=16)
+)
+TASKS = {
+    "classify": Task("", {"png": "image"}, "txt", Match("batch"), "accuracy", 2),
+    "caption": Task("", {"png": "image"}, "txt", Match("vocabulary", "caption"), "perplexity", 2),
+    "hidden": Task("", {"txt": "text"}, "txt", Match("vocabulary", "masked", "encoder"), "perplexity", 2),
+}
+
+
+def small_model(
+    experts: ExpertSettings | None = None,
+    *,
+    tasks: Mapping[str, Task] = TASKS,
+    name: str = "small",
+    settings: ModelSettings = SETTINGS,
+) -> UnifiedModel:
+    """A model of 3 layers with drawn weights, biases and norms included, so that nothing is hidden by a 0 or a 1."""
+    tokenizers = load_tokenizers(settings.image, settings.text)
+    kinds = {task: token_kinds(what, task) for task, what in tasks.items()}
+    shape = replace(settings, experts=experts)
+    with seed.seeded(name):
+        model = UnifiedModel(UnifiedConfig.from_settings(shape, tokenizers, list(tasks), kinds))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() == 1 or parameter.shape[-1] != parameter.shape[-2]:
+                    parameter.add_(0.2 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def written(model: UnifiedModel, folder: Path) -> Path:
+    """The model as a folder for `unified.load`."""
+    tokenizers = load_tokenizers(SETTINGS.image, SETTINGS.text)
+    folder.mkdir(parents=True)
+    hub.write(hub.Loaded(model, UnifiedProcessor.from_tokenizers(tokenizers), "a test"), folder, folder.name)
+    return folder
+
+
+def random_inputs(model: UnifiedModel, *key: str) -> dict[str, Any]:
+    """Three pictures and three texts, one of them padded."""
+    generator = seed.torch_generator("inputs", *key)
+    image = model.config.image
+    size = (3, 3, image["height"], image["width"])
+    mask = torch.ones(3, 8, dtype=torch.long)
+    mask[1, 5:] = 0
+    return {
+        "pixel_values": torch.randint(0, 256, size, dtype=torch.uint8, generator=generator),
+        "input_ids": torch.randint(0, model.config.vocabulary_size, (3, 8), generator=generator),
+        "attention_mask": mask,
+    }

@@ -1,0 +1,211 @@
+"""Starting a model from the weights of another; experts begin as copies of a dense model's linears.
+
+At first all experts are alike and their weights sum to 1, so the model says what the dense one says (Sparse
+Upcycling, ICLR 2023).
+"""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unified import hub
+from unified.conditions import BITS
+from unified.config import RecipeError
+from unified.configuration import UnifiedConfig
+from unified.log import logger
+from unified.modalities.text import TextTokenizer
+from unified.model import UnifiedModel
+from unified.nn.block import Block
+from unified.nn.experts import ConditionalLinear
+from unified.nn.routing import FOLDED, AttributeRouter
+from unified.recipe import StartSettings
+from unified.seed import torch_generator
+
+TEMPERATURES = "log_scales."
+"""What the names of the learned temperatures begin with."""
+NETWORK = (
+    *("width", "depth", "heads", "hidden", "vocabulary_size", "spe_token_id", "end_token_id"),
+    *("image.patch", "image.positions", "image.frames", "text.positions"),
+)
+"""Keys of config.json that both models have in common."""
+
+
+class StartError(RecipeError):
+    """A model cannot begin with the weights of another; the message lists all that does not fit."""
+
+
+def begin(model: UnifiedModel, text: TextTokenizer, settings: StartSettings, seed: int) -> None:
+    """Load the model that a recipe starts from, and put its weights in place of the model's own.
+
+    `text`: the tokenizer of the model's words. Raises `StartError` where the two do not fit.
+    """
+    loaded = hub.open_model(settings.model)
+    check_start(model.config, loaded.model.config, settings.model)
+    known = loaded.processor.tokenizers.get("text")
+    if isinstance(known, TextTokenizer) and known.tokenizer.get_vocab() != text.tokenizer.get_vocab():
+        raise StartError(
+            f"start.model: {settings.model} has other words than the recipe's tokenizer under the same ids; "
+            "use its tokenizer: model.text.tokenizer may be a folder"
+        )
+    try:
+        start_from(model, loaded.model.state_dict(), noise=settings.noise, seed=seed)
+    except StartError as error:
+        raise StartError(f"start.model: {settings.model}: {error}") from error
+    logger.info("starting with %s", loaded.source)
+
+
+def start_from(model: UnifiedModel, source: Mapping[str, Tensor], *, noise: float = 0.0, seed: int = 0) -> None:
+    """Put weights by name in place of the model's own.
+
+    Equal names and shapes are copied. A conditional linear takes as many copies of a dense one as it has experts, with
+    Gaussian `noise` in standard deviations of the matrix; routers beside such copies keep their first values.
+    Attributes that were appended to a router's get columns of zeros. Temperatures may come and go with the families.
+    Raises `StartError` for anything else that differs; nothing is changed then.
+    """
+    plan = _Plan(model, source)
+    if plan.wrong:
+        raise StartError("the weights do not fit this model:\n" + "\n".join(f"  {line}" for line in plan.wrong))
+    own = model.state_dict()
+    with torch.no_grad():
+        for name, tensor in plan.copied.items():
+            own[name].copy_(tensor)
+        for name, linear in plan.spread.items():
+            linear.weight.copy_(source[f"{name}.weight"].expand_as(linear.weight))
+            linear.bias.copy_(source[f"{name}.bias"].expand_as(linear.bias))
+            if noise:
+                generator = torch_generator(seed, "noise of copied experts", name)
+                for matrix in linear.matrices():
+                    drawn = torch.randn(matrix.shape, generator=generator).to(matrix)
+                    matrix.add_(drawn, alpha=noise * float(matrix.std()))
+    for words, names in plan.notes.items():
+        if names:
+            logger.info("%s: %s", words, ", ".join(names))
+
+
+class _Plan:
+    """What goes where, and what does not fit."""
+
+    def __init__(self, model: UnifiedModel, source: Mapping[str, Tensor]) -> None:
+        self.copied: dict[str, Tensor] = {}
+        self.spread: dict[str, ConditionalLinear] = {}
+        """Conditional linears that take copies of a dense one, by name."""
+        self.wrong: list[str] = []
+        own = model.state_dict()
+        new = [name for name in own if name not in source and name.startswith(TEMPERATURES)]
+        gone = [name for name in source if name not in own and name.startswith(TEMPERATURES)]
+        self.notes = {"start at their own first value": new, "of the other model, left out": gone}
+        self._find_spread(model, source)
+        fresh = self._fresh_routers(model, source)
+        spread = {f"{name}.{part}" for name in self.spread for part in ("weight", "bias")}
+        for name in [name for name in own if name not in {*new, *fresh, *spread}]:
+            self._place(model, name, own[name], source)
+        self.wrong += [
+            f"{name} {_words(tensor)}: this model has none"
+            for name, tensor in source.items()
+            if name not in {*own, *gone}
+        ]
+
+    def _find_spread(self, model: UnifiedModel, source: Mapping[str, Tensor]) -> None:
+        for name, module in model.named_modules():
+            if isinstance(module, ConditionalLinear):
+                parts = {f"{name}.weight": module.weight, f"{name}.bias": module.bias}
+                if all(part in source and source[part].shape == tensor.shape[1:] for part, tensor in parts.items()):
+                    self.spread[name] = module
+
+    def _fresh_routers(self, model: UnifiedModel, source: Mapping[str, Tensor]) -> set[str]:
+        """The tensors of routers that the source lacks and all of whose experts are copies of dense linears."""
+        fresh: set[str] = set()
+        names = {module: name for name, module in model.named_modules()}
+        for number, layer in model.encoder.conditional_layers().items():
+            block = model.encoder.blocks[number]
+            assert isinstance(block, Block)
+            for decision, router in layer.items():
+                follow = [
+                    names[linear]
+                    for name, linear in block.linears().items()
+                    if isinstance(linear, ConditionalLinear) and layer.experts.decision(name) == decision
+                ]
+                tensors = {f"{names[router]}.{name}" for name in router.state_dict()}
+                if set(follow) <= set(self.spread) and not tensors & set(source):
+                    fresh |= tensors
+        return fresh
+
+    def _place(self, model: UnifiedModel, name: str, tensor: Tensor, source: Mapping[str, Tensor]) -> None:
+        """Copy a tensor whole, or attribute bits with columns of zeros behind them; else note what is wrong."""
+        found = source.get(name)
+        if found is None:
+            self.wrong.append(f"{name} {_words(tensor)}: the other model has none")
+        elif found.shape == tensor.shape:
+            self.copied[name] = found
+        elif _is_transform(model, name) and _appended(found, tensor):
+            self.copied[name] = torch.cat([found, found.new_zeros(len(found), tensor.shape[1] - found.shape[1])], dim=1)
+        else:
+            self.wrong.append(f"{name} {_words(tensor)}: {_words(found)} in the other model{_hint(model, name, found)}")
+
+
+def _is_transform(model: UnifiedModel, name: str) -> bool:
+    above, _, rest = name.rpartition(".transform.")
+    return rest == "weight" and isinstance(model.get_submodule(above), AttributeRouter)
+
+
+def _appended(old: Float[Tensor, "w _"], new: Float[Tensor, "w _"]) -> bool:
+    return old.dim() == 2 and len(old) == len(new) and len(BITS) <= old.shape[1] < new.shape[1]
+
+
+def _words(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape))
+
+
+def _hint(model: UnifiedModel, name: str, found: Tensor) -> str:
+    """Why a conditional linear does not fit, where that can be told."""
+    config: UnifiedConfig = model.config
+    experts = config.experts or {}
+    own = model.state_dict()[name]
+    if experts.get("hidden") not in (None, config.hidden) and ".mlp." in name and found.dim() == own.dim() - 1:
+        return (
+            f"; an expert of the width experts.hidden {experts['hidden']} cannot be a copy of an MLP of the width "
+            f"{found.shape[0] if '.up.' in name else found.shape[-1]}: leave experts.hidden out"
+        )
+    if found.dim() == own.dim() + 1:
+        return "; a model with experts becomes dense by `unified fold`"
+    return ""
+
+
+def check_start(config: UnifiedConfig, source: UnifiedConfig, where: str) -> None:
+    """Refuse a source of another meaning whose shapes may fit all the same: a `StartError` that lists what differs.
+
+    `where`: what the source is called.
+    """
+    wrong = []
+    for name in NETWORK:
+        above, _, last = name.rpartition(".")
+        own, found = (getattr(each, above)[last] if above else getattr(each, last) for each in (config, source))
+        if own != found:
+            wrong.append(f"{name}: {own!r} here, {found!r} in the other")
+    wrong += _experts_differ(config, source)
+    if wrong:
+        listed = "\n".join(f"  {line}" for line in wrong)
+        raise StartError(
+            f"start.model: {where} is another network than this recipe's:\n{listed}\nChange `model`, or "
+            "start from another one"
+        )
+
+
+def _experts_differ(config: UnifiedConfig, source: UnifiedConfig) -> list[str]:
+    own, found = config.experts, source.experts
+    if found is None:
+        return []
+    if found["router"] == FOLDED:
+        return ["experts: the other is folded; start from the model that it came from"]
+    if own is None:
+        return ["experts: none here, some in the other; `unified fold` makes a dense model of it"]
+    if own["router"] != found["router"]:
+        return [f"experts.router: {own['router']!r} here, {found['router']!r} in the other"]
+    wrong = []
+    if own["bits"][: len(found["bits"])] != found["bits"]:
+        wrong.append(f"experts.bits: {own['bits']} here do not begin with {found['bits']} of the other")
+    if own["router"] == "task" and config.families != source.families:
+        wrong.append(f"families, which its router knows: {config.families} here, {source.families} in the other")
+    return wrong
