@@ -46,3 +46,31 @@ def interference(
 
     ask = Ask(linear=linear, layers=layers, tasks=tasks, batches=batches, seed=seed)
     interference_command(model, ask, data=data, against=against, out=out)
+
+
+@report.command(name="routing")
+def routing(
+    model: Annotated[str, Positional, arg(metavar="MODEL")],
+    /,
+    data: str | None = None,
+    batches: int = 16,
+    seed: int = 0,
+    out: Annotated[Path | None, arg(metavar="FOLDER")] = None,
+) -> None:
+    """Show which experts the routers of a model choose, and whether they have collapsed.
+
+    Writes routing.json and routing.png. Routers that do not look at the data (attribute, task, modality, hash) are
+    shown as the table of their gates; choices of the others (token, context) are counted on batches of each task.
+
+    Example: unified report routing runs/quickstart_moe
+
+    Args:
+        model: A run (its newest complete checkpoint), an exported folder, or a hub name.
+        data: A recipe whose tasks (and data, where choices are counted) are used; default: those of the model.
+        batches: Batches of each task to count choices on.
+        seed: Which samples, augmentations and hidden words those are.
+        out: Folder to write; default: reports in the run's folder, or here.
+    """
+    from unified.reports.commands import routing_command
+
+    routing_command(model, data=data, batches=batches, seed=seed, out=out)

@@ -5,7 +5,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from unified.evaluate.table import aligned
 from unified.log import logger
+from unified.nn.balance import effective_experts, entropy
+from unified.reports import interference_figure, routing, routing_figure
 from unified.reports.figures import number
 from unified.reports.interference import ALL, LINEARS, VANISHING, Interference, measure
-from unified.reports.interference_figure import draw
+from unified.reports.routing import Routing
 from unified.reports.source import (
     FORMAT,
     Questions,
@@ -62,8 +64,79 @@ def interference_command(
     if against is not None:
         content |= {"against": entries[0], "difference": difference(entries[1], entries[0])}
     write_json(folder / "interference.json", content)
-    draw(subjects, list(content["tasks"]), ask.linear, ask.batches, folder / "interference.png")
+    interference_figure.draw(subjects, list(content["tasks"]), ask.linear, ask.batches, folder / "interference.png")
     logger.info("written: %s and %s", folder / "interference.json", folder / "interference.png")
+
+
+def routing_command(
+    reference: str, *, data: str | None = None, batches: int = 16, seed: int = 0, out: Path | None = None
+) -> None:
+    """Look at the routers of a model, print how busy their experts are, and write the JSON and the figure."""
+    folder = out_folder(reference, out)
+    subject = open_subject(reference)
+    logger.info("%s: %s", reference, subject.source)
+    counted = routing.looks_at_data(routing.check(subject.model, reference))
+    if counted:
+        found = routing.count(Questions(subject, find_recipe(reference, data), seed), batches)
+    else:
+        recipe = None if data is None else find_recipe(reference, data)
+        found = routing.gate_table(subject.model, routing.kinds_of_tasks(subject.model, recipe))
+    content = {**routing_head(reference, subject, found), "batches": batches if counted else 0, "seed": seed}
+    sys.stdout.write(routing_table(found))
+    for warning in content["warnings"]:
+        logger.warning("%s", warning)
+    write_json(folder / "routing.json", content)
+    routing_figure.draw(found, reference, content["batches"], folder / "routing.png")
+    logger.info("written: %s and %s", folder / "routing.json", folder / "routing.png")
+
+
+def routing_head(reference: str, subject: Subject, found: Routing) -> dict[str, Any]:
+    """The numbers of a routing report."""
+    use: dict[str, dict[str, Any]] = {}
+    for (layer, decision), shares in found.shares.items():
+        load = found.load((layer, decision))
+        use.setdefault(str(layer), {})[decision] = {
+            "rows": shares.tolist(),
+            "load": load.tolist(),
+            "entropy": float(entropy(load)),
+            "effective_experts": float(effective_experts(load)),
+            "effective_experts_of_rows": effective_experts(shares).tolist(),
+            "dead": found.dead((layer, decision)),
+        }
+    return {
+        "format": FORMAT,
+        "report": "routing",
+        "model": reference,
+        "source": subject.source,
+        "router": found.router,
+        "top": found.top,
+        "definition": "rows[r][e]: weight of expert e for row r, or its share of the choices of the row's tokens; "
+        "load: the same over all rows, by tokens where they were counted; entropy in nats, effective_experts its exp",
+        "rows": [{**asdict(row), "label": row.label.replace("\n", " ")} for row in found.rows],
+        "use": use,
+        "warnings": [
+            f"layer {layer}, {decision}: {problem}"
+            for layer, decision in found.shares
+            for problem in found.problems((layer, decision))
+        ],
+    }
+
+
+def routing_table(found: Routing) -> str:
+    """How busy experts are, for the terminal, and what the rows are."""
+    rows = []
+    for place in found.shares:
+        load = found.load(place)
+        busiest = f"{int(load.argmax())} ({float(load.max()):.0%})"
+        effective = f"{float(effective_experts(load)):.2f} of {len(load)}"
+        rows.append([str(place[0]), place[1], effective, busiest, str(len(found.dead(place)))])
+    names = [[row.label.partition("\n")[0], row.key or "", ", ".join(row.tasks)] for row in found.rows]
+    return (
+        aligned(["layer", "decision", "effective experts", "busiest", "dead"], rows, {1})
+        + "\n\n"
+        + aligned(["row", "key", "tasks"], names, {0, 1, 2})
+        + "\n"
+    )
 
 
 def head(ask: Ask, questions: Questions) -> dict[str, Any]:

@@ -15,7 +15,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 CELL = 0.46  # inches
-LETTER = 0.085  # inches of a letter in a row's name
+SMALL = 0.16  # of cells that are too many for numbers in them
+MANY = 16
+LETTER = 0.068  # inches of a letter in a row's name
+TITLE_LETTER = 0.1
 DPI = 150
 MISSING = "0.85"  # the grey of cells without a number
 
@@ -45,12 +48,15 @@ class Style:
     beyond: str = "neither"  # whether values lie outside low and high: "both" draws the ends of the colour bar pointed
     note: str = ""
     digits: int = 2
+    zeros: bool = True
+    """Whether a zero is written, or its cell left empty."""
 
 
 def save(grid: Sequence[Sequence[Panel]], style: Style, out: Path) -> None:
     """Write panels in rows and columns as one figure; rows may be of unequal length."""
     rows, columns = len(grid), max(map(len, grid))
-    wide, high = len(style.columns) * CELL, len(style.rows) * CELL
+    cell = CELL if len(style.columns) <= MANY else SMALL
+    wide, high = len(style.columns) * cell, len(style.rows) * cell
     names = LETTER * max(len(line) for name in style.rows for line in name.splitlines())
     below = LETTER * max(map(len, style.columns)) * 0.75 + 0.35
     size = (names + columns * (wide + 0.25) + 1.3, rows * (high + 0.45) + below + 0.55)
@@ -65,10 +71,10 @@ def save(grid: Sequence[Sequence[Panel]], style: Style, out: Path) -> None:
     bar = figure.colorbar(colours, ax=axes, extend=style.beyond, fraction=0.04, pad=0.02, aspect=size[1] * 5)
     bar.set_label(style.legend, fontsize=9)
     bar.ax.tick_params(labelsize=8)
-    letters = figure.get_figwidth() / LETTER
-    figure.suptitle(textwrap.fill(style.title, int(letters * 0.75)), fontsize=11)
+    width = figure.get_figwidth()
+    figure.suptitle(textwrap.fill(style.title, int(width / TITLE_LETTER)), fontsize=11)
     if style.note:
-        figure.supxlabel(textwrap.fill(style.note, int(letters)), fontsize=8, color="0.35")
+        figure.supxlabel(textwrap.fill(style.note, int(width / LETTER)), fontsize=8, color="0.35")
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=DPI, format="png")
 
@@ -78,7 +84,9 @@ def _draw(axis: Axes, panel: Panel, style: Style, *, first: bool, lowest: bool) 
     colours = colormaps[style.colours].with_extremes(bad=MISSING)
     axis.imshow(panel.values, cmap=colours, vmin=style.low, vmax=style.high, aspect="equal")
     axis.set_title(panel.title, fontsize=9)
-    axis.set_xticks(range(len(style.columns)), style.columns if lowest else [], fontsize=8)
+    few = len(style.columns) <= MANY
+    ticks = range(0, len(style.columns), 1 if few else 8)
+    axis.set_xticks(ticks, [style.columns[tick] for tick in ticks] if lowest else [], fontsize=8)
     if not all(name.isdecimal() for name in style.columns):
         for text in axis.get_xticklabels():
             text.set(rotation=45, ha="right", rotation_mode="anchor")
@@ -90,7 +98,9 @@ def _draw(axis: Axes, panel: Panel, style: Style, *, first: bool, lowest: bool) 
         axis.set_ylabel(style.row_axis, fontsize=9)
     for side in axis.spines.values():
         side.set_visible(False)
-    for (row, column), value in np.ndenumerate(panel.values):
+    for (row, column), value in np.ndenumerate(panel.values) if few else ():
+        if value == 0 and not style.zeros:
+            continue
         axis.text(
             column, row, number(value, style.digits), ha="center", va="center", fontsize=7,
             color=_ink(colours(_share(float(value), style))),
