@@ -24,7 +24,7 @@ from unified.nn.attention import Cache, QueryKeyValue
 from unified.nn.block import Block
 from unified.nn.encoder import Encoder, Noise
 from unified.nn.experts import ConditionalLinear
-from unified.nn.routing import AttributeRouter, ContextRouter, TokenRouter, Usage
+from unified.nn.routing import AttributeTransform, ContextRouter, TokenRouter, Usage
 from unified.types import Tokens
 
 FUSED = (QueryKeyValue, ConditionalLinear)  # linears of several matrices
@@ -91,6 +91,9 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
             if not getattr(module.weight, "_is_hf_initialized", False):
                 for matrix in module.matrices() if isinstance(module, FUSED) else (module.weight,):
                     nn.init.xavier_uniform_(matrix)
+                if isinstance(module, AttributeTransform):
+                    # What is appended to the published attributes changes no choice until it is learned.
+                    nn.init.zeros_(module.weight[:, len(BITS) :])
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
@@ -98,10 +101,6 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, AttributeRouter):
-            # What is appended to the published attributes changes no choice until it is learned.
-            if not getattr(module.transform.weight, "_is_hf_initialized", False):
-                nn.init.zeros_(module.transform.weight[:, len(BITS) :])
         elif isinstance(module, TokenRouter):
             for parameter in (module.bias, module.query if isinstance(module, ContextRouter) else None):
                 if parameter is not None:

@@ -104,15 +104,19 @@ class _RowRouter(nn.Module):
         return logits
 
 
+class AttributeTransform(_ExactLinear):
+    """A a + b of attribute bits a."""
+
+
 class AttributeRouter(_RowRouter):
     """Chooses by attribute bits: what a token is and what the task asks (Uni-Perceiver-MoE, NeurIPS 2022)."""
 
     def __init__(self, bits: int, width: int, experts: int) -> None:
         super().__init__(width, experts)
-        self.transform = _ExactLinear(bits, width)
+        self.transform = AttributeTransform(bits, width)
 
     def embedded(self, conditions: Conditions) -> Float[Tensor, "r w"]:
-        """A a + b of the attribute bits a."""
+        """The bits of each row, transformed."""
         return self.transform(conditions.values)  # type: ignore[no-any-return]
 
 
