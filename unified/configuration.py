@@ -62,6 +62,9 @@ class UnifiedConfig(PretrainedConfig):  # type: ignore[misc]
     """
     tasks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """The kinds of token of each task that the model was made for (`Attributes`), as folding and reports ask for."""
+    prompts: dict[str, Any] | None = None
+    """Of a model after prompt tuning: `tokens` of each layer, whether `candidates` have others, whether there is a
+    `spe_bias`, and the number of `classes` of a linear classifier or None."""
     image: dict[str, Any] = field(
         default_factory=lambda: _image(ImageSettings(), 224, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     )

@@ -65,6 +65,22 @@ def layout(parts: Sequence[tuple[Attributes, int]], continues: bool = False) -> 
     return Layout(tuple(segments), rows, continues)
 
 
+def attention_mask(
+    whole: Layout, keys: Bool[Tensor, "b n"], past_keys: Bool[Tensor, "b m"] | None
+) -> Bool[Tensor, "b k"] | Bool[Tensor, "b n k"] | None:
+    """Who may attend to whom: the layout's structure and the padding; None where everything is visible."""
+    structure = visibility(whole, keys.device)
+    if past_keys is not None:
+        rows = keys.shape[1]
+        inside = keys[:, None].expand(-1, rows, -1) if structure is None else structure & keys[:, None]
+        return torch.cat([past_keys[:, None].expand(-1, rows, -1), inside], dim=2)
+    if structure is not None:
+        # A padded query sees itself only, so that its softmax has something to sum over.
+        return structure & (keys[:, None] | torch.eye(len(whole), dtype=torch.bool, device=keys.device))
+    # Without padding no mask is needed, and attention is faster. Asking costs a wait on an accelerator, so only here.
+    return None if keys.device.type == "cpu" and bool(keys.all()) else keys
+
+
 @lru_cache(maxsize=256)
 def visibility(whole: Layout, device: torch.device) -> Bool[Tensor, "n n"] | None:
     """Which key (column) each query (row) may see by structure alone; None where everything sees everything.

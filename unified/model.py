@@ -16,7 +16,7 @@ from unified.buckets import by_length, trimmed
 from unified.conditions import BITS, Conditioner, shape
 from unified.config import nearest
 from unified.configuration import UnifiedConfig
-from unified.layout import Attributes, Layout, asked, layout, visibility
+from unified.layout import Attributes, Layout, asked, attention_mask, layout, visibility
 from unified.modalities.base import timeline
 from unified.modalities.image import ImageEmbedding, patches
 from unified.modalities.text import TextEmbedding
@@ -24,6 +24,7 @@ from unified.nn.attention import Cache, QueryKeyValue
 from unified.nn.block import Block
 from unified.nn.encoder import Encoder, Noise
 from unified.nn.experts import ConditionalLinear
+from unified.nn.prompts import Classifier
 from unified.nn.routing import AttributeTransform, ContextRouter, TokenRouter, Usage
 from unified.types import Tokens
 
@@ -64,8 +65,9 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
 
     def __init__(self, config: UnifiedConfig) -> None:
         super().__init__(config)
-        width = config.width
-        self.text = TextEmbedding(config.vocabulary_size, width, config.text["positions"])
+        width, prompts = config.width, config.prompts or {}
+        biased = config.spe_token_id if prompts.get("spe_bias") else None
+        self.text = TextEmbedding(config.vocabulary_size, width, config.text["positions"], biased)
         names = ("patch", "mean", "std", "positions", "position_scale", "grid", "frames")
         self.image = ImageEmbedding(width, **{name: config.image[name] for name in names})
         self.norm = nn.LayerNorm(width)  # of the embeddings of all modalities: one norm, held here alone
@@ -73,10 +75,12 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         self.encoder = Encoder(
             width, config.depth, config.heads, config.hidden, config.layer_scale,
             *((shape(experts, config.families), experts["layers"]) if experts else ()),
+            prompts=prompts.get("tokens", 0), candidate_prompts=prompts.get("candidates", False),
         )  # fmt: skip
         self._conditioner = Conditioner(experts, config.families) if experts else None
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Linear(width, width)
+        self.classifier = Classifier(width, prompts["classes"]) if prompts.get("classes") else None
         self.log_scales = Temperatures(
             {family: nn.Parameter(torch.full((1,), LOG_SCALE)) for family in config.families}
         )
@@ -108,6 +112,8 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         elif isinstance(module, Block) and module.scale1 is not None and module.scale2 is not None:
             nn.init.constant_(module.scale1, self.config.layer_scale)
             nn.init.constant_(module.scale2, self.config.layer_scale)
+        elif isinstance(module, Classifier):
+            module.reset()
         elif isinstance(module, Temperatures):
             for log_scale in module.values():
                 nn.init.constant_(log_scale, LOG_SCALE)
@@ -173,14 +179,15 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         if self._conditioner is not None:
             segments, conditions = self._conditioner(whole, real, visibility(whole, real.device))
         output = self.encoder(
-            torch.cat(vectors, dim=1), _attention_mask(whole, real, past_mask), segments, conditions=conditions,
-            past=past, noise=noise,
+            torch.cat(vectors, dim=1), attention_mask(whole, real, past_mask), segments, conditions=conditions,
+            past=past, noise=noise, candidate=any(kind.role == "candidate" for kind in kinds),
         )  # fmt: skip
         return Encoded(output.states, whole, output.past, output.routing)
 
-    def project(self, states: Float[Tensor, "*n w"]) -> Float[Tensor, "*n w"]:
+    def project(self, states: Float[Tensor, "*n w"], unit: bool = True) -> Float[Tensor, "*n w"]:
         """Unit-length representations of states: the same norm and projection for inputs and candidates."""
-        return F.normalize(self.proj(self.ln_post(states)).float(), dim=-1)
+        projected = self.proj(self.ln_post(states)).float()
+        return F.normalize(projected, dim=-1) if unit else projected
 
     def represent(
         self,
@@ -190,8 +197,9 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         *,
         given: Iterable[str] = (),
         family: str | None = None,
+        unit: bool = True,
     ) -> Float[Tensor, "b w"]:
-        """The representation of each sample, read at [SPE].
+        """The representation of each sample, read at [SPE]; of unit length unless `unit` is false.
 
         Conditional layers look at `given`, the modalities of the question's inputs (for candidates, which are asked
         about images otherwise), and at the task's `family` (the model's first one by default).
@@ -202,12 +210,12 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         with self.encoder.sharing():
             if buckets is None:
                 parts = [(Attributes(tokens.modality, **whose), tokens) for tokens in inputs.values()]
-                return self.project(self.encode(parts, noise=noise).states[:, 0])
+                return self.project(self.encode(parts, noise=noise).states[:, 0], unit)
             states = []
             for rows in buckets:
                 part = [(Attributes("text", **whose), trimmed(inputs["text"], rows))]
                 states.append(self.encode(part, noise=None if noise is None else noise.rows(rows)).states[:, 0])
-            return self.project(torch.cat(states)[torch.cat(buckets).argsort()])
+            return self.project(torch.cat(states)[torch.cat(buckets).argsort()], unit)
 
     def vocabulary(
         self,
@@ -330,9 +338,10 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
     ) -> Float[Tensor, "b c"]:
         """Probability of each candidate for each sample; `family` names the temperature, and what routers look at."""
         tokens = self.tokens(**inputs)
-        features = self.represent(tokens, family=family)
+        features = self.represent(tokens, family=family, unit=False)
         candidates = self.candidates(labels, templates, given=tokens, family=family)
-        return similarity(features, candidates, self.scale(family)).softmax(dim=1)
+        logits = similarity(F.normalize(features, dim=-1), candidates, self.scale(family))
+        return (logits if self.classifier is None else self.classifier(logits, features)).softmax(dim=1)
 
     def caption(
         self,
@@ -382,17 +391,3 @@ def text_tokens(ids: Int[Tensor, "b n"], mask: Tensor | None = None) -> Tokens:
     """Text ids as tokens; positions count from 0."""
     visible = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
     return Tokens("text", ids, visible, timeline(*ids.shape).to(ids.device))
-
-
-def _attention_mask(whole: Layout, keys: Tensor, past_keys: Tensor | None) -> Tensor | None:
-    """Who may attend to whom: the layout's structure and the padding; None where everything is visible."""
-    structure = visibility(whole, keys.device)
-    if past_keys is not None:
-        rows = keys.shape[1]
-        inside = keys[:, None].expand(-1, rows, -1) if structure is None else structure & keys[:, None]
-        return torch.cat([past_keys[:, None].expand(-1, rows, -1), inside], dim=2)
-    if structure is not None:
-        # A padded query sees itself only, so that its softmax has something to sum over.
-        return structure & (keys[:, None] | torch.eye(len(whole), dtype=torch.bool, device=keys.device))
-    # Without padding no mask is needed, and attention is faster. Asking costs a wait on an accelerator, so only here.
-    return None if keys.device.type == "cpu" and bool(keys.all()) else keys

@@ -12,7 +12,7 @@ from typing import Any
 
 import tokenizers
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 
@@ -189,8 +189,11 @@ def _kind(character: str) -> str:
 class TextEmbedding(nn.Module):
     """Ids to vectors: norm(word[id] + position[t] + type[0])."""
 
-    def __init__(self, vocabulary: int, width: int, positions: int) -> None:
+    def __init__(self, vocabulary: int, width: int, positions: int, biased: int | None = None) -> None:
+        """`biased`: the id to whose word vector a learned bias is added, as prompt tuning has it for [SPE]."""
         super().__init__()
+        self.biased = -1 if biased is None else biased
+        self.bias = None if biased is None else nn.Parameter(torch.zeros(width))
         self.word = nn.Embedding(vocabulary, width)
         self.position = nn.Embedding(positions, width)
         self.token_type = nn.Embedding(2, width)  # the second row belongs to the published layout and is never read
@@ -204,11 +207,16 @@ class TextEmbedding(nn.Module):
                 "this model; cut it (the tokenizer does so at text.max_length)"
             )
         kind = self.token_type(torch.zeros(1, dtype=torch.long, device=time.device))
-        return norm(self.word(tokens.values) + self.position(time) + kind)
+        return norm(self.words(tokens.values) + self.position(time) + kind)
+
+    def words(self, ids: Int[Tensor, "*n"]) -> Float[Tensor, "*n w"]:
+        """Word vectors, with the learned bias of one of them."""
+        words = self.word(ids)
+        return words if self.bias is None else words + torch.eq(ids, self.biased)[..., None] * self.bias
 
     def prefix(self, index: int, norm: nn.LayerNorm, device: torch.device | None = None) -> Float[Tensor, "w"]:
         """The vector of one word without position and type: [SPE] at the head of a sequence.
 
         `device` is that of the sequence, for weights that are kept elsewhere; that of the weights where it is None.
         """
-        return norm(self.word(torch.full((1,), index, device=device or self.word.weight.device)))[0]
+        return norm(self.words(torch.full((1,), index, device=device or self.word.weight.device)))[0]

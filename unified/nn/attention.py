@@ -62,3 +62,10 @@ class Attention(nn.Module):
             key, value = torch.cat([past.key, key], dim=2), torch.cat([past.value, value], dim=2)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return layer.linear("out", self.out, mixed.transpose(1, 2).reshape(batch, length, width)), key, value
+
+    def remember(self, prompts: Float[Tensor, "p w"], layer: Dense, batch: int) -> Cache:
+        """Keys and values of normed prompts, the same for all samples, as if they had been encoded before."""
+        count, width = prompts.shape
+        qkv = layer.leading("qkv", self.qkv, prompts).view(1, count, 3, self.heads, width // self.heads)
+        _, key, value = qkv.permute(2, 0, 3, 1, 4).expand(-1, batch, -1, -1, -1).unbind()
+        return Cache(key, value, {})

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from unified.nn.attention import Attention, Cache, QueryKeyValue
 from unified.nn.experts import ConditionalLayer, ConditionalLinear, Dense, Experts
 from unified.nn.mlp import Mlp
+from unified.nn.prompts import Prompts
 from unified.nn.routing import Usage
 from unified.types import Conditions, Segment
 
@@ -29,6 +30,7 @@ class Block(nn.Module):
         layer_scale: float | None,
         experts: Experts | None = None,
         number: int = 0,
+        prompts: Prompts | None = None,
     ) -> None:
         """`experts`: None for a dense layer. `number`: of this layer, which a hash router draws by."""
         super().__init__()
@@ -44,6 +46,7 @@ class Block(nn.Module):
         self.attention = Attention(width, heads, make)
         self.mlp = Mlp(width, hidden, make)
         self.routers = None if experts is None else ConditionalLayer(experts, width, hidden, number)
+        self.prompts = prompts
         self.scale1: nn.Parameter | None = None
         self.scale2: nn.Parameter | None = None
         if layer_scale is not None:
@@ -59,10 +62,16 @@ class Block(nn.Module):
         segments: Sequence[Segment] = (),
         conditions: Conditions | None = None,
         noise: Float[Tensor, "d r e"] | None = None,
+        candidate: bool = False,
     ) -> tuple[Float[Tensor, "b n w"], Cache, Usage | None]:
-        """`drop`: factor of each branch for each sample, 0 where drop path closes it. `noise`: of the gates."""
+        """`drop`: factor of each branch for each sample, 0 where drop path closes it. `noise`: of the gates.
+
+        `candidate`: whether these are tokens of a candidate, which may have prompts of their own.
+        """
         drop1, drop2 = (None, None) if drop is None else (drop[0], drop[1])
         layer = self._layer(segments, conditions, noise, past)
+        if self.prompts is not None and past is None:
+            past = self.attention.remember(self.norm1(self.prompts(candidate=candidate)), layer, len(x))
         attended, key, value = self.attention(self.norm1(x), mask, layer, past)
         x = _add(x, attended, self.scale1, drop1)
         x = _add(x, self.mlp(self.norm2(x), layer), self.scale2, drop2)

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -12,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from unified.nn.attention import Cache
 from unified.nn.block import Block
 from unified.nn.experts import ConditionalLayer, Experts
+from unified.nn.prompts import Prompts
 from unified.nn.routing import Usage
 from unified.types import Conditions, Segment
 
@@ -49,11 +51,19 @@ class Encoder(nn.Module):
         layer_scale: float | None,
         experts: Experts | None = None,
         layers: Collection[int] = (),
+        *,
+        prompts: int = 0,
+        candidate_prompts: bool = False,
     ) -> None:
-        """`layers`: numbers of the blocks that have `experts`."""
+        """`layers`: numbers of the blocks that have `experts`. `prompts`: learned ones of each block."""
         super().__init__()
+
+        def learned() -> Prompts | None:
+            return Prompts(prompts, width, candidates=candidate_prompts) if prompts else None
+
+        self.prompts = prompts
         self.blocks = nn.ModuleList(
-            Block(width, heads, hidden, layer_scale, experts if number in layers else None, number)
+            Block(width, heads, hidden, layer_scale, experts if number in layers else None, number, learned())
             for number in range(depth)
         )
         self.gradient_checkpointing = False
@@ -96,13 +106,16 @@ class Encoder(nn.Module):
         conditions: Conditions | None = None,
         past: Sequence[Cache] | None = None,
         noise: Noise | None = None,
+        candidate: bool = False,
     ) -> EncoderOutput:
         """`mask`: True = may attend, for keys alone or for each pair; None = all. `segments` tile the n tokens.
 
-        `conditions`: the rows that the segments point into; blocks with experts need them.
+        `conditions`: the rows that the segments point into; blocks with experts need them. `candidate`: whether the
+        sequence is one of a candidate, for learned prompts. Prompts are no keys of the mask.
         """
         assert sum(len(segment) for segment in segments) == x.shape[1], "segments must tile the sequence"
         if mask is not None:
+            mask = F.pad(mask, (self.prompts, 0), value=True)  # prompts come first, and are seen by all
             mask = mask[:, None, None] if mask.dim() == 2 else mask[:, None]
         caches: list[Cache] = []
         routing: list[Usage] = []
@@ -110,7 +123,7 @@ class Encoder(nn.Module):
             before = None if past is None else past[index]
             drop = None if noise is None or noise.drop_path is None else noise.drop_path[index]
             gates = noise.gates[len(routing)] if noise and noise.gates is not None and block.routers else None
-            arguments = (x, mask, before, drop, segments, conditions, gates)
+            arguments = (x, mask, before, drop, segments, conditions, gates, candidate)
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 # Nothing inside a block draws random numbers, so there is no generator state to keep.
                 x, cache, usage = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)

@@ -131,6 +131,10 @@ class Dense:
         """`module`, called `name`, on tokens (b, n, inputs)."""
         return module(x)  # type: ignore[no-any-return]
 
+    def leading(self, name: str, module: nn.Module, x: Tensor) -> Tensor:
+        """`module` on vectors (…, inputs) that stand before all tokens, and are treated as the first of them."""
+        return self.linear(name, module, x)
+
     def mlp(self, up: nn.Module, down: nn.Module, x: Tensor) -> Tensor:
         """Both linears of the MLP at once, where `whole_mlp` says so."""
         raise NotImplementedError
@@ -162,6 +166,11 @@ class ByRow(Dense):
         parts = [F.linear(x[:, s.start : s.stop], *merged[s.row]) for s in self._segments]
         return torch.cat(parts, dim=1)
 
+    def leading(self, name: str, module: nn.Module, x: Tensor) -> Tensor:
+        """By the row of the first segment."""
+        merged = self._merged.get(name)
+        return module(x) if merged is None else F.linear(x, *merged[self._segments[0].row])
+
     def usage(self) -> Usage | None:
         """Sums over the tokens of the rows."""
         return self._usage
@@ -189,6 +198,15 @@ class ByToken(Dense):
         flat = x.flatten(0, 1)
         found: Tensor = module(lambda weight, bias: expert_linear(flat, weight, bias, where, weights))
         return found.unflatten(0, x.shape[:2])
+
+    def leading(self, name: str, module: nn.Module, x: Tensor) -> Tensor:
+        """Not possible where vectors are no tokens that could be sent."""
+        if not isinstance(module, ConditionalLinear):
+            return module(x)  # type: ignore[no-any-return]
+        raise RoutingError(
+            f"learned prompts and experts in {name!r} that tokens are sent to do not go together; leave {name!r} out "
+            "of model.experts.linears, or take a router that does not look at tokens"
+        )
 
     def mlp(self, up: nn.Module, down: nn.Module, x: Tensor) -> Tensor:
         """Each token through the whole MLP of each of its experts, and their outputs mixed."""

@@ -88,6 +88,14 @@ def shape_of(config: UnifiedConfig, reference: str) -> Shape:
         frames=config.image["frames"],
         places=(config.image["height"] // config.image["patch"]) * (config.image["width"] // config.image["patch"]),
     )
+    if config.prompts:
+        shape = replace(
+            shape,
+            prompts=config.prompts["tokens"],
+            candidate_prompts=config.prompts["candidates"],
+            token_bias=config.prompts["spe_bias"],
+            classes=config.prompts["classes"],
+        )
     if not experts:
         return shape
     return replace(
@@ -131,7 +139,7 @@ def _unlike(config: UnifiedConfig) -> list[str]:
 def _unchanged(config: UnifiedConfig, log: Log, reference: str) -> Shape:
     """The shape in the log, which must still be that of the model beside it."""
     shape = shape_of(config, reference)
-    for name in ("width", "depth", "hidden", "vocabulary", "experts", "expert_layers"):
+    for name in ("width", "depth", "hidden", "vocabulary", "experts", "expert_layers", "prompts", "classes"):
         if getattr(shape, name) != getattr(log.shape, name):
             raise OfficialError(
                 f"{reference}: the log of the conversion says {name} {getattr(log.shape, name)}, the model has "

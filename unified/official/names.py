@@ -97,6 +97,7 @@ def entries(shape: Shape) -> Iterator[Entry]:
     yield from _affine("proj", f"{HEAD}.proj", (width, width))
     for family in TEMPERATURES:
         yield Entry(f"log_scales.{family}", (f"{HEAD}.logit_scale_{family}",), (), (1,))
+    yield from _prompts(shape)
 
 
 def aside(shape: Shape) -> dict[str, Size]:
@@ -107,21 +108,21 @@ def aside(shape: Shape) -> dict[str, Size]:
         for linear in shape.linears:
             if linear in DEAD:
                 found |= {name: size for name, (_, size) in gate(shape, layer, linear).items()}
-    return found | prompts(shape)
-
-
-def prompts(shape: Shape) -> dict[str, Size]:
-    """What prompt tuning adds."""
-    found: dict[str, Size] = {}
-    for layer in range(shape.depth if shape.prompts else 0):
-        for table in ("embedding", "target_embedding")[: 1 + shape.candidate_prompts]:
-            found[f"{LAYERS}.{layer}.deep_prompt_embedding.{table}.weight"] = (shape.prompts, shape.width)
-    if shape.token_bias:
-        found["s_token_bias"] = (1, shape.width)
-    if shape.classes is not None:
-        found |= {"fc_prompt.weight": (shape.classes, shape.width), "fc_prompt.bias": (shape.classes,)}
-        found["similarity_weight"] = ()
     return found
+
+
+def _prompts(shape: Shape) -> Iterator[Entry]:
+    """What prompt tuning adds."""
+    tables = {"embedding": "input", "target_embedding": "candidate"}
+    for layer in range(shape.depth if shape.prompts else 0):
+        for table, ours in list(tables.items())[: 1 + shape.candidate_prompts]:
+            official = f"{LAYERS}.{layer}.deep_prompt_embedding.{table}.weight"
+            yield _plain(f"encoder.blocks.{layer}.prompts.{ours}.weight", official, (shape.prompts, shape.width))
+    if shape.token_bias:
+        yield Entry("text.bias", ("s_token_bias",), (1, shape.width), (shape.width,))
+    if shape.classes is not None:
+        yield from _affine("classifier.linear", "fc_prompt", (shape.classes, shape.width))
+        yield Entry("classifier.similarity", ("similarity_weight",), (), (1,))
 
 
 def official_shapes(shape: Shape) -> dict[str, Size]:

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -158,6 +159,7 @@ def _config(shape: Shape, heads: int, scale: float) -> UnifiedConfig:
         layer_scale=1e-3,
         drop_path=0.0,
         experts=plain(settings, shape.depth) if shape.experts else None,
+        prompts=_prompt_settings(shape),
         tasks=TASKS,
         image=image,
         text={"positions": shape.positions, "max_length": min(MAX_LENGTH, shape.positions)},
@@ -166,6 +168,18 @@ def _config(shape: Shape, heads: int, scale: float) -> UnifiedConfig:
         end_token_id=shape.vocabulary - 4,
         families=[entry.ours.removeprefix("log_scales.") for entry in entries(shape) if "log_scales" in entry.ours],
     )
+
+
+def _prompt_settings(shape: Shape) -> dict[str, Any] | None:
+    """What prompt tuning added to the network; None where it was not tuned so."""
+    if not (shape.prompts or shape.token_bias or shape.classes):
+        return None
+    return {
+        "tokens": shape.prompts,
+        "candidates": shape.candidate_prompts,
+        "spe_bias": shape.token_bias,
+        "classes": shape.classes,
+    }
 
 
 def _check_model(config: UnifiedConfig, tensors: Mapping[str, Tensor]) -> None:
