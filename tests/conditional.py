@@ -82,7 +82,7 @@ def about(
 def texts(*lengths: int, most: int = 0) -> Tokens:
     """Texts of these lengths, padded."""
     longest = max(*lengths, most)
-    ids = torch.randint(0, END, (len(lengths), longest), generator=seed.torch_generator(0, "texts", *lengths))
+    ids = torch.randint(0, END, (len(lengths), 12), generator=seed.torch_generator(0, "texts", *lengths))[:, :longest]
     mask = torch.arange(longest)[None] < torch.tensor(lengths)[:, None]
     return text_tokens(ids.masked_fill(~mask, END), mask)
 

@@ -1,10 +1,17 @@
 """Decoding word by word with a cache gives what the whole caption in one pass gives."""
 
+from typing import Any
+
 import pytest
 import torch
+from conditional import END as LAST
+from conditional import ROUTERS, pixels
+from conditional import SPE as ASKS
+from conditional import model as conditional
 from test_official_arithmetic import END, SPE, draw_video, model
 from torch import Tensor
 
+from unified import generation
 from unified.answers.match import similarity
 from unified.generation import generate
 from unified.layout import Attributes
@@ -78,3 +85,55 @@ def test_a_length_outside_the_position_table_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=f"max_length: {length}; expected 1 to 512"):
         generate(model, images, max_length=length)
+
+
+CONDITIONAL: list[dict[str, Any]] = [
+    *({"router": router} for router in ROUTERS),
+    {"router": "attribute", "bits": ("query", "modality:text")},
+    {"router": "token", "shared_decisions": False},
+    {"router": "context", "shared_decisions": False, "bias_rate": 0.1},
+]
+
+
+@pytest.mark.parametrize("experts", CONDITIONAL, ids=lambda given: ", ".join(map(str, given.values())))
+@torch.no_grad()
+def test_routers_choose_step_by_step_as_in_one_pass(experts: dict[str, Any]) -> None:
+    """What beams add up is what the whole caption scores, and greedy words are the best at each place."""
+    network = conditional(**experts)
+    images = {"image": patches(pixels(3), 8)}
+    for beams in (1, 3):
+        found = generate(network, images, beams=beams, max_length=5, family="words")
+        assert max(map(len, found)) > 1
+        for row, caption in enumerate(found):
+            ids = torch.tensor([[*caption, LAST][:5]])
+            one = {"image": images["image"].rows(slice(row, row + 1))}
+            parts = [(Attributes("image"), one["image"])]
+            states, _ = read_caption(network, parts, text_tokens(ids), family="words")
+            logits = similarity(network.project(states[0]), network.vocabulary(), network.scale("words"))
+            logits[:, ASKS] = -torch.inf
+            if beams == 1:
+                assert logits.argmax(-1).tolist() == ids[0].tolist()
+
+
+@pytest.mark.parametrize("experts", CONDITIONAL, ids=lambda given: ", ".join(map(str, given.values())))
+@torch.no_grad()
+def test_states_of_cached_steps_are_those_of_one_pass(experts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    network = conditional(**experts)
+    images = {"image": patches(pixels(2), 8)}
+    steps: list[tuple[Tensor, Tensor]] = []
+    ask = generation._ask
+
+    def spy(model: UnifiedModel, state: Any, step: int, kind: Attributes) -> Tensor:
+        found = ask(model, state, step, kind)
+        steps.append((state.ids, found))
+        return found
+
+    monkeypatch.setattr(generation, "_ask", spy)
+    beams = 2
+    generate(network, images, beams=beams, max_length=5, family="words")
+    assert len(steps) > 2
+    pictures = images["image"].rows(torch.arange(2).repeat_interleave(beams))
+    for ids, found in steps:
+        asked = torch.cat([ids, ids.new_full((len(ids), 1), ASKS)], dim=1)  # the last word is not seen by its query
+        states, _ = read_caption(network, [(Attributes("image"), pictures)], text_tokens(asked), family="words")
+        torch.testing.assert_close(found, states[:, -1], atol=1e-4, rtol=1e-4)
