@@ -57,9 +57,9 @@ def questions(folder: Path) -> dict[str, Question]:
         Question("names", "accuracy, %", Classification(
             data=str(folder / "names"), inputs=IMAGE, target="txt", labels="labels/ascii", probes=(),
             cluster="json.group"), "acc1"),
-        Question("retrieve", "R@1, %", Retrieval(
+        Question("retrieve", "R@10, %", Retrieval(
             data=glyphs, inputs=IMAGE, group="json.group", groups=groups, candidates=names),
-            "text_retrieval_recall@1"),
+            "text_retrieval_recall@10"),
         Question("caption", "loss, nats", Caption(
             data=glyphs, inputs=IMAGE, group="json.group", groups=groups[:1], family="caption", beams=()),
             "perplexity"),
