@@ -99,6 +99,7 @@ def test_what_is_found_is_inferred_and_written_down(tmp_path: Path) -> None:
     assert (experts["layers"], experts["linears"]) == ([0, 2], ["qkv", "out", "up", "down"])
     assert config.families == files.FAMILIES
     assert len(config.tasks) == 6
+    assert "made from | the official checkpoint in.pth" in (tmp_path / "out" / "README.md").read_text()
     log = json.loads((tmp_path / "out" / "official.json").read_text())
     assert "OLD_CHECKPONT: True" in log["prefix"]
     assert log["heads_from"] == "--heads"
@@ -161,9 +162,9 @@ class Code:
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    ({"model": {"a": Code()}}, "not a file of plain tensors"),
+    ({"model": {"a": Code()}}, "not a file of plain tensors: it holds print"),
     ({"model": {"a": torch.zeros(1), "step": 3}}, r"found step \(int\)"),
-    ({"model": {"a": torch.zeros(1, dtype=torch.uint8)}}, r"float32, float16 or bfloat16, found a \(Tensor"),
+    ({"model": {"a": torch.zeros(1, dtype=torch.uint8)}}, r"float32, float16 or bfloat16, found a \(tensor of uint8"),
     ({"model": {}}, "found nothing"),
     ([torch.zeros(1)], "holds a list"),
 ])  # fmt: skip

@@ -57,7 +57,8 @@ def read(file: Path, *, fold: bool | None = None) -> Checkpoint:
 def _load(file: Path) -> tuple[dict[str, Tensor], list[str]]:
     """The state dict in a file, and the names of what lies beside it."""
     if not file.is_file():
-        raise OfficialError(f"{file}: no such file; give the .pth of a Uni-Perceiver checkpoint")
+        what = "is a folder" if file.is_dir() else "no such file"
+        raise OfficialError(f"{file}: {what}; give the .pth of a Uni-Perceiver checkpoint")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -67,13 +68,14 @@ def _load(file: Path) -> tuple[dict[str, Tensor], list[str]]:
             '{"model": {name: tensor, …}} alone with torch.save'
         ) from error
     except (RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise OfficialError(f"{file}: not a checkpoint that torch can read, or a damaged one: {error}") from error
+        reason = str(error).split(". ")[0] or type(error).__name__
+        raise OfficialError(f"{file}: not a checkpoint that torch can read, or a damaged one: {reason}") from error
     if not isinstance(content, dict):
         raise OfficialError(f"{file}: holds a {type(content).__name__}; expected a mapping of names to tensors")
     wrapper = next((key for key in ("model", "module") if isinstance(content.get(key), dict)), None)
     state: Mapping[Any, Any] = content if wrapper is None else content[wrapper]
     ignored = [] if wrapper is None else [str(key) for key in content if key != wrapper]
-    wrong = [f"{key} ({type(value).__name__})" for key, value in state.items() if not _fits(key, value)]
+    wrong = [f"{key} ({_kind(value)})" for key, value in state.items() if not _fits(key, value)]
     if wrong or not state:
         found = ", ".join(wrong) or "nothing"
         raise OfficialError(
@@ -89,10 +91,12 @@ def _fits(key: Any, value: Any) -> bool:
 
 def _reason(error: Exception) -> str:
     """The words of torch's message that say what was found."""
-    found = re.search(
-        r"Unsupported (?:global|class|operand)[^.\n]*|GLOBAL [\w.]+|[^\n]*[Uu]nsupported[^\n.]*", str(error)
-    )
-    return found.group(0).strip() if found else str(error).splitlines()[0]
+    found = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return f"it holds {found.group(1)}" if found else str(error).splitlines()[0]
+
+
+def _kind(value: object) -> str:
+    return f"tensor of {str(value.dtype).removeprefix('torch.')}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def infer(tensors: Mapping[str, Tensor]) -> Shape:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from unified.card import model_card
 from unified.conditions import plain
 from unified.configuration import UnifiedConfig
 from unified.modalities.image import ImageSpec, ImageTokenizer, write_spec
@@ -87,7 +88,7 @@ def convert(
     scale, distance = find_scale(file, found.tensors[SPATIAL], shape.patch, position_scale)
     config = _config(shape, number, scale)
     tensors = to_ours(found.tensors, shape)
-    _check_model(config, tensors)
+    card = model_card(out.resolve().name, _check_model(config, tensors), f"the official checkpoint {file.name}", None)
     text = None if tokenizer is None else load_tokenizer(tokenizer, shape.vocabulary, MAX_LENGTH)
     kept = [name for name in aside(shape) if name in found.tensors and not name.startswith(ALIAS)]
     log = Log(
@@ -106,7 +107,7 @@ def convert(
         ignored=found.ignored,
     )
     beside = {name: found.tensors[name].clone(memory_format=torch.contiguous_format) for name in kept}
-    _write(out, config, tensors, beside, log, _processor(config, text))
+    _write(out, config, tensors, beside, log, _processor(config, text), card)
     return Converted(out, log, sum(tensor.numel() for tensor in tensors.values()), text is not None)
 
 
@@ -182,14 +183,16 @@ def _prompt_settings(shape: Shape) -> dict[str, Any] | None:
     }
 
 
-def _check_model(config: UnifiedConfig, tensors: Mapping[str, Tensor]) -> None:
-    """The model of this configuration takes exactly these tensors; else the converter itself is wrong."""
+def _check_model(config: UnifiedConfig, tensors: Mapping[str, Tensor]) -> UnifiedModel:
+    """The model of this configuration, without weights; if it takes other tensors the converter itself is wrong."""
     with torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in UnifiedModel(config).state_dict().items()}
+        model = UnifiedModel(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if expected != found:
         wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         raise AssertionError(f"the converter and the model differ in {wrong}")
+    return model
 
 
 def _processor(config: UnifiedConfig, text: TextTokenizer | None) -> UnifiedProcessor:
@@ -207,6 +210,7 @@ def _write(
     beside: dict[str, Tensor],
     log: Log,
     processor: UnifiedProcessor,
+    card: str,
 ) -> None:
     """Everything into a folder of a passing name, which takes its own at the end."""
     folder = out.with_name(f".{out.name}.part")
@@ -218,6 +222,7 @@ def _write(
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         save_file(beside, folder / SIDECAR, metadata={"format": "pt"})
         log.write(folder)
+        (folder / "README.md").write_text(card, encoding="utf-8")
         folder.rename(out)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
