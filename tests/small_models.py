@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from unified import hub, seed
 from unified.configuration import UnifiedConfig
 from unified.matching import token_kinds
 from unified.modalities import load_tokenizers
+from unified.modalities.base import Tokenizer
 from unified.model import UnifiedModel
 from unified.processor import UnifiedProcessor
 from unified.recipe import ExpertSettings, ImageSettings, ModelSettings, TextSettings
@@ -27,6 +29,12 @@ TASKS = {
 }
 
 
+@cache
+def words_and_images() -> dict[str, Tokenizer]:
+    """The tokenizers of all these models."""
+    return load_tokenizers(SETTINGS.image, SETTINGS.text)
+
+
 def small_model(
     experts: ExpertSettings | None = None,
     *,
@@ -35,7 +43,7 @@ def small_model(
     settings: ModelSettings = SETTINGS,
 ) -> UnifiedModel:
     """A model of 3 layers with drawn weights, biases and norms included, so that nothing is hidden by a 0 or a 1."""
-    tokenizers = load_tokenizers(settings.image, settings.text)
+    tokenizers = words_and_images()
     kinds = {task: token_kinds(what, task) for task, what in tasks.items()}
     shape = replace(settings, experts=experts)
     with seed.seeded(name):
@@ -49,9 +57,8 @@ def small_model(
 
 def written(model: UnifiedModel, folder: Path) -> Path:
     """The model as a folder for `unified.load`."""
-    tokenizers = load_tokenizers(SETTINGS.image, SETTINGS.text)
     folder.mkdir(parents=True)
-    hub.write(hub.Loaded(model, UnifiedProcessor.from_tokenizers(tokenizers), "a test"), folder, folder.name)
+    hub.write(hub.Loaded(model, UnifiedProcessor.from_tokenizers(words_and_images()), "a test"), folder, folder.name)
     return folder
 
 

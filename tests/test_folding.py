@@ -26,8 +26,7 @@ def experts(router: str = "attribute", **changes: object) -> ExpertSettings:
     return ExpertSettings(count=4, router=router, layers=(0, 2), **changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("router", ROUTERS)
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(("router", "shared"), [*((router, True) for router in ROUTERS), ("attribute", False)])
 def test_a_folded_folder_answers_as_the_original_for_all_its_tasks(tmp_path: Path, router: str, shared: bool) -> None:
     source = written(small_model(experts(router, shared_decisions=shared)), tmp_path / "moe")
     found = fold(source, tmp_path / "dense")
