@@ -9,6 +9,8 @@ from PIL import Image
 from tiny import tiny_recipe, with_experts, write_recipe
 from torch import Tensor
 
+from unified import cli
+from unified.cli.app import app
 from unified.folding import folded_config
 from unified.matching import token_kinds
 from unified.model import UnifiedModel
@@ -166,6 +168,16 @@ def test_counting_needs_batches_and_known_families(tmp_path: Path) -> None:
     model.config.families = ["other"]
     with pytest.raises(RoutingError, match="has no routing in this model"):
         gate_table(model, kinds)
+
+
+def test_the_command_ends_with_words_for_a_dense_model(tmp_path: Path) -> None:
+    parts = build(tiny_recipe(tmp_path))
+    parts.model.save_pretrained(tmp_path / "model")
+    parts.processor.save_pretrained(tmp_path / "model")
+    arguments = ["report", "routing", str(tmp_path / "model"), "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match=r"error: .*a dense model, which has no routers"):
+        cli._guarded(app.cli, args=arguments)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("router", ["attribute", "token"])

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -29,6 +30,8 @@ from unified.reports.source import (
     open_subject,
 )
 
+NUMBERS = re.compile(r"\[\n[^\[\]{}\"]*\]")  # raw line ends stand outside of texts only
+
 
 @dataclass(frozen=True)
 class Ask:
@@ -48,12 +51,11 @@ def interference_command(
     if ask.batches < 2:
         raise ReportError(f"--batches: {ask.batches}; batch k is set against the others, so at least 2 are needed")
     folder = out_folder(reference, out)
+    opened = [(name, open_subject(name)) for name in ([] if against is None else [against]) + [reference]]
     recipe = chosen_tasks(find_recipe(reference, data), ask.tasks)
     content: dict[str, Any] = {}
     entries, subjects = [], []
-    for name in [reference] if against is None else [against, reference]:
-        subject = open_subject(name)
-        logger.info("%s: %s", name, subject.source)
+    for name, subject in opened:
         questions = Questions(subject, recipe, ask.seed)
         found = measure(questions, linear=ask.linear, layers=ask.layers, batches=ask.batches)
         entries.append(entry(name, subject, found, questions.tasks))
@@ -74,7 +76,6 @@ def routing_command(
     """Look at the routers of a model, print how busy their experts are, and write the JSON and the figure."""
     folder = out_folder(reference, out)
     subject = open_subject(reference)
-    logger.info("%s: %s", reference, subject.source)
     counted = routing.looks_at_data(routing.check(subject.model, reference))
     if counted:
         found = routing.count(Questions(subject, find_recipe(reference, data), seed), batches)
@@ -220,5 +221,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a report's numbers, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    text = NUMBERS.sub(lambda found: re.sub(r"\s+", " ", found[0]), text)  # numbers of a list in one line
+    temporary.write_text(text + "\n", encoding="utf-8")
     temporary.replace(path)

@@ -47,6 +47,7 @@ class Subject:
 def open_subject(reference: str | Path) -> Subject:
     """The model that `unified.load` finds under `reference`, on a GPU where there is one."""
     loaded = hub.open_model(reference)
+    logger.info("%s: %s", reference, loaded.source)
     loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
     return Subject(Path(reference).name, loaded.model, loaded.processor.tokenizers, loaded.source)
 
