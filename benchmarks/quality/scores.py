@@ -56,9 +56,9 @@ def questions(folder: Path) -> dict[str, Question]:
     asked = [
         Question("names", "accuracy, %", Classification(
             data=str(folder / "names"), inputs=IMAGE, target="txt", labels="labels/ascii", probes=(),
-            cluster="json.group"), "acc1"),
+            cluster="json.group", family="names"), "acc1"),
         Question("retrieve", "R@10, %", Retrieval(
-            data=glyphs, inputs=IMAGE, group="json.group", groups=groups, candidates=names),
+            data=glyphs, inputs=IMAGE, group="json.group", groups=groups, candidates=names, family="names"),
             "text_retrieval_recall@10"),
         Question("caption", "loss, nats", Caption(
             data=glyphs, inputs=IMAGE, group="json.group", groups=groups[:1], family="caption", beams=()),
@@ -68,9 +68,10 @@ def questions(folder: Path) -> dict[str, Question]:
             "perplexity"),
         Question("script", "accuracy, %", Classification(
             data=glyphs, inputs=IMAGE, target="json.script", labels="data/glyphs/scripts.yaml", probes=(),
-            cluster="json.group"), "acc1"),
+            cluster="json.group", family="script"), "acc1"),
         Question("digits", "accuracy, %", Classification(
-            data=["data/digits/train", "data/digits/test"], inputs=IMAGE, labels="labels/digits", probes=()), "acc1"),
+            data=["data/digits/train", "data/digits/test"], inputs=IMAGE, labels="labels/digits", probes=(),
+            family="names"), "acc1"),
     ]  # fmt: skip
     return {question.task: question for question in asked}
 

@@ -29,8 +29,15 @@ class Context:
     batch: int
     cache: Path | None
     model_hash: str | None
+    given: tuple[str, ...] = ()  # modalities of the question, as conditional layers look at them
+    family: str | None = None
     memory: dict[tuple[str, str, str], NDArray[np.float32]] = field(default_factory=dict)
     """Features of the evaluation at hand: several protocols read the same ones."""
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What candidates are told of the question."""
+        return {"given": self.given, "family": self.family}
 
     @property
     def device(self) -> torch.device:
@@ -51,9 +58,10 @@ class Context:
         if name == "pixels":
             return PixelEncoder()
         if name == "untrained":
-            identity = f"untrained {self.model_hash}" if self.model_hash else None
-            return ModelEncoder(self._fresh(), self.tokenizers, identity, name)
-        return ModelEncoder(self.model, self.tokenizers, self.model_hash)
+            identity = f"untrained {self.model_hash} {self.family}" if self.model_hash else None
+            return ModelEncoder(self._fresh(), self.tokenizers, identity, name, self.family)
+        identity = f"{self.model_hash} {self.family}" if self.model_hash and self.family else self.model_hash
+        return ModelEncoder(self.model, self.tokenizers, identity, family=self.family)
 
     def _fresh(self) -> Any:
         """The same network with its first weights, drawn by a fixed key."""

@@ -31,7 +31,7 @@ class Embeds(Protocol):
     """All that an evaluated model must offer."""
 
     def embed(self, inputs: Mapping[str, Tokens]) -> Tensor:
-        """Features (b, w) of samples."""
+        """Features (b, w) of samples; takes `family` too where an evaluation names one."""
         ...
 
 
@@ -61,10 +61,13 @@ class ModelEncoder:
     tokenizers: Mapping[str, Tokenizer]
     identity: str | None
     name: str = "model"
+    family: str | None = None
 
     def __call__(self, prepared: Mapping[str, Sequence[Any]]) -> Float[Tensor, "b w"]:
         """The model's features at [SPE]."""
-        return self.model.embed({name: self.tokenizers[name].tokens(values) for name, values in prepared.items()})
+        tokens = {name: self.tokenizers[name].tokens(values) for name, values in prepared.items()}
+        family = {} if self.family is None else {"family": self.family}
+        return self.model.embed(tokens, **family)
 
 
 @dataclass(frozen=True)
@@ -117,26 +120,31 @@ def embed_items(
     return features
 
 
-def embed_texts(model: Embeds, texts: Sequence[str], tokenizer: Tokenizer, batch: int) -> Float[Tensor, "n w"]:
-    """Features of texts as candidate answers, fp32 on the CPU; equal texts are encoded once."""
+def embed_texts(
+    model: Embeds, texts: Sequence[str], tokenizer: Tokenizer, batch: int, **asked: Any
+) -> Float[Tensor, "n w"]:
+    """Features of texts as candidate answers, fp32 on the CPU; equal texts are encoded once.
+
+    `asked`: `given` and `family` of the question (see `UnifiedModel.represent`).
+    """
     unique = list(dict.fromkeys(texts))
     prepared = [tokenizer.prepare(text) for text in unique]
     order = sorted(range(len(unique)), key=lambda row: len(prepared[row]))  # little padding
     features: list[Tensor] = []
     for start in range(0, len(order), batch):
         tokens = tokenizer.tokens([prepared[row] for row in order[start : start + batch]])
-        features.append(_candidates(model, tokens).float().cpu())
+        features.append(_candidates(model, tokens, asked).float().cpu())
     row_of = {unique[row]: number for number, row in enumerate(order)}
     return torch.cat(features)[[row_of[text] for text in texts]]
 
 
-def _candidates(model: Embeds, tokens: Tokens) -> Tensor:
+def _candidates(model: Embeds, tokens: Tokens, asked: Mapping[str, Any]) -> Tensor:
     """Texts in the role of candidates where the model tells roles apart, else as any input."""
     represent = getattr(model, "represent", None)
     if represent is None:
         return model.embed({"text": tokens})
     device = next(model.parameters()).device if isinstance(model, torch.nn.Module) else "cpu"
-    found: Tensor = represent({"text": tokens.to(device)}, "candidate")
+    found: Tensor = represent({"text": tokens.to(device)}, "candidate", **asked)
     return found
 
 

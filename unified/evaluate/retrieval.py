@@ -141,4 +141,5 @@ def _notes(
 
 
 def _embedded(context: Context, texts: Sequence[str]) -> Float[Tensor, "n w"]:
-    return F.normalize(embed_texts(context.model, texts, context.tokenizers["text"], context.batch), dim=1)
+    features = embed_texts(context.model, texts, context.tokenizers["text"], context.batch, **context.asked)
+    return F.normalize(features, dim=1)

@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from unified import __version__
-from unified.config import RecipeError
+from unified.config import RecipeError, nearest
 from unified.evaluate.classification import evaluate_classification
 from unified.evaluate.context import Context, evaluating
 from unified.evaluate.features import weights_hash
@@ -67,7 +67,18 @@ def evaluate(
     with evaluating(model):
         for spec in loaded:
             for title, evaluation in spec.evaluations.items():
-                context = Context(model, processor.tokenizers, asked, seeds, batch, cache, model_hash)
+                given = tuple(sorted(set(evaluation.inputs.values())))
+                context = Context(
+                    model,
+                    processor.tokenizers,
+                    asked,
+                    seeds,
+                    batch,
+                    cache,
+                    model_hash,
+                    given,
+                    _family(evaluation, model),
+                )
                 start = time.monotonic()
                 found = list(PROTOCOLS[type(evaluation)](evaluation, title, context))
                 results += found
@@ -81,6 +92,14 @@ def versions() -> Mapping[str, str]:
     modules = {"torch": torch, "transformers": transformers, "numpy": np, "scikit-learn": sklearn}
     found = {name: str(module.__version__) for name, module in modules.items()}
     return {"unified": __version__, "python": platform.python_version(), **found}
+
+
+def _family(evaluation: Evaluation, model: Any) -> str | None:
+    """The family that an evaluation names; one that the model lacks is an error."""
+    families = list(getattr(getattr(model, "config", None), "families", []))
+    if families and evaluation.family is not None and evaluation.family not in families:
+        raise RecipeError(f"family: {evaluation.family!r} is none of the model's{nearest(evaluation.family, families)}")
+    return evaluation.family
 
 
 def _check(shots: Sequence[int], seeds: int, batch: int) -> None:

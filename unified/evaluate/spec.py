@@ -28,6 +28,9 @@ class Evaluation:
     """Evaluate a fixed choice of so many items; null: all."""
     cluster: str | None = None
     """Column whose equal values belong together (frames of a video, glyphs of a character): wider, honest intervals."""
+    family: str | None = None
+    """The task family as the model was trained on it: its temperature, where words are scored (needed where the model
+    has several), and what routers look at that choose by task. null: the model's first."""
     unseen: bool = False
     """Class names and data set are both absent from pretraining. Only then is a row called zero-shot."""
 
@@ -103,8 +106,6 @@ class Masked(Evaluation):
 
     inputs: dict[str, str] = field(default_factory=lambda: {"txt": "text"})
     target: str = "txt"
-    family: str | None = None
-    """The temperature of the task; needed where the model has several."""
     mask_fraction: float = 0.15
     vocabulary: Literal["embedding", "encoder"] = "embedding"
 
@@ -114,8 +115,6 @@ class Caption(Evaluation):
     """Write the text of an image: perplexity with the right words before (teacher forcing), and exact matches."""
 
     target: str = "txt"
-    family: str | None = None
-    """The temperature of the task; needed where the model has several."""
     vocabulary: Literal["embedding", "encoder"] = "embedding"
     group: str | None = None
     """Column whose equal values mark texts that are right for each other's image."""

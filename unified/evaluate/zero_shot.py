@@ -19,7 +19,7 @@ def class_weights(context: Context, labels: Labels, prompt: str) -> Float[Tensor
     """One unit vector a class: of its bare name, or the normalised mean over its prompts' unit vectors."""
     prompts = [[name] if prompt == "bare" else labels.prompts(name) for name in labels.names]
     texts = [text for several in prompts for text in several]
-    features = embed_texts(context.model, texts, context.tokenizers["text"], context.batch)
+    features = embed_texts(context.model, texts, context.tokenizers["text"], context.batch, **context.asked)
     features = F.normalize(features, dim=1).view(len(labels), -1, features.shape[1])
     return F.normalize(features.mean(1), dim=1)
 
