@@ -25,6 +25,7 @@ MEANING = {
     "folding",
     "upcycling",
     "official",
+    "parameters",
 }
 MOVEMENT = ["data", "evaluate", "train", "reports"]  # each may import only what stands to its left
 LEVELS = {

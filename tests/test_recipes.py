@@ -1,6 +1,7 @@
 """Every recipe reads, says in its header what it is and how it is run, and names things that exist."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from unified.config import RecipeError, build, read_yaml
 from unified.data.augment import build_transforms
 from unified.evaluate.spec import load_spec
 from unified.labels import load_labels
-from unified.recipe import Recipe
+from unified.modalities.image import ImageTokenizer
+from unified.recipe import ExpertSettings, Recipe
 from unified.train.build import check_task
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -33,6 +35,57 @@ def test_recipe_reads_and_its_header_says_how_to_run_it(path: Path) -> None:
     command = re.search(r"python train.py (\S+)", header(path))
     assert command
     assert (RECIPES.parent / command[1].rstrip(",)")).is_file()
+
+
+PER_GPU = {"": (720, 512, 300, 512), "_stage2": (440, 512, 200, 320)}
+"""Samples of image classification, hidden words, captions and retrieval in a published GPU's batch."""
+STEPS = {("", ""): 200_000, ("_moe", ""): 230_000, ("", "_stage2"): 45_000, ("_moe", "_stage2"): 50_000}
+
+
+def published(size: str, experts: str, stage: str) -> Recipe:
+    name = f"uni_perceiver_{size}{experts}{stage}.yaml"
+    return build(Recipe, read_yaml(RECIPES / name), name)
+
+
+@pytest.mark.parametrize("stage", PER_GPU)
+@pytest.mark.parametrize(("experts", "gpus"), [("", 64), ("_moe", 56)])
+def test_a_published_step_has_as_many_samples_of_each_task_here(experts: str, gpus: int, stage: str) -> None:
+    recipe = published("base", experts, stage)
+    assert recipe.max_steps == STEPS[experts, stage]
+    kinds = ("imagenet22k", "books_wiki", "caption", "retrieve")
+    for kind, per_gpu in zip(kinds, PER_GPU[stage], strict=True):
+        batches = {task.batch for name, task in recipe.tasks.items() if name.startswith(kind)}
+        assert batches == {per_gpu * gpus // recipe.slots}, kind
+        assert not batches.pop() % gpus, kind
+    assert sum(task.sample_weight for task in recipe.tasks.values()) == pytest.approx(10 - 0.76 - 0.44, abs=0.01)
+    sides = {entry["size"] for task in recipe.tasks.values() for entry in task.augment if entry["kind"] == "crop"}
+    tokenizer = ImageTokenizer.load(recipe.model.image.tokenizer, 16)
+    assert sides == {tokenizer.height} == {224 if stage else 160}
+    assert recipe.model.image.position_scale * tokenizer.height == pytest.approx(160)
+
+
+@pytest.mark.parametrize("experts", ["", "_moe"])
+@pytest.mark.parametrize("size", ["tiny", "small", "base", "large"])
+def test_stages_and_experts_change_nothing_else_of_the_network(size: str, experts: str) -> None:
+    dense, first, second = published(size, "", ""), published(size, experts, ""), published(size, experts, "_stage2")
+    assert replace(first.model, experts=None) == dense.model
+    assert replace(second.model, image=first.model.image) == first.model
+    assert dense.model.drop_path == (0.2 if size == "large" else 0.1)
+    if first.model.experts is not None:
+        layers = "all" if size == "tiny" else "even"
+        assert first.model.experts == ExpertSettings(count=8, top=2, router="attribute", layers=layers)
+    assert second.start is not None
+    assert second.start.model == f"runs/uni_perceiver_{size}{experts}"
+    assert (first.optim.lr, first.optim.weight_decay, first.optim.clip) == (1e-3, 0.2, 0.1)
+    assert (second.optim.lr, second.optim.weight_decay, second.optim.warmup) == (2e-5, 0.05, 5000)
+
+
+def test_the_quickstart_with_experts_differs_in_the_experts_alone() -> None:
+    dense, conditional = (
+        build(Recipe, read_yaml(RECIPES / f"{name}.yaml"), name) for name in ("quickstart", "quickstart_moe")
+    )
+    assert conditional.model.experts is not None
+    assert replace(conditional, model=replace(conditional.model, experts=None)) == dense
 
 
 @pytest.mark.parametrize("path", sorted((RECIPES / "eval").glob("*.yaml")), ids=lambda path: path.stem)

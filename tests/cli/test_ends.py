@@ -73,3 +73,17 @@ def test_threads_wait_passively_in_every_command_before_torch_is_loaded() -> Non
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "PASSIVE\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--dry-run", "--processes", "many"], "--processes: expected int, found 'many'"),
+        (["--processes", "4"], "--processes goes with --dry-run"),
+        (["--dry-run", "--processes"], "--processes: a value must follow"),
+        (["--dry-run", "--processes", "0"], "--processes: expected at least 1, found 0"),
+    ],
+)
+def test_processes_of_a_dry_run_are_a_number(arguments: list[str], expected: str) -> None:
+    with pytest.raises(SystemExit, match=f"error: {expected}"):
+        cli.train([str(ROOT / "recipes" / "quickstart.yaml"), *arguments])

@@ -2,12 +2,18 @@
 
 import time
 
+import pytest
 import torch
 import torch.nn.functional as F
+from small_models import small_model
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from unified.nn.encoder import Encoder
+from unified.nn.experts import Experts
+from unified.recipe import ExpertSettings
 from unified.train.flops import forward_flops, gemm_peak, matrix_parameters, training_flops
+from unified.train.work import Cost, Work
 
 
 class Layer(nn.Module):
@@ -47,6 +53,33 @@ def test_closed_form_is_what_torch_counts() -> None:
         torch.cat([o.flatten() for o in output]).sum().backward()
     both = training_flops(sequences, matrices=matrices, depth=2, width=16)
     assert both - forward_flops(sequences, matrices=matrices, depth=2, width=16) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    ("router", "copies"), [("attribute", 1), ("task", 1), ("hash", 1), ("token", 2), ("context", 2)]
+)
+def test_of_experts_those_are_counted_that_a_token_is_multiplied_with(router: str, copies: int) -> None:
+    experts = Experts(5, 2, router, linears=("qkv", "up", "down"))
+    encoder = Encoder(16, 2, 2, 24, None, experts, layers=(1,))
+    dense = 2 * (4 * 16 * 16 + 2 * 16 * 24)
+    more = (copies - 1) * (3 * 16 * 16 + 2 * 16 * 24)
+    gates = {"token": 2 * 5 * 16, "context": 2 * 5 * 32}.get(router, 0)
+    assert matrix_parameters(encoder, copies) == dense + more + gates
+
+
+@pytest.mark.parametrize("router", [None, "attribute", "token"])
+def test_the_cost_of_a_model_with_experts_is_what_torch_counts(router: str | None) -> None:
+    settings = ExpertSettings(count=4, top=2, router=router, layers="all", linears=("up", "down")) if router else None
+    model = small_model(settings)
+    width, hidden, depth = model.config.width, model.config.hidden, model.config.depth
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.embed(input_ids=torch.zeros(3, 6, dtype=torch.long))
+    attention = 4 * 3 * 7 * 7 * width * depth  # torch does not count its fused kernel on a CPU
+    merging = 4 * (2 * width * hidden + width + hidden) + (8 + 4) * width if router == "attribute" else 0
+    # Sums for the load of experts, which tokens have, are not counted.
+    done = Work(sequences=((3, 7),), image_tokens=0, read=3, pairs=0)
+    found = counter.get_total_flops() + attention - 2 * depth * merging
+    assert found == pytest.approx(Cost(model).forward(done), rel=0.001 if router == "token" else 0)
 
 
 def test_peak_is_measured_once() -> None:

@@ -1,7 +1,6 @@
 """Whole runs in this process: what a changed, damaged or stopped run does when it goes on."""
 
 import json
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +16,7 @@ from unified.config import RecipeError
 from unified.data.loader import StepLoader
 from unified.recipe import Recipe
 from unified.train import loop
+from unified.train.plan import dry_run
 from unified.train.stop import StopRequest
 
 
@@ -129,14 +129,9 @@ def test_stopping_at_a_step_with_an_evaluation_keeps_both(tmp_path: Path, monkey
     assert (tmp_path / "run" / "checkpoints" / "step_00000002").is_dir()
 
 
-@pytest.mark.parametrize("start", [run, lambda recipe, _: loop.dry_run(recipe)])
+@pytest.mark.parametrize("start", [run, lambda recipe, _: dry_run(recipe)])
 def test_a_wrong_evaluation_is_said_before_training(tmp_path: Path, start: Callable[[Recipe, Path], None]) -> None:
     recipe = short(tmp_path, evaluate=["digitz"], train={"eval_every": 2})
     with pytest.raises(RecipeError, match="did you mean 'digits'"):
         start(recipe, tmp_path / "run")
     assert not (tmp_path / "run" / "recipe.yaml").exists()
-
-
-def test_a_dry_run_says_the_tokens_of_each_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    loop.dry_run(short(tmp_path))
-    assert re.search(r"task colour: 48 samples of data, [1-9]\d* tokens in the first slot", capsys.readouterr().out)

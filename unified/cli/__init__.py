@@ -10,8 +10,8 @@ import torch
 from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
 
-import unified.cli.convert  # noqa: F401 - adds its commands
-import unified.cli.fold  # noqa: F401 - adds its commands
+import unified.cli.convert  # adds its commands
+import unified.cli.fold  # adds its commands
 import unified.cli.report  # noqa: F401 - adds its commands
 from unified import log
 from unified.cli.app import app
@@ -29,7 +29,8 @@ Pretrain, fine-tune or continue a run. RECIPE is a YAML file, or a name in recip
 A run that was stopped goes on from its newest complete checkpoint when the same command is given again.
 
   --out RUN     the run's folder; default runs/<name of the recipe>
-  --dry-run     print the resolved recipe, parameters, tokens of each task and the first steps, and stop
+  --dry-run     print the resolved recipe, parameters, work and memory of a step and the first steps, and stop;
+                needs no data. --processes N: as if on so many
   --help        with a RECIPE: every flag with the value that the recipe gives it
 
 example: python train.py recipes/quickstart.yaml --optim.lr 1e-3 --max-steps 200 --out runs/try
@@ -49,30 +50,42 @@ def _train(arguments: list[str]) -> None:
     from unified.config import build, read_yaml
     from unified.paths import find
     from unified.recipe import Recipe
-    from unified.train.loop import dry_run, run
+    from unified.train.loop import run
+    from unified.train.plan import dry_run
 
     name, *rest = arguments
     path = find("recipes", name, ".yaml")
-    out, rest = _take(rest, "--out", Path("runs") / path.stem)
+    out, rest = _take(rest, "--out", f"runs/{path.stem}")
     dry = "--dry-run" in rest
+    processes, rest = _take(rest, "--processes", "")
     recipe = build(Recipe, read_yaml(path), path.name)
     recipe = with_flags(recipe, [flag for flag in rest if flag != "--dry-run"], prog=f"train.py {name}")
     if dry:
-        dry_run(recipe)
+        dry_run(recipe, _whole(processes, "--processes") if processes else None)
+    elif processes:
+        raise RecipeError("--processes goes with --dry-run; a run has those that torchrun starts")
     else:
         run(recipe, Path(out))
 
 
-def _take(arguments: list[str], flag: str, default: Path) -> tuple[Path, list[str]]:
+def _whole(text: str, flag: str) -> int:
+    if not text.isdecimal():
+        raise RecipeError(f"{flag}: expected int, found {text!r}")
+    if int(text) < 1:
+        raise RecipeError(f"{flag}: expected at least 1, found {text}")
+    return int(text)
+
+
+def _take(arguments: list[str], flag: str, default: str) -> tuple[str, list[str]]:
     """The value of one flag, and the arguments without it."""
     rest = list(arguments)
     for index, argument in enumerate(arguments):
         if argument == flag:
             if index + 1 == len(arguments):
-                raise RecipeError(f"{flag}: a folder must follow")
-            return Path(arguments[index + 1]), rest[:index] + rest[index + 2 :]
+                raise RecipeError(f"{flag}: a value must follow")
+            return arguments[index + 1], rest[:index] + rest[index + 2 :]
         if argument.startswith(f"{flag}="):
-            return Path(argument.removeprefix(f"{flag}=")), rest[:index] + rest[index + 1 :]
+            return argument.removeprefix(f"{flag}="), rest[:index] + rest[index + 1 :]
     return default, rest
 
 

@@ -165,6 +165,16 @@ class Watchdog:
                 self.complain(complained)
 
 
+def check_split(recipe: Recipe, world: int) -> None:
+    """Refuse, with a `RecipeError`, a batch that cannot be split evenly over the processes."""
+    for name, task in recipe.tasks.items():
+        if task.batch % world:
+            raise RecipeError(
+                f"tasks.{name}.batch: {task.batch} samples cannot be split evenly over {world} processes; "
+                f"{task.batch // world * world or world} or {(task.batch // world + 1) * world} would do"
+            )
+
+
 class StepLoader:
     """Iterates over (step, [(slot, batch)], report) for this rank, from `start_step` to the end of the recipe."""
 
@@ -187,12 +197,7 @@ class StepLoader:
         self.recipe, self.start_step, self.patience = recipe, start_step, patience
         world = dist.world_size() if world is None else world
         rank = dist.rank() if rank is None else rank
-        for name, task in recipe.tasks.items():
-            if task.batch % world:
-                raise RecipeError(
-                    f"tasks.{name}.batch: {task.batch} samples cannot be split evenly over {world} processes; "
-                    f"{task.batch // world * world or world} or {(task.batch // world + 1) * world} would do"
-                )
+        check_split(recipe, world)
         opened: dict[Any, Shards] = {}
         sources = {}
         for name, task in recipe.tasks.items():

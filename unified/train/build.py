@@ -40,19 +40,10 @@ def build(recipe: Recipe, *, fresh: bool = True) -> Parts:
 
     `fresh` False leaves out the weights of `recipe.start`: a run that goes on loads its own.
     """
-    for name, task in recipe.tasks.items():
-        check_task(name, task)
-    for spec in recipe.evaluate:
-        load_spec(spec)  # otherwise a wrong name would end the run at its first evaluation
+    check(recipe)
     tokenizers = load_tokenizers(recipe.model.image, recipe.model.text)
-    labels = {
-        name: load_labels(task.answer.candidates)
-        for name, task in recipe.tasks.items()
-        if task.answer.candidates not in ("batch", "vocabulary")
-    }
-    families = list(dict.fromkeys(task.family or name for name, task in recipe.tasks.items()))
-    kinds = {name: token_kinds(task, name) for name, task in recipe.tasks.items()}
-    config = UnifiedConfig.from_settings(recipe.model, tokenizers, families, kinds)
+    labels = {name: load_labels(reference) for name, reference in label_sets(recipe).items()}
+    config = network(recipe, tokenizers)
     with seed.seeded(recipe.seed, "initial weights"):
         model = UnifiedModel(config)
     text = tokenizers["text"]
@@ -61,6 +52,27 @@ def build(recipe: Recipe, *, fresh: bool = True) -> Parts:
         begin(model, text, recipe.start, recipe.seed)
     label_tokens = {name: text.tokens([text.prepare(word) for word in found.names]) for name, found in labels.items()}
     return Parts(model, UnifiedProcessor.from_tokenizers(tokenizers), tokenizers, labels, label_tokens)
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse tasks and evaluations that cannot be, before any data is read."""
+    for name, task in recipe.tasks.items():
+        check_task(name, task)
+    for spec in recipe.evaluate:
+        load_spec(spec)  # otherwise a wrong name would end the run at its first evaluation
+
+
+def label_sets(recipe: Recipe) -> dict[str, str]:
+    """What names the label set of each task that picks from one."""
+    answers = {name: task.answer.candidates for name, task in recipe.tasks.items()}
+    return {name: reference for name, reference in answers.items() if reference not in ("batch", "vocabulary")}
+
+
+def network(recipe: Recipe, tokenizers: Mapping[str, Tokenizer]) -> UnifiedConfig:
+    """The configuration of a recipe's model."""
+    families = list(dict.fromkeys(task.family or name for name, task in recipe.tasks.items()))
+    kinds = {name: token_kinds(task, name) for name, task in recipe.tasks.items()}
+    return UnifiedConfig.from_settings(recipe.model, tokenizers, families, kinds)
 
 
 def check_task(name: str, task: Task) -> None:

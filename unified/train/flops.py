@@ -8,17 +8,22 @@ import torch
 from torch import nn
 
 from unified import seed
+from unified.nn.experts import ConditionalLinear
+from unified.nn.routing import AttributeRouter, NameRouter
 
 
-def matrix_parameters(module: nn.Module) -> int:
-    """Numbers in the matrices that every token is multiplied with; tables of embeddings are looked up instead."""
-    return sum(
-        parameter.numel()
-        for layer in module.modules()
-        if not isinstance(layer, nn.Embedding)
-        for parameter in layer.parameters(recurse=False)
-        if parameter.dim() > 1
-    )
+def matrix_parameters(module: nn.Module, experts: int = 1) -> int:
+    """Numbers in the matrices that every token is multiplied with; tables of embeddings are looked up instead.
+
+    `experts`: those of a conditional linear that a token is sent to; 1 where they are merged. Routers that do not look
+    at tokens are asked once for each kind of token, which does not count.
+    """
+    if isinstance(module, (nn.Embedding, AttributeRouter, NameRouter)):
+        return 0
+    if isinstance(module, ConditionalLinear):
+        return experts * module.weight[0].numel()
+    own = sum(parameter.numel() for parameter in module.parameters(recurse=False) if parameter.dim() > 1)
+    return own + sum(matrix_parameters(child, experts) for child in module.children())
 
 
 def forward_flops(sequences: Iterable[tuple[int, int]], *, matrices: int, depth: int, width: int) -> int:

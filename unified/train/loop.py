@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate import Accelerator
 
 from unified import checkpoint
 from unified.config import RecipeError
 from unified.data.loader import StepLoader
-from unified.data.schedule import START, record, resume, schedule
+from unified.data.schedule import START, record, resume
 from unified.dist import barrier, broadcast_object, rank
 from unified.evaluate.run import evaluate, flat_metrics
 from unified.log import logger
@@ -21,11 +20,9 @@ from unified.train.build import Parts, build
 from unified.train.engine import make_accelerator
 from unified.train.flops import gemm_peak
 from unified.train.progress import Progress
-from unified.train.recipe_diff import plain
 from unified.train.run_folder import RunFolder
 from unified.train.stop import StopRequest
 from unified.train.trainer import Trainer
-from unified.train.work import work
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -37,8 +34,8 @@ def run(recipe: Recipe, out: Path) -> None:
         folder = stack.enter_context(RunFolder(out)) if rank() == 0 else None
         barrier()
         stop = stack.enter_context(StopRequest())
-        parts = build(recipe)
         found = broadcast_object(_newest(out / "checkpoints") if rank() == 0 else None)
+        parts = build(recipe, fresh=found is None)
         start = checkpoint.load(found, groups=()).step if found else 0
         if folder is not None and found:
             folder.check(recipe, parts.model.config)
@@ -93,8 +90,9 @@ class _Session:
         dtype = torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32
         peak = gemm_peak(dtype, accelerator.device, torch.get_num_threads()) * accelerator.num_processes
         self.progress = Progress(
-            recipe.max_steps, every=recipe.train.log_every, tell=self._tell, start=start, peak=peak
-        )
+            recipe.max_steps, every=recipe.train.log_every, tell=self._tell, start=start, peak=peak,
+            more=self.trainer.experts.record,
+        )  # fmt: skip
 
     def begin(self, start: int) -> None:
         """Write what describes the run from its step `start` on."""
@@ -163,7 +161,7 @@ class _Session:
         if self.folder is not None:
             self.folder.append(entry)
         if self.recipe.train.trackers:
-            numbers = {name: value for name, value in entry.items() if value is not None and name != "step"}
+            numbers = {n: value for n, value in entry.items() if isinstance(value, int | float) and n != "step"}
             self.accelerator.log(numbers, step=entry["step"])
 
 
@@ -177,22 +175,3 @@ def _check_data(stored: dict[str, str], found: dict[str, str], recipe: Recipe) -
         )
     for name in changed:
         logger.warning("the shards of task %r have changed since this run began: its order of samples is new", name)
-
-
-def dry_run(recipe: Recipe) -> None:
-    """Print the resolved recipe, parameters, tokens of a slot of each task, and the first steps; trains nothing."""
-    parts = build(recipe)
-    loader = StepLoader(recipe, parts.tokenizers, parts.labels)
-    print(yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True, width=120))  # noqa: T201
-    rows = [(name, sum(p.numel() for p in module.parameters())) for name, module in parts.model.named_children()]
-    rows.append(("total", sum(p.numel() for p in parts.model.parameters())))
-    for name, count in rows:
-        print(f"{name:<12} {count:>14,} parameters")  # noqa: T201
-    sizes = loader.sizes()
-    for slot, batch in loader.probe():
-        task = recipe.tasks[slot.task]
-        tokens = work(task, batch, parts.label_tokens.get(slot.task), parts.model.config.vocabulary_size).tokens
-        print(f"task {slot.task}: {sizes[slot.task]:,} samples of data, {tokens:,} tokens in the first slot")  # noqa: T201
-    for step in range(3):
-        slots = schedule(recipe, recipe.seed, step)
-        print(f"step {step}: " + ", ".join(f"{slot.task} {slot.start}…{slot.stop - 1}" for slot in slots))  # noqa: T201

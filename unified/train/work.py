@@ -7,6 +7,7 @@ import torch
 
 from unified.buckets import by_length
 from unified.model import UnifiedModel
+from unified.nn.routing import BY_TOKEN
 from unified.task import Task
 from unified.train.flops import forward_flops, matrix_parameters
 from unified.types import IGNORE, Batch, Tokens
@@ -79,7 +80,10 @@ class Cost:
     """Floating-point operations of a model's work."""
 
     def __init__(self, model: UnifiedModel) -> None:
-        self._encoder, self._head, self._image = map(matrix_parameters, (model.encoder, model.proj, model.image))
+        experts = model.config.experts or {}
+        chosen = experts["top"] if experts.get("router") in BY_TOKEN else 1
+        self._encoder = matrix_parameters(model.encoder, chosen)
+        self._head, self._image = matrix_parameters(model.proj), matrix_parameters(model.image)
         self._depth, self._width = model.config.depth, model.config.width
 
     def forward(self, done: Work) -> int:

@@ -1,0 +1,70 @@
+"""The estimate of activations against what autograd really keeps."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_recipe
+from torch import Tensor
+
+from unified.data.loader import StepLoader
+from unified.matching import token_kinds
+from unified.recipe import ExpertSettings, Recipe
+from unified.train.build import build
+from unified.train.memory import Activations, memory
+from unified.train.step import Item, StepModel
+from unified.train.work import work
+
+
+def kept_and_estimated(recipe: Recipe) -> tuple[int, int]:
+    """Bytes that the backward pass of all slots at once keeps beside the weights, and the estimate."""
+    parts = build(recipe)
+    model = StepModel(parts.model, recipe.tasks)
+    if recipe.train.checkpoint_activations:
+        parts.model.activation_checkpointing_enable()
+    weights = {parameter.untyped_storage().data_ptr() for parameter in parts.model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    held = Activations(
+        parts.model.config, bf16=recipe.train.precision == "bf16", recomputed=recipe.train.checkpoint_activations
+    )
+    items, estimated = [], 0
+    for slot, batch in StepLoader(recipe, parts.tokenizers, parts.labels).probe():
+        labels = parts.label_tokens.get(slot.task)
+        task = recipe.tasks[slot.task]
+        items.append(Item(slot.task, batch, labels))
+        estimated += held.of(
+            work(task, batch, labels, parts.model.config.vocabulary_size), token_kinds(task, slot.task)
+        )
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=recipe.train.precision == "bf16")
+    with autocast, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss, _ = model(items)[:2]
+    assert loss.requires_grad
+    return sum(kept.values()), estimated
+
+
+@pytest.mark.parametrize("experts", [None, "attribute", "token"])
+@pytest.mark.parametrize(("precision", "recomputed"), [("fp32", False), ("bf16", False), ("fp32", True)])
+def test_activations_are_about_what_autograd_keeps(
+    tmp_path: Path, experts: str | None, precision: str, recomputed: bool
+) -> None:
+    recipe = tiny_recipe(tmp_path, train={"precision": precision, "checkpoint_activations": recomputed})
+    settings = ExpertSettings(count=4, router=experts) if experts else None
+    model = replace(recipe.model, width=64, hidden=256, depth=4, drop_path=0.0, experts=settings)
+    tasks = {name: replace(task, batch=64) for name, task in recipe.tasks.items()}
+    kept, estimated = kept_and_estimated(replace(recipe, model=model, tasks=tasks))
+    assert estimated == pytest.approx(kept, rel=0.15)
+
+
+def test_states_of_the_optimizer_are_counted() -> None:
+    need = memory(1000, 7, average=True)
+    assert (need.weights, need.gradients, need.moments, need.average) == (4000, 4000, 8000, 4000)
+    assert need.total == 20007
+    assert memory(1000, 7, average=False).total == 16007

@@ -1,0 +1,162 @@
+"""The plan of a run: with data and without, on one process and on many, and how far its memory is from the real one."""
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny import tiny_recipe, write_recipe
+
+from unified.config import RecipeError, build, read_yaml
+from unified.data.loader import StepLoader
+from unified.data.schedule import schedule
+from unified.recipe import ExpertSettings, Recipe
+from unified.train.build import build as build_parts
+from unified.train.plan import describe, dry_run, make_plan
+from unified.train.work import Cost, work
+from unified.types import DataError
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def published(name: str) -> Recipe:
+    """A recipe whose tokenizer and data are not there."""
+    recipe = build(Recipe, read_yaml(ROOT / "recipes" / f"{name}.yaml"), name)
+    text = replace(recipe.model.text, tokenizer="./absent/text")
+    return replace(recipe, model=replace(recipe.model, text=text))
+
+
+def test_the_mean_over_the_schedule_is_what_the_steps_hold(tmp_path: Path) -> None:
+    recipe = replace(tiny_recipe(tmp_path, slots=3), max_steps=500)
+    weights = dict(zip(recipe.tasks, (3.0, 2.0, 1.0, 1.0, 1.0), strict=True))
+    tasks = {name: replace(task, sample_weight=weights[name]) for name, task in recipe.tasks.items()}
+    recipe = replace(recipe, tasks=tasks)
+    plan = make_plan(recipe)
+    slots = [slot for step in range(400) for slot in schedule(recipe, recipe.seed, step)]
+    assert plan.tokens == pytest.approx(sum(plan.slots[slot.task].work.tokens for slot in slots) / 400, rel=1e-9)
+    assert plan.flops == pytest.approx(sum(plan.slots[slot.task].flops for slot in slots) / 400, rel=1e-9)
+    parts = build_parts(recipe)
+    for slot, batch in StepLoader(recipe, parts.tokenizers, parts.labels).probe():
+        labels = parts.label_tokens.get(slot.task)
+        done = work(recipe.tasks[slot.task], batch, labels, parts.model.config.vocabulary_size)
+        assert plan.slots[slot.task].work == done
+        assert plan.slots[slot.task].flops == 3 * Cost(parts.model).forward(done)
+        assert plan.slots[slot.task].samples == 48
+    assert plan.notes == ()
+
+
+def test_without_data_shapes_are_assumed_and_said(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    absent = replace(recipe.tasks["retrieve"], data=str(tmp_path / "nothing" / "{0..3}.tar"))
+    plan = make_plan(replace(recipe, tasks={**recipe.tasks, "retrieve": absent}))
+    # 16 x 16 pixels in patches of 8 are 4 tokens, a text has 16, and [SPE] comes before both.
+    assert plan.slots["retrieve"].work.sequences == ((8, 1 + 4), (8, 1 + 16))
+    assert plan.slots["retrieve"].samples is None
+    assert plan.slots["colour"].samples == 48
+    text = describe(plan)
+    assert re.search(r"retrieve +\d\.\d+ +8 +176 +[\d.]+ +not found", text)
+    assert "assumed in their place: images of 16 x 16 pixels, texts of 16 tokens" in text
+    assert "no shard" in text
+
+
+@pytest.mark.parametrize("name", ["uni_perceiver_base", "uni_perceiver_tiny_moe"])
+def test_a_published_recipe_is_planned_before_there_are_data(name: str) -> None:
+    recipe = published(name)
+    processes = 56 if "moe" in name else 64
+    plan = make_plan(recipe, processes)
+    assert plan.config.vocabulary_size == 49411
+    assert plan.slots["imagenet22k"].work.sequences == ((180, 1 + 100), (1000, 1 + 8))
+    assert plan.slots["books_wiki"].work.sequences == ((128, 1 + 128),)
+    assert plan.slots["caption_coco"].work.sequences == ((75, 1 + 100 + 2 * 128),)
+    assert plan.slots["books_wiki"].work.read == 128 * round(0.15 * 128) + 49411
+    text = describe(plan)
+    for said in ("49,411 ids", "1,000 names of 8 tokens", "images of 160 x 160 pixels", f"on {processes} processes"):
+        assert said in text
+    assert text.count("no shard") == len(recipe.tasks)
+    assert plan.memory.activations < make_plan(recipe, processes // 2).memory.activations
+
+
+def test_activation_checkpointing_needs_less(tmp_path: Path) -> None:
+    recipe = published("uni_perceiver_base")
+    less = replace(recipe, train=replace(recipe.train, checkpoint_activations=True))
+    plain, recomputed = make_plan(recipe, 64).memory, make_plan(less, 64).memory
+    assert recomputed.activations < 0.5 * plain.activations
+    assert (recomputed.weights, recomputed.moments) == (plain.weights, plain.moments)
+
+
+def test_what_is_wrong_is_refused(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    with pytest.raises(RecipeError, match="cannot be split evenly over 3 processes"):
+        make_plan(recipe, 3)
+    wrong = replace(recipe.tasks["retrieve"], target="caption")
+    with pytest.raises(DataError, match="caption"):
+        make_plan(replace(recipe, tasks={"retrieve": wrong}))
+
+
+def test_a_dry_run_prints_recipe_parameters_work_memory_and_steps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny_recipe(tmp_path)
+    settings = ExpertSettings(count=4, layers="all")
+    dry_run(replace(recipe, model=replace(recipe.model, experts=settings)), 2)
+    text = capsys.readouterr().out
+    stored, used = (int(number.replace(",", "")) for number in re.findall(r"experts +([\d,]+) +([\d,]+)", text)[0])
+    assert stored == 4 * used == 4 * 2 * (12 * 32 * 32 - 4 * 32 * 32 + 4 * 32 + 32 + 64)
+    for said in (
+        r"router: attribute",
+        r"colour +\d",
+        r"mean step",
+        r"on 2 processes",
+        r"moments +\d",
+        r"step 0: \w+ 0…",
+    ):
+        assert re.search(said, text), said
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+from unified.config import build, merge, read_yaml
+from unified.data.loader import StepLoader
+from unified.recipe import Recipe
+from unified.train.build import build as build_parts
+from unified.train.engine import make_accelerator
+from unified.train.plan import make_plan
+from unified.train.trainer import Trainer
+
+def resident(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+content, folder = read_yaml(sys.argv[1]), Path(sys.argv[2])
+accelerator = make_accelerator(build(Recipe, content, "small"), folder)
+def session(change):
+    recipe = build(Recipe, merge(content, {"model": change}), "measured")
+    parts = build_parts(recipe)
+    probe = StepLoader(recipe, parts.tokenizers, parts.labels).probe()
+    before = resident("VmRSS")
+    trainer = Trainer(recipe, accelerator, parts, probe)
+    for _ in range(2):
+        trainer.train_step(probe)
+    return resident("VmHWM") - before, make_plan(recipe).memory.total
+session({})  # code of libraries that training loads
+print(*session({"width": 256, "hidden": 1024, "depth": 3}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's account of memory")
+def test_the_estimate_is_near_the_memory_that_training_takes(tmp_path: Path) -> None:
+    # All tasks in one step, so that every step is the largest.
+    path = write_recipe(tmp_path, slots=5)
+    content = path.read_text()
+    for name in ("retrieve", "colour", "caption", "hidden", "next"):
+        content = re.sub(rf"(  {name}:\n(?:    .*\n)*?    batch:) \d+", r"\1 64", content)
+    path.write_text(content)
+    command = [sys.executable, "-c", MEASURE, str(path), str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    measured, estimated = map(int, done.stdout.split()[-2:])
+    assert measured > 100 * 2**20
+    assert estimated == pytest.approx(measured, rel=0.3)
