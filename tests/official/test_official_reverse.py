@@ -5,12 +5,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 
 from tests import official_files as files
 from tests.official_network import Official
-from unified import hub, seed
+from unified import checkpoint, hub, seed
 from unified.conditions import plain
 from unified.configuration import UnifiedConfig
 from unified.modalities.image import ImageSpec, write_spec
@@ -98,6 +99,30 @@ def test_a_model_of_this_package_answers_alike_as_an_official_one(
     convert(tmp_path / "back.pth", tmp_path / "again", heads=2)
     again = hub.load(tmp_path / "again")[0].state_dict()
     assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())
+
+
+def test_a_run_can_be_written_as_an_official_checkpoint(tmp_path: Path) -> None:
+    """Its newest weights, whatever the folder beside them is called."""
+    model = saved(config_of(), tmp_path / "run" / "model")
+    state = {name: tensor + 1 for name, tensor in model.state_dict().items()}
+    checkpoint.save(tmp_path / "run" / "checkpoints", 3, {"weights": state}, {}, keep_last=1)
+    revert(str(tmp_path / "run"), tmp_path / "back.pth")
+    found = read(tmp_path / "back.pth")
+    assert torch.equal(found["token_embed.embeddings.weight"], state["text.word.weight"])
+    assert torch.equal(found["video_embed.embeddings.weight"].flatten(1), state["image.projection.weight"])
+
+
+def test_a_name_on_the_hub_brings_what_lies_beside_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = files.moe()
+    torch.save({"model": state}, tmp_path / "in.pth")
+    kept, commit = tmp_path / "hub" / "models--some-org--some-model", "0" * 40
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text(commit)
+    convert(tmp_path / "in.pth", kept / "snapshots" / commit, heads=files.HEADS)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))  # what is fetched already
+    revert("some-org/some-model", tmp_path / "back.pth")
+    found = read(tmp_path / "back.pth")
+    assert all(torch.equal(found[key], value) for key, value in state.items())
 
 
 @pytest.mark.parametrize(("changes", "message"), [

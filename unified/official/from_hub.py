@@ -41,12 +41,13 @@ def revert(reference: str, file: Path) -> list[str]:
     if not file.parent.is_dir():
         raise OfficialError(f"{file}: the folder {file.parent} does not exist")
     model = hub.open_model(reference).model
-    log = read_log(Path(reference)) if Path(reference).is_dir() else None
+    folder = Path(model.name_or_path or reference)  # of a hub name, its local copy
+    log = read_log(folder)
     shape = shape_of(model.config, reference) if log is None else _unchanged(model.config, log, reference)
     tensors = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     made_up = _temperatures(tensors)
     official = _to_official({**tensors, **made_up}, shape, reference)
-    kept = {} if log is None else _sidecar(Path(reference), log)
+    kept = {} if log is None else _sidecar(folder, log)
     alias = {f"{ALIAS}.{part}": official[f"{NORM}.{part}"] for part in ("weight", "bias")}
     missing = [name for name in aside(shape) if name not in {**kept, **alias}]
     derived = {name: _derived(name, official, model.config, shape) for name in missing}
