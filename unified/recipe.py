@@ -70,8 +70,8 @@ class ExpertSettings:
     bias_rate: float = 0.0
     """Step of the bias that balances the load without a loss (DeepSeek-V3), likewise; 0: no bias."""
     capacity: float | None = None
-    """Most tokens of an expert, in multiples of an even share, likewise; the tokens with the lowest gates are left out.
-    null: every token reaches its experts."""
+    """Most tokens of an expert in training, in multiples of an even share, likewise; the tokens with the lowest gates
+    are left out. null: every token reaches its experts, as it always does outside of training."""
 
 
 @dataclass(frozen=True)
@@ -204,6 +204,11 @@ def _check_experts(experts: ExpertSettings, model: ModelSettings) -> None:
     where = "model.experts"
     if experts.top > experts.count:
         raise RecipeError(f"{where}.top: {experts.top} of {experts.count} experts; expected 1 to {experts.count}")
+    if experts.top == 1 and experts.count > 1 and experts.router != "hash":
+        raise RecipeError(
+            f"{where}.top: with one expert chosen its weight is always 1, so that no gradient tells the router what to "
+            "choose; expected 2 or more, or the router `hash`, which learns nothing"
+        )
     for key, found in (("linears", experts.linears), ("layers", experts.layers), ("bits", experts.bits)):
         if len(set(found)) < len(found) and not isinstance(found, str):
             raise RecipeError(f"{where}.{key}: one is named twice in {list(found)}")

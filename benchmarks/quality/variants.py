@@ -46,7 +46,6 @@ VARIANTS = {
     "attribute_all_layers": Variant(
         "attribute, in every layer", 1, experts(router="attribute", layers="all"), extra=True
     ),
-    "attribute_top1": Variant("attribute, one expert chosen", 1, experts(router="attribute", top=1), extra=True),
     "attribute_4_experts": Variant("attribute, 4 experts", 1, experts(router="attribute", count=4), extra=True),
     "token_wide": Variant(
         "token, with experts of full width: twice the work of a dense layer",

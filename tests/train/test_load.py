@@ -51,7 +51,7 @@ def test_the_balance_loss_spreads_tokens(tmp_path: Path) -> None:
     spread = {}
     for weight in (0.0, 5.0):
         trainer, loader = start(
-            quiet(with_experts(recipe, "token", balance=weight, top=1, linears=["up", "down"])), tmp_path
+            quiet(with_experts(recipe, "token", balance=weight, linears=["up", "down"])), tmp_path
         )
         batch = loader.probe()
         for _ in range(20):
@@ -122,6 +122,7 @@ def test_a_run_tells_the_load_of_each_layer_and_decision(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"top": 1}, "its weight is always 1"),
         ({"top": 5}, r"model\.experts\.top: 5 of 4 experts"),
         ({"layers": [0, 7]}, r"model\.experts\.layers: \[7\] are none of the layers 0 to 1"),
         ({"linears": ["up", "up"]}, "named twice"),

@@ -227,7 +227,9 @@ class ByToken(Dense):
         if choice.context is not None:
             self._context[name] = choice.context
         first = choice.weights[:, 0].detach()
-        where = plan(choice.experts, experts.count, real=real, capacity=experts.capacity, priority=first)
+        # Only in training: elsewhere what a sample is answered must not depend on the others of its batch.
+        capacity = experts.capacity if self._routers.training else None
+        where = plan(choice.experts, experts.count, real=real, capacity=capacity, priority=first)
         self._usage.append(_token_usage(choice.logits, choice.experts, real))
         self._chosen[name] = (where, choice.weights)
         return self._chosen[name]
