@@ -2,10 +2,16 @@
 
 import sys
 
-from benchmarks import experts, gemm, loader, step
+from benchmarks import experts, gemm, loader, merged, step
 from benchmarks.measure import table
 
-MEASUREMENTS = {"step": step.rows, "loader": loader.rows, "gemm": gemm.rows, "experts": experts.rows}
+MEASUREMENTS = {
+    "step": step.rows,
+    "loader": loader.rows,
+    "gemm": gemm.rows,
+    "experts": experts.rows,
+    "merged": merged.rows,
+}
 
 
 def main() -> None:
