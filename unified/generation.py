@@ -64,7 +64,8 @@ def generate(
 
 def _begin(model: UnifiedModel, inputs: Mapping[str, Tokens], beams: int, kind: Attributes) -> _Beams:
     """Encode the inputs once, and repeat what they leave for each beam."""
-    encoded = model.encode([(replace(kind, modality=t.modality, causal=False), t) for t in inputs.values()])
+    parts = [(replace(kind, modality=t.modality, causal=False), t) for t in inputs.values()]
+    encoded = model.encode(parts, keep_past=True)
     masks = torch.cat([tokens.mask for tokens in inputs.values()], dim=1)
     size = len(masks)
     rows = torch.arange(size, device=masks.device).repeat_interleave(beams)
@@ -106,7 +107,7 @@ def _ask(model: UnifiedModel, state: _Beams, step: int, kind: Attributes) -> Flo
     # The word sees itself and the query sees both, which is their part of the two-block mask.
     parts = [(kind, _tokens(state.ids[:, -1:], step - 1))] if step else []
     parts.append((replace(kind, role="query"), _tokens(query, step)))
-    encoded = model.encode(parts, past=state.past, past_mask=state.past_mask)
+    encoded = model.encode(parts, past=state.past, past_mask=state.past_mask, keep_past=True)
     # The query has answered and leaves; the word stays for later queries to see.
     state.past = tuple(cache.without_last() for cache in encoded.past)
     if step:

@@ -158,8 +158,12 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         past: tuple[Cache, ...] | None = None,
         past_mask: Tensor | None = None,
         noise: Noise | None = None,
+        keep_past: bool = False,
     ) -> Encoded:
-        """Run [SPE] and the parts through the encoder as one sequence; with `past` the parts continue another."""
+        """Run [SPE] and the parts through the encoder as one sequence; with `past` the parts continue another.
+
+        `keep_past`: return what further parts need to continue this one.
+        """
         samples = len(parts[0][1])
         if any(len(tokens) != samples for _, tokens in parts):
             found = ", ".join(f"{len(tokens)} of {tokens.modality}" for _, tokens in parts)
@@ -180,7 +184,7 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
             segments, conditions = self._conditioner(whole, real, visibility(whole, real.device))
         output = self.encoder(
             torch.cat(vectors, dim=1), attention_mask(whole, real, past_mask), segments, conditions=conditions,
-            past=past, noise=noise, candidate=any(kind.role == "candidate" for kind in kinds),
+            past=past, noise=noise, candidate=any(kind.role == "candidate" for kind in kinds), keep_past=keep_past,
         )  # fmt: skip
         return Encoded(output.states, whole, output.past, output.routing)
 

@@ -32,7 +32,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class EncoderOutput:
-    """States of all tokens, what to continue from, and what the routers chose."""
+    """States of all tokens, what to continue from where it was asked for, and what the routers chose."""
 
     states: Float[Tensor, "b n w"]
     past: tuple[Cache, ...]
@@ -107,11 +107,13 @@ class Encoder(nn.Module):
         past: Sequence[Cache] | None = None,
         noise: Noise | None = None,
         candidate: bool = False,
+        keep_past: bool = False,
     ) -> EncoderOutput:
         """`mask`: True = may attend, for keys alone or for each pair; None = all. `segments` tile the n tokens.
 
         `conditions`: the rows that the segments point into; blocks with experts need them. `candidate`: whether the
-        sequence is one of a candidate, for learned prompts. Prompts are no keys of the mask.
+        sequence is one of a candidate, for learned prompts. Prompts are no keys of the mask. `keep_past`: return what
+        further tokens need to continue; otherwise it would outlive what checkpointing of activations lets go.
         """
         assert sum(len(segment) for segment in segments) == x.shape[1], "segments must tile the sequence"
         if mask is not None:
@@ -129,7 +131,8 @@ class Encoder(nn.Module):
                 x, cache, usage = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)
             else:
                 x, cache, usage = block(*arguments)
-            caches.append(cache)
+            if keep_past:
+                caches.append(cache)
             if usage is not None:
                 routing.append(usage)
         if self._record is not None:
