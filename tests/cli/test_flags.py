@@ -7,7 +7,7 @@ import pytest
 
 from unified.cli.flags import with_flags
 from unified.config import build, read_yaml
-from unified.recipe import Recipe
+from unified.recipe import ExpertSettings, Recipe, StartSettings
 
 YAML = """
 tasks:
@@ -128,3 +128,16 @@ def test_help_shows_the_values_of_the_recipe(
     assert "Example: train.py x.yaml --optim.lr 1e-3" in shown
     assert '"degrees": 10' in shown
     assert "(default: a.tar b.tar)" in shown
+
+
+def test_parts_that_may_be_null_have_flags_where_the_recipe_has_them(recipe: Recipe) -> None:
+    given = dataclasses.replace(
+        recipe,
+        start=StartSettings("runs/dense"),
+        model=dataclasses.replace(recipe.model, experts=ExpertSettings(count=4)),
+    )
+    found = with_flags(given, ["--start.noise", "0.1", "--model.experts.count", "16", "--max-steps", "7"], prog="x")
+    assert found.start == StartSettings("runs/dense", 0.1)
+    assert found.model.experts == ExpertSettings(count=16)
+    without = with_flags(recipe, ["--max-steps", "7"], prog="x")
+    assert (without.start, without.model.experts, without.max_steps) == (None, None, 7)

@@ -61,4 +61,5 @@ def with_flags(recipe: Recipe, arguments: Sequence[str], prog: str) -> Recipe:
         prog=prog,
         description=f"Values of the recipe, shown as they are in it; a flag changes one. Example: {example}",
         registry=_REGISTRY,
+        config=(tyro.conf.AvoidSubcommands,),  # parts that may be null (`model.experts`) have flags where they are not
     )
