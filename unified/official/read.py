@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,15 +103,16 @@ def _kind(value: object) -> str:
 def infer(tensors: Mapping[str, Tensor]) -> Shape:
     """The shape of the model that the tensors come closest to; what they lack has the values of the base model."""
     layers = {int(found.group(1)) for name in tensors if (found := re.match(rf"{LAYERS}\.(\d+)\.", name))}
-    word = _size(tensors, f"{names.TEXT}.embeddings.weight", (49411, 768))
+    width = _width(tensors)
+    word = _size(tensors, f"{names.TEXT}.embeddings.weight", (49411, width))
     plain = next((layer for layer in sorted(layers) if f"{LAYERS}.{layer}.linear1.weight" in tensors), 0)
     hidden = _size(tensors, f"{LAYERS}.{plain}.linear1.weight", (0, 0))[0]
     experts = _experts(tensors)
     first = next((f"{LAYERS}.{layer}.linear1" for layer in experts["expert_layers"]), "")
-    hidden = hidden or _size(tensors, f"{first}.experts.deepspeed_experts.0.weight", (4 * word[1], 0))[0]
+    hidden = hidden or _size(tensors, f"{first}.experts.deepspeed_experts.0.weight", (4 * width, 0))[0]
     own = any("self_attn.qkv_proj." in name for name in tensors)
     return Shape(
-        width=word[1],
+        width=width,
         depth=max(layers, default=11) + 1,
         hidden=hidden,
         patch=_size(tensors, f"{names.IMAGE}.embeddings.weight", (0, 0, 0, 16))[-1],
@@ -123,6 +125,12 @@ def infer(tensors: Mapping[str, Tensor]) -> Shape:
         **experts,
         **_prompts(tensors),
     )
+
+
+def _width(tensors: Mapping[str, Tensor]) -> int:
+    """The width that most norms have, so that one tensor of a wrong shape does not put all others in the wrong."""
+    norms = Counter(len(tensor) for name, tensor in tensors.items() if "norm" in name and tensor.dim() == 1)
+    return norms.most_common(1)[0][0] if norms else 768
 
 
 def _experts(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -173,7 +181,7 @@ def check(file: Path, tensors: Mapping[str, Tensor], shape: Shape) -> None:
         f"{name} {found[name]}, expected {size}" for name, size in expected.items() if found.get(name, size) != size
     ]
     problems = [
-        f"  {kind} ({len(words)}): {', '.join(words)}"
+        "\n    ".join([f"  {kind} ({len(words)}):", *words])
         for kind, words in (("missing", missing), ("unknown", extra), ("of another shape", wrong))
         if words
     ]
