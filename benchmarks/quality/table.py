@@ -44,7 +44,16 @@ def markdown(
     others = [name for name in asked if name not in tasks]
     transfer = f" Transfer, not counted: {', '.join(others)}." if others else ""
     note = NOTE.format(tasks=len(tasks), names=", ".join(tasks), transfer=transfer)
-    return f"{_aligned(head, lines)}\n\n{note}\n"
+    return f"{_aligned(head, lines)}\n\n{note}\n{_differences(rows, tasks)}"
+
+
+def _differences(rows: Sequence[Row], tasks: Sequence[str]) -> str:
+    """Of which tasks a gap is made: one that the specialists hardly learn can outweigh all others."""
+    compared = [row for row in rows if row.gap is not None]
+    if not compared:
+        return ""
+    lines = [[row.variant, *(f"{100 * row.by_task[task]:+.1f}" for task in tasks)] for row in compared]
+    return f"\nThe gap by task, %:\n\n{_aligned(['model', *tasks], lines)}\n"
 
 
 def _arrow(question: Question) -> str:
