@@ -170,6 +170,14 @@ def test_appended_bits_are_facts_about_a_token() -> None:
     assert bits(replace(TEXT, role="query"), names)[8:] == "1010"
 
 
+@torch.no_grad()
+def test_no_family_is_the_first_one_for_appended_bits_too() -> None:
+    network = model("attribute", bits=("family:names",))
+    words = {"text": texts(3, 5)}
+    assert torch.equal(network.embed(words), network.embed(words, family=FAMILIES[0]))
+    assert not torch.equal(network.embed(words), network.embed(words, family=FAMILIES[1]))
+
+
 @pytest.mark.parametrize("name", ["role", "modality:sound", "family:", "modality"])
 def test_an_unknown_bit_is_answered_with_those_there_are(name: str) -> None:
     with pytest.raises(

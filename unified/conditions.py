@@ -1,7 +1,7 @@
 """What conditional layers look at: rows of attribute bits, task families or modalities, made from a layout."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from typing import Any
 
@@ -57,12 +57,12 @@ def key(attributes: Attributes, experts: Mapping[str, Any], families: Sequence[s
     `experts`: the `experts` of a `UnifiedConfig`. Of a folded model, that of the router which was folded.
     """
     router = experts.get("folded") or experts["router"]
+    family = attributes.family or families[0]
     if router in ("attribute", "hash"):
-        return bits(attributes, experts["bits"])
+        return bits(replace(attributes, family=family), experts["bits"])
     if router == "modality":
         return attributes.modality
     if router == "task":
-        family = attributes.family or families[0]
         if family not in families:
             raise RoutingError(f"family {family!r} has no routing in this model{nearest(family, list(families))}")
         return family

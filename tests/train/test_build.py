@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import recipe_content, tiny_recipe
+from tiny import recipe_content, tiny_recipe, with_experts
 
 from unified.config import RecipeError, build, merge
 from unified.recipe import Recipe
-from unified.train.build import check_task
+from unified.train.build import check, check_task
 
 WRONG = [
     ("train.keep_last", 0),
@@ -73,3 +73,13 @@ def test_tasks_that_cannot_be_are_refused(tmp_path: Path, change: dict[str, Any]
     with pytest.raises(RecipeError, match=expected):
         check_task("colour", task)
     check_task("colour", tiny_recipe(tmp_path).tasks["colour"])
+
+
+def test_appended_attributes_that_no_token_can_have_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recipe = tiny_recipe(tmp_path)
+    check(with_experts(recipe, bits=["query", "family:caption"]))
+    assert not caplog.records
+    check(with_experts(recipe, bits=["family:captin"]))
+    assert "no task is of the family 'captin'; did you mean 'caption'?" in caplog.text
+    with pytest.raises(RecipeError, match="'modality:imag' is no attribute"):
+        check(with_experts(recipe, bits=["modality:imag"]))

@@ -20,7 +20,7 @@ from unified.matching import score
 from unified.model import UnifiedModel
 from unified.paths import find
 from unified.recipe import Recipe
-from unified.train.build import check_task
+from unified.train.build import check_task, label_sets
 from unified.train.progress import duration
 from unified.train.run_folder import read_recipe
 from unified.types import Batch, DataError, Tokens
@@ -92,8 +92,7 @@ class Questions:
                 known = nearest(family, families)
                 raise RecipeError(f"tasks.{name}: {subject.source} was not trained on the family {family!r}{known}")
         text = subject.tokenizers["text"]
-        sets = {name: t.answer.candidates for name, t in recipe.tasks.items()}
-        labels = {name: load_labels(c) for name, c in sets.items() if c not in ("batch", "vocabulary")}
+        labels = {name: load_labels(reference) for name, reference in label_sets(recipe).items()}
         try:
             self._steps = StepLoader(self.recipe, subject.tokenizers, labels, rank=0, world=1).steps
         except DataError as error:

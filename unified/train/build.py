@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from torch import nn
 
 from unified import seed
+from unified.conditions import bits
 from unified.config import RecipeError, nearest
 from unified.configuration import UnifiedConfig
 from unified.evaluate.spec import load_spec
 from unified.labels import Labels, load_labels
+from unified.layout import Attributes
+from unified.log import logger
 from unified.matching import token_kinds
 from unified.modalities import MODALITIES, load_tokenizers
 from unified.modalities.base import Tokenizer
@@ -60,6 +63,22 @@ def check(recipe: Recipe) -> None:
         check_task(name, task)
     for spec in recipe.evaluate:
         load_spec(spec)  # otherwise a wrong name would end the run at its first evaluation
+    _check_bits(recipe)
+
+
+def _check_bits(recipe: Recipe) -> None:
+    """Refuse attributes that do not exist; warn of families without a task, which a model to go on from may have."""
+    known = families(recipe)
+    for name in recipe.model.experts.bits if recipe.model.experts else ():
+        bits(Attributes("text"), [name])
+        kind, _, family = name.partition(":")
+        if kind == "family" and family not in known:
+            logger.warning("model.experts.bits: no task is of the family %r%s", family, nearest(family, known))
+
+
+def families(recipe: Recipe) -> list[str]:
+    """The families of a recipe's tasks, in their order."""
+    return list(dict.fromkeys(task.family or name for name, task in recipe.tasks.items()))
 
 
 def label_sets(recipe: Recipe) -> dict[str, str]:
@@ -70,9 +89,8 @@ def label_sets(recipe: Recipe) -> dict[str, str]:
 
 def network(recipe: Recipe, tokenizers: Mapping[str, Tokenizer]) -> UnifiedConfig:
     """The configuration of a recipe's model."""
-    families = list(dict.fromkeys(task.family or name for name, task in recipe.tasks.items()))
     kinds = {name: token_kinds(task, name) for name, task in recipe.tasks.items()}
-    return UnifiedConfig.from_settings(recipe.model, tokenizers, families, kinds)
+    return UnifiedConfig.from_settings(recipe.model, tokenizers, families(recipe), kinds)
 
 
 def check_task(name: str, task: Task) -> None:
