@@ -286,7 +286,7 @@ class ConditionalLayer(nn.ModuleDict):
         for name in experts.in_order:
             sees.setdefault(experts.decision(name), hidden if name == "down" else width)
         super().__init__({name: _router(experts, name, width, sees[name], layer) for name in sees})
-        self.experts = experts
+        self.experts, self.number = experts, layer
         self.shared: dict[Any, Any] | None = None
         """Merged linears by row and noise, kept while a forward pass asks for them again; None: they are not kept."""
 
@@ -320,8 +320,8 @@ class ConditionalLayer(nn.ModuleDict):
                 found = found + noise[number, : len(conditions.keys)] * (self.experts.noise / self.experts.count)
             logits.append(found)
         stacked = torch.stack(logits)
-        top = self.experts.top
-        return mixture(stacked.flatten(0, 1), top).view_as(stacked), stacked
+        gates = mixture(stacked.flatten(0, 1), self.experts.top, f"encoder.blocks.{self.number}.routers")
+        return gates.view_as(stacked), stacked
 
     def _by_row(
         self,

@@ -18,10 +18,8 @@ from unified.errors import UserError
 from unified.nn.dispatch import choose
 from unified.types import Conditions
 
-BY_ROW = ("attribute", "task", "modality", "hash")
-"""Routers that do not look at the data: experts are merged, and can be folded."""
 BY_TOKEN = ("token", "context")
-"""Routers that look at the data: tokens are sent to experts."""
+"""Routers that look at the data: tokens are sent to experts. Those of the others are merged, and can be folded."""
 FOLDED = "rows"
 """What a folded model has in a router's place: one linear for each row."""
 
@@ -50,16 +48,16 @@ class Usage:
         return replace(self, **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 
 
-def mixture(logits: Float[Tensor, "r e"], top: int) -> Float[Tensor, "r e"]:
+def mixture(logits: Float[Tensor, "r e"], top: int, where: str = "a layer") -> Float[Tensor, "r e"]:
     """Weights of the `top` most probable experts of each row, the others 0: softmax over all, renormalised over those.
 
-    Raises `RoutingError` for logits that are not finite; on an accelerator, where asking would be a wait, they become
-    weights that are no numbers, and the loss tells.
+    `where`: whose gates these are. Raises `RoutingError` for logits that are not finite; on an accelerator, where
+    asking would be a wait, they become weights that are no numbers, and the loss tells.
     """
     if logits.device.type == "cpu" and not bool(torch.isfinite(logits).all()):
         raise RoutingError(
-            "the logits of a gate are not finite, so no expert can be chosen: the router's weights, or what they are "
-            "given, hold a nan or an infinity. Load an earlier checkpoint, or train with a lower optim.lr"
+            f"{where}: the logits of a gate are not finite, so no expert can be chosen: the router's weights, or what "
+            "they are given, hold a nan or an infinity. Load an earlier checkpoint, or train with a lower optim.lr"
         )
     probability = logits.softmax(dim=-1)
     chosen, index = probability.topk(top, dim=-1)
