@@ -87,6 +87,7 @@ def test_a_model_of_this_package_answers_alike_as_an_official_one(
     model = saved(config_of(experts=experts), tmp_path / "model")
     lines = revert(str(tmp_path / "model"), tmp_path / "back.pth")
     assert "log_scales.retrieve" in lines[-1]
+    assert "pixels of this model have the mean (0.5, 0.5, 0.5)" in lines[0]
     state = read(tmp_path / "back.pth")
     assert state["loss_prepare.logit_scale_retrieve"] == pytest.approx(LOG_SCALE)
     official = Official(state, 2, 49, 46)
@@ -129,6 +130,8 @@ def test_a_name_on_the_hub_brings_what_lies_beside_the_model(tmp_path: Path, mon
     ({"image": {"positions": "learned"}}, "positions are learned"),
     ({"image": {"width": 48}}, "32 x 48, not square"),
     ({"layer_scale": None}, "no layer scales"),
+    ({"spe_token_id": 48}, r"<\|spe\|> is id 48 of 50, where the published code has 49"),
+    ({"end_token_id": 48}, r"<\|endoftext\|> is id 48 of 50, where the published code has 46"),
     ({"families": ["default"]}, "default are none of the published: img_cls"),
     ({"experts": experts_of(router="token")}, "router is 'token'"),
     ({"experts": experts_of(router="task")}, "router is 'task'"),

@@ -11,6 +11,7 @@ from torch import Tensor
 from unified import hub
 from unified.conditions import BITS
 from unified.configuration import UnifiedConfig
+from unified.modalities.text import END, SPE
 from unified.model import LOG_SCALE
 from unified.official.log import SIDECAR, Log, read_log
 from unified.official.names import (
@@ -28,7 +29,7 @@ from unified.official.names import (
 )
 from unified.official.positions import table
 from unified.official.read import OfficialError
-from unified.official.to_hub import refuse_existing
+from unified.official.to_hub import MEAN, STD, refuse_existing
 
 
 def revert(reference: str, file: Path) -> list[str]:
@@ -60,7 +61,18 @@ def revert(reference: str, file: Path) -> list[str]:
         part.rename(file)
     finally:
         part.unlink(missing_ok=True)
-    return _words(file, found, sorted([*derived, *made_up]), log)
+    lines = _words(file, found, sorted([*derived, *made_up]), log)
+    return [*_pixels(model.config), *lines]
+
+
+def _pixels(config: UnifiedConfig) -> list[str]:
+    """What has to be set in the published code, as no file says it."""
+    mean, std = (tuple(config.image[name]) for name in ("mean", "std"))
+    if (mean, std) == (MEAN, STD):
+        return []
+    return [
+        f"pixels of this model have the mean {mean} and the standard deviation {std}, not the published {MEAN}, {STD}"
+    ]
 
 
 def _words(file: Path, found: Mapping[str, Tensor], derived: list[str], log: Log | None) -> list[str]:
@@ -118,6 +130,14 @@ def _unlike(config: UnifiedConfig) -> list[str]:
         problems.append(f"its images are {image['height']} x {image['width']}, not square")
     if config.layer_scale is None:
         problems.append("it has no layer scales (model.layer_scale)")
+    words = config.vocabulary_size
+    special = {SPE: (config.spe_token_id, words - 1), END: (config.end_token_id, words - 4)}
+    problems += [
+        f"its {token} is id {own} of {words:,}, where the published code has {expected} (start from a converted "
+        "folder, and name it as model.text.tokenizer)"
+        for token, (own, expected) in special.items()
+        if own != expected
+    ]
     unknown = [family for family in config.families if family not in TEMPERATURES]
     if unknown:
         problems.append(f"the families {', '.join(unknown)} are none of the published: {', '.join(TEMPERATURES)}")

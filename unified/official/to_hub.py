@@ -22,6 +22,7 @@ from unified.official.positions import find_scale
 from unified.official.read import OfficialError, read
 from unified.official.tasks import TASKS
 from unified.official.tokenizer import load_tokenizer
+from unified.parameters import skeleton
 from unified.processor import ImageOnlyProcessor, UnifiedImageProcessor, UnifiedProcessor
 from unified.recipe import ExpertSettings
 
@@ -185,8 +186,7 @@ def _prompt_settings(shape: Shape) -> dict[str, Any] | None:
 
 def _check_model(config: UnifiedConfig, tensors: Mapping[str, Tensor]) -> UnifiedModel:
     """The model of this configuration, without weights; if it takes other tensors the converter itself is wrong."""
-    with torch.device("meta"):
-        model = UnifiedModel(config)
+    model = skeleton(config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if expected != found:
