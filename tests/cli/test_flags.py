@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from unified.cli.flags import with_flags
-from unified.config import build, read_yaml
+from unified.config import RecipeError, build, read_yaml
 from unified.recipe import ExpertSettings, Recipe, StartSettings
 
 YAML = """
@@ -141,3 +141,9 @@ def test_parts_that_may_be_null_have_flags_where_the_recipe_has_them(recipe: Rec
     assert found.model.experts == ExpertSettings(count=16)
     without = with_flags(recipe, ["--max-steps", "7"], prog="x")
     assert (without.start, without.model.experts, without.max_steps) == (None, None, 7)
+
+
+@pytest.mark.parametrize("flag", ["--model.experts.count", "--start.model=x"])
+def test_a_flag_of_a_part_that_is_null_says_how_to_get_it(recipe: Recipe, flag: str) -> None:
+    with pytest.raises(RecipeError, match=r"the recipe has no (model\.experts|start), .*extends"):
+        with_flags(recipe, [flag, "4"], prog="x")

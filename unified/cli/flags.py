@@ -1,13 +1,14 @@
 """Command-line flags for every value of a recipe: `--optim.lr 1e-3 --tasks.caption.batch 64`."""
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import is_dataclass
+from typing import Any, get_args, get_type_hints
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from unified.config import coerce
+from unified.config import RecipeError, coerce
 from unified.recipe import Recipe
 
 _WORDS = Sequence[str]
@@ -52,6 +53,7 @@ def with_flags(recipe: Recipe, arguments: Sequence[str], prog: str) -> Recipe:
     `--help` shows each value of the recipe. As commands do, help and wrong flags or values print a message and raise
     `SystemExit`.
     """
+    _refuse_parts_of_null(recipe, arguments)
     name = next(iter(recipe.tasks))
     example = f"{prog} --optim.lr 1e-3 --max-steps 20 --tasks.{name}.batch {recipe.tasks[name].batch}"
     return tyro.cli(
@@ -63,3 +65,24 @@ def with_flags(recipe: Recipe, arguments: Sequence[str], prog: str) -> Recipe:
         registry=_REGISTRY,
         config=(tyro.conf.AvoidSubcommands,),  # parts that may be null (`model.experts`) have flags where they are not
     )
+
+
+def _refuse_parts_of_null(recipe: Recipe, arguments: Sequence[str]) -> None:
+    """A `RecipeError` for a flag of a part that the recipe does not have, such as `--model.experts.count`."""
+    for flag in arguments:
+        for part in _null_parts(recipe):
+            if flag.replace("_", "-").startswith(f"--{part}."):
+                raise RecipeError(
+                    f"{flag}: the recipe has no {part}, so there is no value to change. Write it into a recipe that "
+                    "extends this one (`extends: NAME.yaml`), after which its flags are there"
+                )
+
+
+def _null_parts(part: Any, above: str = "") -> Iterator[str]:
+    """The names of parts with keys of their own that are null."""
+    for name, hint in get_type_hints(type(part)).items():
+        value = getattr(part, name)
+        if value is None and any(map(is_dataclass, get_args(hint))):
+            yield above + name
+        elif is_dataclass(value):
+            yield from _null_parts(value, f"{above}{name}.")
