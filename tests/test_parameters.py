@@ -119,3 +119,9 @@ def test_names_have_a_vector_each() -> None:
 def test_at_least_one_row_is_deployed() -> None:
     with pytest.raises(ValueError, match="at least 1 row"):
         deployed(small(ExpertSettings()), 0)
+
+
+def test_what_prompt_tuning_adds_counts() -> None:
+    config = UnifiedConfig(width=32, depth=2, heads=2, hidden=48, vocabulary_size=50)
+    config.prompts = {"tokens": 3, "candidates": True, "spe_bias": True, "classes": 5}
+    assert stored(config).total == sum(parameter.numel() for parameter in skeleton(config).parameters())

@@ -154,7 +154,10 @@ def test_layers_and_linears_may_gain_experts() -> None:
         (
             small_model(),
             small_model(experts("token", hidden=24)),
-            [r"mlp\.up\.weight 4×24×32: 48×32 in the other.*experts\.hidden 24 cannot.*48: leave experts\.hidden"],
+            [
+                r"mlp\.up\.weight 4×24×32: 48×32 in the other.*experts\.hidden 24 cannot.*48: leave experts\.hidden",
+                r"mlp\.down\.bias 4×32: 32 in the other.*an MLP of the width 48: leave",
+            ],
         ),
         (
             small_model(experts(bits=("query",))),

@@ -21,7 +21,7 @@ class Parameters:
     encoder: int  # norms, scales, and the linears that have no experts
     experts: int
     routers: int
-    head: int  # norms of embeddings and of read states, projection, temperatures
+    head: int  # norms of embeddings and of read states, projection, temperatures, a classifier where there is one
 
     @property
     def total(self) -> int:
@@ -67,13 +67,14 @@ def _count(config: UnifiedConfig, copies: Callable[[ConditionalLinear], int], *,
     linears = [module for module in model.encoder.modules() if isinstance(module, ConditionalLinear)]
     experts = sum(copies(linear) * _size(linear) // linear.weight.shape[0] for linear in linears)
     gates = sum(_size(layer) for layer in model.encoder.conditional_layers().values())
+    head = (model.norm, model.ln_post, model.proj, model.log_scales, model.classifier)
     return Parameters(
         text=_size(model.text),
         image=_size(model.image),
         encoder=_size(model.encoder) - sum(map(_size, linears)) - gates,
         experts=experts,
         routers=gates if routers else 0,
-        head=_size(model.norm) + _size(model.ln_post) + _size(model.proj) + _size(model.log_scales),
+        head=sum(_size(part) for part in head if part is not None),
     )
 
 

@@ -71,7 +71,8 @@ class ExpertSettings:
     """Step of the bias that balances the load without a loss (DeepSeek-V3), likewise; 0: no bias."""
     capacity: float | None = None
     """Most tokens of an expert in training, in multiples of an even share, likewise; the tokens with the lowest gates
-    are left out. null: every token reaches its experts, as it always does outside of training."""
+    are left out. Shares are those of one pass of one process: other numbers of processes leave out other tokens. null:
+    every token reaches its experts, as it always does outside of training."""
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ def _hint(model: UnifiedModel, name: str, found: Tensor) -> str:
     if experts.get("hidden") not in (None, config.hidden) and ".mlp." in name and found.dim() == own.dim() - 1:
         return (
             f"; an expert of the width experts.hidden {experts['hidden']} cannot be a copy of an MLP of the width "
-            f"{found.shape[0] if '.up.' in name else found.shape[-1]}: leave experts.hidden out"
+            f"{config.hidden}: leave experts.hidden out"
         )
     if found.dim() == own.dim() + 1:
         return "; a model with experts becomes dense by `unified fold`"
