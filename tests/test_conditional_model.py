@@ -136,3 +136,13 @@ def test_candidates_differ_by_what_is_asked_only_where_the_router_looks_at_it(ro
     assert torch.equal(about_images, as_words) != (router == "task")
     if router in BY_TOKEN:
         assert torch.equal(network.represent(words), about_images)
+
+
+@pytest.mark.parametrize("router", ["attribute", None])
+@torch.no_grad()
+def test_texts_are_embedded_as_what_images_are_compared_with(router: str | None) -> None:
+    network, words = model(router), texts(3, 4)
+    given = {"input_ids": words.values, "attention_mask": words.mask.long()}
+    candidates = network.embed(role="candidate", **given)
+    assert torch.equal(candidates, network(pixel_values=pixels(2), **given).text_embeds)
+    assert torch.equal(candidates, network.embed(**given)) == (router is None)

@@ -247,10 +247,13 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         return torch.cat(chunks)
 
     def embed(
-        self, inputs: Mapping[str, Tokens] | None = None, *, family: str | None = None, **features: Any
+        self, inputs: Mapping[str, Any] | None = None, role: Any = "input", family: str | None = None, **features: Any
     ) -> Float[Tensor, "b w"]:
-        """Unit-length features of samples: tokens by modality, or `input_ids`, `attention_mask`, `pixel_values`."""
-        return self.represent(self.tokens(**{**features, **(inputs or {})}), family=family)
+        """Unit-length features of tokens by modality, or of `input_ids`, `attention_mask`, `pixel_values`.
+
+        `role`: "candidate" for texts that images are compared with, which conditional layers tell from others.
+        """
+        return self.represent(self.tokens(**{**features, **(inputs or {})}), role, family=family)
 
     def tokens(
         self,
