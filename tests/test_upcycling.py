@@ -189,6 +189,11 @@ def test_what_does_not_fit_is_listed_and_changes_nothing(
         ),
         (replace(SETTINGS, experts=experts()), SETTINGS, "experts: none here.*unified fold"),
         (
+            replace(SETTINGS, experts=experts()),
+            replace(SETTINGS, experts=ExpertSettings(count=6, shared_decisions=False)),
+            r"experts\.count: 6 here, 4 in the other\n  experts\.shared_decisions: False here, True in the other",
+        ),
+        (
             replace(SETTINGS, experts=experts("modality")),
             replace(SETTINGS, experts=experts("task")),
             r"experts\.router: 'task' here, 'modality' in the other",

@@ -203,7 +203,11 @@ def _experts_differ(config: UnifiedConfig, source: UnifiedConfig) -> list[str]:
         return ["experts: none here, some in the other; `unified fold` makes a dense model of it"]
     if own["router"] != found["router"]:
         return [f"experts.router: {own['router']!r} here, {found['router']!r} in the other"]
-    wrong = []
+    wrong = [
+        f"experts.{name}: {own[name]!r} here, {found[name]!r} in the other"
+        for name in ("count", "shared_decisions")
+        if own[name] != found[name]
+    ]
     if own["bits"][: len(found["bits"])] != found["bits"]:
         wrong.append(f"experts.bits: {own['bits']} here do not begin with {found['bits']} of the other")
     if own["router"] == "task" and config.families != source.families:
