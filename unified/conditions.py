@@ -69,6 +69,15 @@ def key(attributes: Attributes, experts: Mapping[str, Any], families: Sequence[s
     return router  # looks at tokens: all rows are one
 
 
+def by_family(experts: Mapping[str, Any] | None) -> bool:
+    """Whether the choice looks at the task family; `experts` as in `key`, None: there are none."""
+    if experts is None:
+        return False
+    return (experts.get("folded") or experts["router"]) == "task" or any(
+        b.startswith("family:") for b in experts["bits"]
+    )
+
+
 def layers(where: str | Sequence[int], depth: int) -> list[int]:
     """The numbers of the layers that have experts: `even` is 0, 2, 4 …"""
     if isinstance(where, str):

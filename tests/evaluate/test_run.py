@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from oracle import PROCESSOR, Oracle
-from tiny import tiny_recipe, write_shards
+from tiny import tiny_recipe, with_experts, write_shards
 
 from unified import seed
 from unified.config import RecipeError
@@ -224,3 +224,17 @@ def test_words_need_a_family_of_the_model(parts: Any, tmp_path: Path) -> None:
             evaluate(parts.model, parts.processor, [path])
     with pytest.raises(RecipeError, match="which only embeds"):
         evaluate(Oracle(), PROCESSOR, [path])
+
+
+@pytest.mark.parametrize(("router", "told"), [("task", True), ("attribute", False), (None, False)])
+def test_experts_by_task_ask_for_a_family(
+    router: str | None, told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = tiny_recipe(tmp_path)
+    built = build(with_experts(recipe, router) if router else recipe)
+    path = tmp_path / "spec.yaml"
+    for family in ("", ", family: colour"):
+        path.write_text(f"evaluations: {{a: {{kind: retrieval, data: {tmp_path / 'data'}, limit: 4{family}}}}}")
+        evaluate(built.model, built.processor, [path])
+        assert ("asked as 'retrieve'" in caplog.text) == (told and not family)
+        caplog.clear()

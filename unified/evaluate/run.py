@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from unified import __version__
+from unified.conditions import by_family
 from unified.config import RecipeError, nearest
 from unified.evaluate.classification import evaluate_classification
 from unified.evaluate.context import Context, evaluating
@@ -95,8 +96,14 @@ def versions() -> Mapping[str, str]:
 
 
 def _family(evaluation: Evaluation, model: Any) -> str | None:
-    """The family that an evaluation names; one that the model lacks is an error."""
-    families = list(getattr(getattr(model, "config", None), "families", []))
+    """The family that an evaluation names; one that the model lacks is an error, none may be a surprise."""
+    config = getattr(model, "config", None)
+    families = list(getattr(config, "families", []))
+    if evaluation.family is None and len(families) > 1 and by_family(getattr(config, "experts", None)):
+        logger.warning(
+            "the model's experts are chosen by task family, and the evaluation names none: it is asked as %r. "
+            "`family: NAME` in a spec names one of %s", families[0], ", ".join(families)
+        )  # fmt: skip
     if families and evaluation.family is not None and evaluation.family not in families:
         raise RecipeError(f"family: {evaluation.family!r} is none of the model's{nearest(evaluation.family, families)}")
     return evaluation.family
