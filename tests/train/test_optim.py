@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conditional import model
 from torch import Tensor, nn
 
 from unified import checkpoint
@@ -121,6 +122,14 @@ def test_groups_are_keyed_by_tasks_and_decay(caplog: pytest.LogCaptureFixture) -
     }
     assert {id(p) for p in found[(("word",), 0.0)]} == {id(model.word.weight), id(model.log_scales["word"])}
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+def test_matrices_of_experts_decay_and_their_biases_and_names_do_not() -> None:
+    names = {name.removeprefix("encoder.blocks.0.") for name in decayed(model("task"))}
+    parts = {"attention.qkv", "attention.out", "mlp.up", "mlp.down", "routers.attention.gate", "routers.mlp.gate"}
+    assert {name for name in names if "blocks" not in name} - {"proj.weight", "image.projection.weight"} == {
+        f"{part}.weight" for part in parts
+    }
 
 
 def test_only_matrices_decay() -> None:

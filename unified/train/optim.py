@@ -42,8 +42,8 @@ class GroupSkipAdamW(torch.optim.AdamW):
 def decayed(model: nn.Module) -> frozenset[str]:
     """Names of the parameters with weight decay: matrices, but no table of embeddings.
 
-    Norms, biases, scales and temperatures have one axis, and tables that are parameters by themselves are not named
-    `weight`.
+    Norms, biases, scales and temperatures have one axis; biases of experts, which have two, and tables that are
+    parameters by themselves are not named `weight`.
     """
     return frozenset(
         f"{prefix}.{name}" if prefix else name
