@@ -133,10 +133,10 @@ def test_counts_of_all_parts_are_the_usage_that_the_encoder_reports(tmp_path: Pa
 
 def test_experts_of_other_tasks_do_not_interfere(tmp_path: Path) -> None:
     """Gates that send two tasks to different experts make the inner product of their gradients exactly zero."""
-    model = subject(tmp_path, "task", top=1)
+    model = subject(tmp_path, "task")
     asked = Questions(model, chosen_tasks(tiny_recipe(tmp_path), ["hidden", "next"]), 3)
     families = model.model.config.families
-    places = {"hidden": 0, "next": 1}
+    places = {"hidden": (0, 1), "next": (2, 3)}
     for layer in model.model.encoder.conditional_layers().values():
         for router in layer.values():
             with torch.no_grad():
@@ -144,8 +144,8 @@ def test_experts_of_other_tasks_do_not_interfere(tmp_path: Path) -> None:
                 vectors = torch.nn.functional.layer_norm(vectors, (32,))
                 router.embedding.weight.copy_(vectors)
                 router.gate.weight.zero_()
-                for task, expert in places.items():
-                    router.gate.weight[expert] = vectors[families.index(task)]
+                for task, experts in places.items():
+                    router.gate.weight[list(experts)] = vectors[families.index(task)]
     found = measure(asked, batches=2)["0"].mean()
     assert found.tolist() == [[1, 0], [0, 1]]
 
