@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import fmean
+from statistics import median
 
 from unified.recipe import Recipe
 from unified.reports.interference import ALL, measure
@@ -25,5 +25,8 @@ def between_tasks(folder: Path, recipe: Recipe) -> Matrix:
 
 
 def off_diagonal(matrix: Mapping[str, Mapping[str, float]]) -> float:
-    """The mean effect of a step for another task, as a share of one for the task itself; negative is conflict."""
-    return fmean(value for affected, row in matrix.items() for cause, value in row.items() if cause != affected)
+    """The median effect of a step for another task, as a share of one for the task itself; negative is conflict.
+
+    The median, as a task that is nearly learned divides by almost nothing, and its cells would rule the mean.
+    """
+    return median(value for affected, row in matrix.items() for cause, value in row.items() if cause != affected)

@@ -34,7 +34,7 @@ class Row:
     by_task: dict[str, float]
     """The relative difference of each task to its specialists, of which the gap is the mean."""
     interference: Estimate | None
-    """The mean effect of one task's step on another task, as a share of that of its own; negative is conflict."""
+    """The median effect of one task's step on another task, as a share of that of its own; negative is conflict."""
     stored: int
     active: int
     seconds: float

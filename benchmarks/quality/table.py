@@ -9,7 +9,7 @@ NOTE = (
     "± is the standard error over training seeds. Gap: the relative difference to the specialists, averaged over the "
     "{tasks} tasks ({names}); positive is better.{transfer} "
     "Interference: what a small step for one task does to the loss of another, as a share of what a step for that task "
-    "does, averaged over pairs; negative is conflict. Active parameters are those that a token passes; of merged "
+    "does, the median over pairs; negative is conflict. Active parameters are those that a token passes; of merged "
     "experts one merged linear."
 )
 
