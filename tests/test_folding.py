@@ -17,6 +17,8 @@ from unified.model import UnifiedModel
 from unified.nn.routing import RoutingError
 from unified.parameters import active, deployed, skeleton, stored
 from unified.recipe import ExpertSettings
+from unified.reports import routing
+from unified.reports.source import ReportError
 
 PICTURE, NAME, HIDDEN, WORD = "10011000", "10010110", "01010100", "11010101"
 ROUTERS = ["attribute", "task", "modality", "hash"]
@@ -64,16 +66,44 @@ def test_the_experts_matter_in_these_models() -> None:
         assert folding._largest(one, other) > 1e-2
 
 
-def test_one_row_makes_a_plain_dense_model(tmp_path: Path) -> None:
+def test_one_row_has_the_weights_of_a_dense_model_and_refuses_other_rows(tmp_path: Path) -> None:
     source = written(small_model(experts()), tmp_path / "moe")
     found = fold(source, tmp_path / "dense", rows=[PICTURE])
     before, after = hub.load(source)[0], hub.load(tmp_path / "dense")[0]
-    assert after.config.experts is None
+    assert (after.config.experts["router"], after.config.experts["rows"]) == ("rows", [PICTURE])
+    assert (after.config.experts["layers"], after.encoder.conditional_layers()) == ([], {})
     names = {name: tuple(tensor.shape) for name, tensor in after.state_dict().items()}
     assert names == {name: tuple(tensor.shape) for name, tensor in small_model().state_dict().items()}
-    pixels = random_inputs(before)["pixel_values"]
+    inputs = random_inputs(before)
+    pixels, words = inputs.pop("pixel_values"), inputs
     torch.testing.assert_close(before.embed(pixel_values=pixels), after.embed(pixel_values=pixels), atol=1e-6, rtol=0)
-    assert found.deployed == stored(small_model().config).total
+    for role in ("input", "candidate"):
+        with pytest.raises(RoutingError, match=f"is not in this folded model, which has {PICTURE}; .*--rows {PICTURE}"):
+            after.embed(**words, role=role)
+    assert found.deployed == stored(small_model().config).total == stored(after.config).total
+    assert active(after.config).total == found.active
+    assert found.tasks == ()
+    assert "parameters for 1 row\n" in "\n".join(found.lines())
+    assert (
+        f"| folded for | row `{PICTURE}`; other kinds of tokens are refused |"
+        in (tmp_path / "dense" / "README.md").read_text()
+    )
+    with pytest.raises(ReportError, match="a folded model"):
+        routing.check(after, "dense")
+    with pytest.raises(FoldError, match=f"folded already, for the row {PICTURE};"):
+        fold(tmp_path / "dense", tmp_path / "again")
+
+
+def test_a_task_of_one_row_is_answered_alone(tmp_path: Path) -> None:
+    """Words of a task router's other families are refused, images too: their rows are the families."""
+    source = written(small_model(experts("task")), tmp_path / "moe")
+    assert fold(source, tmp_path / "dense", tasks=["caption"]).tasks == ("caption",)
+    before, after = hub.load(source)[0], hub.load(tmp_path / "dense")[0]
+    inputs = random_inputs(before)
+    expected, found = (model(**inputs, family="caption").logits_per_image for model in (before, after))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    with pytest.raises(RoutingError, match="row 'hidden' is not in this folded model"):
+        after(**inputs, family="hidden")
 
 
 def test_rows_come_from_tasks_and_the_encoded_vocabulary_is_one(tmp_path: Path) -> None:
@@ -190,7 +220,7 @@ def test_a_folded_model_that_differs_is_refused_and_removed(tmp_path: Path, monk
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with pytest.raises(FoldError, match="is there already"):
+    with pytest.raises(hub.HubError, match="is there already"):
         fold("anything", tmp_path / "out")
 
 

@@ -15,6 +15,7 @@ from tiny import recipe_content, tiny_recipe
 from unified import hub
 from unified.conditions import Conditioner
 from unified.config import RecipeError
+from unified.folding import folded_config, merged_state
 from unified.model import UnifiedModel
 from unified.recipe import ExpertSettings, Recipe
 from unified.task import Match, Task
@@ -107,6 +108,16 @@ def test_equal_models_are_copied_whole_and_temperatures_come_and_go(caplog: pyte
     assert all(torch.equal(after[name], source[name]) for name in after if name in source)
     assert "start at their own first value: log_scales.retrieve" in caplog.text
     assert "left out: log_scales.classify, log_scales.hidden" in caplog.text
+
+
+def test_a_model_folded_for_one_row_is_a_dense_one_to_start_from_and_of_two_it_is_not() -> None:
+    moe = small_model(experts())
+    one, two = (folded_config(moe.config, rows) for rows in (["10011000"], ["10011000", "10010110"]))
+    for target in (small_model(), small_model(experts("task"))):
+        check_start(target.config, one, "runs/one")
+        start_from(target, merged_state(moe, ["10011000"]))
+        with pytest.raises(StartError, match="the other is folded; start from the model that it came from"):
+            check_start(target.config, two, "runs/two")
 
 
 def test_layers_and_linears_may_gain_experts() -> None:

@@ -58,7 +58,8 @@ class UnifiedConfig(PretrainedConfig):  # type: ignore[misc]
     experts: dict[str, Any] | None = None
     """Conditional experts, in the keys of a recipe's `model.experts` with `layers` as numbers; None: a dense network.
 
-    A folded model has the router "rows", the names of its `rows`, and `folded`, the router that it came from.
+    A folded model has the router "rows", the names of its `rows`, and `folded`, the router that it came from. With one
+    row it has no `layers` of experts, and the row says what it may be asked.
     """
     tasks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """The kinds of token of each task that the model was made for (`Attributes`), as folding and reports ask for."""
@@ -107,6 +108,10 @@ class UnifiedConfig(PretrainedConfig):  # type: ignore[misc]
             end_token_id=text.end,
             families=list(families),
         )
+
+    def kinds(self, task: str) -> list[Attributes]:
+        """What the tokens of one of `tasks` are; JSON has lists where `Attributes` has tuples."""
+        return [Attributes(**{**kind, "given": tuple(kind["given"])}) for kind in self.tasks[task]]
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

@@ -6,9 +6,7 @@ Without noise the weights of the experts are constant for each row, so one merge
 
 import copy
 import json
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,7 +20,6 @@ from unified.conditions import BITS, Conditioner, key
 from unified.config import nearest
 from unified.configuration import UnifiedConfig
 from unified.errors import UserError
-from unified.layout import Attributes
 from unified.log import logger
 from unified.modalities import MODALITIES
 from unified.modalities.base import FORMAT
@@ -61,9 +58,10 @@ class Folded:
         """A short table for people."""
         rows = {
             "router": self.router,
+            "serves": served(self.rows),
             "tasks": ", ".join(self.tasks) or "none whole",
             "stored": f"{self.stored:,} parameters with all experts",
-            "deployed": f"{self.deployed:,} parameters for {len(self.rows)} rows",
+            "deployed": f"{self.deployed:,} parameters for {len(self.rows)} row{'s' * (len(self.rows) > 1)}",
             "active": f"{self.active:,} parameters that one token passes",
             **{f"row {row}": f"features differ by at most {found:.2g}" for row, found in self.difference.items()},
             **{f"task {task}": f"logits differ by at most {found:.2g}" for task, found in self.logits.items()},
@@ -78,17 +76,17 @@ def fold(reference: str | Path, out: Path, *, tasks: Sequence[str] = (), rows: S
     By default for the rows of all tasks that its configuration names. What was written is loaded and compared with
     the original on drawn inputs. Whatever goes wrong, `out` is not there afterwards; it must not be there before.
     """
-    refuse_existing(out)
+    hub.refuse_existing(out)
     original = hub.open_model(reference)
     keys = row_keys(original.model.config, tasks, rows)
     exact = merged_state(original.model, keys)
     config = folded_config(original.model.config, keys)
     types = {name: tensor.dtype for name, tensor in original.model.state_dict().items()}
     model = _model(config, {name: tensor.to(types[name]) for name, tensor in exact.items()})
-    loaded = hub.Loaded(model, original.processor, f"{original.source}, folded for the rows {', '.join(keys)}")
+    loaded = hub.Loaded(model, original.processor, f"{original.source}, folded for the {row_names(keys)}")
     before = original.model.config
     numbers = (stored(before).total, stored(config).total, active(config).total)
-    with _passing(out) as folder:
+    with hub.passing(out) as folder:
         hub.write(loaded, folder, out.resolve().name, facts=_facts(numbers, keys))
         difference, logits = check(original.model, _reread(folder, model, exact), keys, str(out))
         router, named = before.experts["router"], tuple(config.tasks)
@@ -100,31 +98,21 @@ def fold(reference: str | Path, out: Path, *, tasks: Sequence[str] = (), rows: S
 
 def export_with_experts(reference: str | Path, out: Path) -> str:
     """Write the model `reference` as the folder `out` with all its experts; returns where its weights come from."""
-    refuse_existing(out)
+    hub.refuse_existing(out)
     loaded = hub.open_model(reference)
-    with _passing(out) as folder:
+    with hub.passing(out) as folder:
         hub.write(loaded, folder, out.resolve().name)
     return loaded.source
 
 
-def refuse_existing(out: Path) -> None:
-    """An error where something would be written over."""
-    if out.exists():
-        raise FoldError(f"{out}: is there already; name another folder, or move it away")
+def row_names(keys: Sequence[str]) -> str:
+    """The rows in words: "row 10011000", or "rows caption, classify"."""
+    return f"row{'s' * (len(keys) > 1)} {', '.join(keys)}"
 
 
-@contextmanager
-def _passing(out: Path) -> Iterator[Path]:
-    """A folder of a passing name, which takes the name `out` at the end, and is removed if anything goes wrong."""
-    folder = out.with_name(f".{out.name}.part")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-        folder.rename(out)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+def served(keys: Sequence[str]) -> str:
+    """What a model folded for these rows answers, in words."""
+    return f"{row_names(keys)}; other kinds of tokens are refused"
 
 
 def row_keys(config: UnifiedConfig, tasks: Sequence[str] = (), rows: Sequence[str] = ()) -> tuple[str, ...]:
@@ -148,14 +136,9 @@ def row_keys(config: UnifiedConfig, tasks: Sequence[str] = (), rows: Sequence[st
 def rows_of_tasks(config: UnifiedConfig) -> dict[str, tuple[str, ...]]:
     """The keys of the rows that each task of a model has."""
     return {
-        task: tuple(dict.fromkeys(key(kind, config.experts or {}, config.families) for kind in _kinds(config, task)))
+        task: tuple(dict.fromkeys(key(kind, config.experts or {}, config.families) for kind in config.kinds(task)))
         for task in config.tasks
     }
-
-
-def _kinds(config: UnifiedConfig, task: str) -> list[Attributes]:
-    """What the tokens of a task are; JSON has lists where `Attributes` has tuples."""
-    return [Attributes(**{**kind, "given": tuple(kind["given"])}) for kind in config.tasks[task]]
 
 
 def _check_foldable(config: UnifiedConfig) -> None:
@@ -164,7 +147,7 @@ def _check_foldable(config: UnifiedConfig) -> None:
         raise FoldError("this model has no experts, so there is nothing to fold: it is dense as it is")
     if experts["router"] == FOLDED:
         raise FoldError(
-            f"this model is folded already, for the rows {', '.join(experts['rows'])}; fold the model that it came from"
+            f"this model is folded already, for the {row_names(experts['rows'])}; fold the model that it came from"
         )
     if experts["router"] in BY_TOKEN:
         raise FoldError(
@@ -189,14 +172,14 @@ def _check_row(config: UnifiedConfig, row: str, table: Mapping[str, Sequence[str
 
 
 def folded_config(config: UnifiedConfig, keys: Sequence[str]) -> UnifiedConfig:
-    """The configuration of a model folded for these rows; with one row it is that of a dense model.
+    """The configuration of a model folded for these rows; with one row its layers are those of a dense model.
 
-    It names the tasks whose rows are all there.
+    It names the rows, as all others are refused, and the tasks whose rows are all there.
     """
     found = copy.deepcopy(config)
     experts = dict(config.experts or {})
     folded = {**experts, "router": FOLDED, "rows": list(keys), "folded": experts["router"]}
-    found.experts = folded if len(keys) > 1 else None
+    found.experts = folded if len(keys) > 1 else {**folded, "layers": []}
     found.tasks = {task: config.tasks[task] for task, rows in rows_of_tasks(config).items() if set(rows) <= set(keys)}
     return found
 
@@ -259,7 +242,7 @@ def check(
     logits, limits = {}, {}
     for task in folded.config.tasks:
         logits[task] = _largest(_task_logits(original, task), _task_logits(folded, task))
-        limits[task] = LIMIT * float(original.scale(_kinds(original.config, task)[0].family or None))
+        limits[task] = LIMIT * float(original.scale(original.config.kinds(task)[0].family or None))
     wrong = [f"row {row}: {found:.2g}" for row, found in rows.items() if not found <= LIMIT]
     wrong += [f"task {task}: {found:.2g}" for task, found in logits.items() if not found <= limits[task]]
     if wrong:
@@ -303,7 +286,7 @@ def _row_features(model: UnifiedModel, row: str) -> Float[Tensor, "n w"]:
 
 def _task_logits(model: UnifiedModel, task: str) -> Float[Tensor, "n c"]:
     """All states of a drawn question of a task against drawn candidates; words where it encodes no candidates."""
-    kinds = _kinds(model.config, task)
+    kinds = model.config.kinds(task)
     asked = [(kind, _drawn(model, kind.modality, kind.role)) for kind in kinds if kind.role != "candidate"]
     offered = [(kind, _drawn(model, kind.modality, kind.role)) for kind in kinds if kind.role == "candidate"]
     states = model.project(model.encode(asked).states).flatten(0, 1)
@@ -318,7 +301,7 @@ def _task_logits(model: UnifiedModel, task: str) -> Float[Tensor, "n c"]:
 def _facts(numbers: tuple[int, int, int], keys: Sequence[str]) -> dict[str, str]:
     whole, deployed, one = numbers
     return {
-        "folded for": ", ".join(f"`{row}`" for row in keys),
+        "folded for": served([f"`{row}`" for row in keys]),
         "parameters with all experts": f"{whole:,}",
         "parameters deployed": f"{deployed:,}",
         "parameters that one token passes": f"{one:,}",

@@ -5,7 +5,9 @@ tokenizer.json, tokenizer_config.json and README.md, the model card.
 """
 
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +39,10 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 class HubError(UserError):
     """A model cannot be found, read or published; the message says what was found and what would fit."""
+
+
+class AbsentError(HubError):
+    """There is no model of this name, or not yet."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +101,10 @@ def _folder(reference: str | Path) -> Path:
         raise HubError(f"{folder}: a file; give the folder of an exported model or of a run, or a hub name (org/name)")
     above = folder.parent
     if above != Path() and above.is_dir():
-        raise HubError(f"{folder}: no such folder{nearest(folder.name, _folders(above))}")
+        raise AbsentError(f"{folder}: no such folder{nearest(folder.name, _folders(above))}")
     if not _HUB_NAME.fullmatch(str(reference)):
         near = nearest(str(reference), _folders(Path("runs"), "runs/") + _folders(Path()))
-        raise HubError(f"{str(reference)!r} is neither a folder nor a hub name (org/name){near}")
+        raise AbsentError(f"{str(reference)!r} is neither a folder nor a hub name (org/name){near}")
     return _fetch(str(reference))
 
 
@@ -113,7 +119,7 @@ def _fetch(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise HubError(
+        raise AbsentError(
             f"{name!r}: no folder of that name here, and the hub gave none: {_first_line(error)}. Check the name, and "
             "whether the machine is online and HF_HUB_OFFLINE unset; a private model needs `hf auth login`"
         ) from error
@@ -126,7 +132,7 @@ def _is_run(folder: Path) -> bool:
 def _load_run(run: Path, weights: Weights) -> Loaded:
     path = checkpoint.newest(run / "checkpoints")
     if path is None:
-        raise HubError(
+        raise AbsentError(
             f"{run}: the run has no complete checkpoint yet; one is written every train.save_every steps, when "
             "training ends, and when it is stopped by Ctrl-C"
         )
@@ -190,6 +196,26 @@ def export(run: str | Path, out: str | Path, *, results: str | Path | None = Non
     out.mkdir(parents=True, exist_ok=True)
     write(loaded, out, out.resolve().name, measured)
     logger.info("%s: %s, ready for unified.load and unified push", out, loaded.source)
+
+
+def refuse_existing(out: Path) -> None:
+    """An error where something would be written over."""
+    if out.exists():
+        raise HubError(f"{out}: is there already; name another place, or move it away")
+
+
+@contextmanager
+def passing(out: Path) -> Iterator[Path]:
+    """A folder of a passing name, which takes the name `out` at the end, and is removed if anything goes wrong."""
+    folder = out.with_name(f".{out.name}.part")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+        folder.rename(out)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def write(

@@ -195,7 +195,7 @@ def check_start(config: UnifiedConfig, source: UnifiedConfig, where: str) -> Non
 
 def _experts_differ(config: UnifiedConfig, source: UnifiedConfig) -> list[str]:
     own, found = config.experts, source.experts
-    if found is None:
+    if found is None or not found["layers"]:  # folded for one row, the weights are those of a dense model
         return []
     if found["router"] == FOLDED:
         return ["experts: the other is folded; start from the model that it came from"]

@@ -45,9 +45,14 @@ def test_a_table_is_printed_and_the_folder_loads(
     torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
 
 
-def test_rows_may_be_named_themselves(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_may_be_named_themselves_and_what_is_served_is_said(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(monkeypatch, source, tmp_path / "dense", "--rows", "10011000")
-    assert hub.load(tmp_path / "dense")[0].config.experts is None
+    assert hub.load(tmp_path / "dense")[0].config.experts["rows"] == ["10011000"]
+    printed = capsys.readouterr().out
+    assert "serves        row 10011000; other kinds of tokens are refused" in printed
+    assert "parameters for 1 row\n" in printed
 
 
 def test_a_run_is_folded_from_its_newest_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

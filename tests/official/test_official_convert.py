@@ -187,10 +187,10 @@ def test_damaged_and_absent_files_have_clear_errors(tmp_path: Path) -> None:
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with pytest.raises(OfficialError, match="is there already"):
+    with pytest.raises(hub.HubError, match="is there already"):
         converted(files.dense(), tmp_path)
     (tmp_path / "back.pth").write_text("kept")
-    with pytest.raises(OfficialError, match="is there already"):
+    with pytest.raises(hub.HubError, match="is there already"):
         revert(str(tmp_path / "out"), tmp_path / "back.pth")
     assert (tmp_path / "back.pth").read_text() == "kept"
 

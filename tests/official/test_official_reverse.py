@@ -135,6 +135,10 @@ def test_a_name_on_the_hub_brings_what_lies_beside_the_model(tmp_path: Path, mon
     ({"families": ["default"]}, "default are none of the published: img_cls"),
     ({"experts": experts_of(router="token")}, "router is 'token'"),
     ({"experts": experts_of(router="task")}, "router is 'task'"),
+    (
+        {"experts": {**experts_of(), "router": "rows", "folded": "attribute", "rows": ["10011000"], "layers": []}},
+        "it is folded for 10011000, which the published code cannot know",
+    ),
     ({"experts": experts_of(bits=["query"])}, "more than the 8 published attributes: query"),
     ({"experts": experts_of(top=1)}, "chooses 1 experts, not 2"),
     ({"experts": experts_of(shared_decisions=False)}, "decides alone"),

@@ -5,16 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_recipe
+from tiny import tiny_recipe, with_experts
 from torch import Tensor
 
 from unified.data.loader import StepLoader
+from unified.folding import folded_config
 from unified.matching import token_kinds
+from unified.parameters import skeleton
 from unified.recipe import ExpertSettings, Recipe
 from unified.train.build import build
 from unified.train.memory import Activations, memory
 from unified.train.step import Item, StepModel
-from unified.train.work import work
+from unified.train.work import Cost, work
 
 
 def kept_and_estimated(recipe: Recipe) -> tuple[int, int]:
@@ -61,6 +63,19 @@ def test_activations_are_about_what_autograd_keeps(
     tasks = {name: replace(task, batch=64) for name, task in recipe.tasks.items()}
     kept, estimated = kept_and_estimated(replace(recipe, model=model, tasks=tasks))
     assert estimated == pytest.approx(kept, rel=0.15)
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_a_model_folded_for_one_row_keeps_and_costs_what_a_dense_one_does(tmp_path: Path, recomputed: bool) -> None:
+    recipe = tiny_recipe(tmp_path)
+    parts = build(with_experts(recipe))
+    folded, dense = folded_config(parts.model.config, ["10011000"]), build(recipe).model.config
+    task = recipe.tasks["retrieve"]
+    _, batch = next(pair for pair in StepLoader(recipe, parts.tokenizers, parts.labels).probe())
+    done, kinds = work(task, batch, None, folded.vocabulary_size), token_kinds(task, "retrieve")
+    kept = [Activations(each, bf16=False, recomputed=recomputed).of(done, kinds) for each in (folded, dense)]
+    assert kept[0] == kept[1]
+    assert Cost(skeleton(folded)).forward(done) == Cost(skeleton(dense)).forward(done)
 
 
 def test_states_of_the_optimizer_are_counted() -> None:

@@ -13,6 +13,7 @@ from unified.conditions import BITS
 from unified.configuration import UnifiedConfig
 from unified.modalities.text import END, SPE
 from unified.model import LOG_SCALE
+from unified.nn.routing import FOLDED
 from unified.official.log import SIDECAR, Log, read_log
 from unified.official.names import (
     ALIAS,
@@ -29,7 +30,7 @@ from unified.official.names import (
 )
 from unified.official.positions import table
 from unified.official.read import OfficialError
-from unified.official.to_hub import MEAN, STD, refuse_existing
+from unified.official.to_hub import MEAN, STD
 
 
 def revert(reference: str, file: Path) -> list[str]:
@@ -38,7 +39,7 @@ def revert(reference: str, file: Path) -> list[str]:
     `reference`: a converted folder gives back the tensors that it was made from, bit for bit. Another model (hub name,
     folder or run) must have what an official one has; what it lacks is filled in where it can be derived.
     """
-    refuse_existing(file)
+    hub.refuse_existing(file)
     if not file.parent.is_dir():
         raise OfficialError(f"{file}: the folder {file.parent} does not exist")
     model = hub.open_model(reference).model
@@ -141,7 +142,10 @@ def _unlike(config: UnifiedConfig) -> list[str]:
     unknown = [family for family in config.families if family not in TEMPERATURES]
     if unknown:
         problems.append(f"the families {', '.join(unknown)} are none of the published: {', '.join(TEMPERATURES)}")
-    if experts and experts["router"] != "attribute":
+    if experts and experts["router"] == FOLDED:
+        rows = ", ".join(experts["rows"])
+        problems.append(f"it is folded for {rows}, which the published code cannot know: write the model it came from")
+    elif experts and experts["router"] != "attribute":
         problems.append(f"its router is {experts['router']!r}, not 'attribute'")
     elif experts:
         if experts["bits"]:

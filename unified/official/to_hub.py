@@ -1,6 +1,5 @@
 """An official checkpoint as a folder that `unified.load` reads."""
 
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from unified import hub
 from unified.card import model_card
 from unified.conditions import plain
 from unified.configuration import UnifiedConfig
@@ -82,7 +82,7 @@ def convert(
     `heads` is needed where the width is not a published one. `fold`: add the image's type embedding to the bias of
     its projection; None does what the authors' tool did for such a file.
     """
-    refuse_existing(out)
+    hub.refuse_existing(out)
     found = read(file, fold=fold)
     shape = found.shape
     number, origin = _heads(shape, heads)
@@ -118,12 +118,6 @@ def to_ours(tensors: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
         entry.ours: torch.stack([tensors[name].float() for name in entry.official]).reshape(entry.ours_shape)
         for entry in entries(shape)
     }
-
-
-def refuse_existing(out: Path) -> None:
-    """An error where something would be written over."""
-    if out.exists():
-        raise OfficialError(f"{out}: is there already; name another place, or move it away")
 
 
 def _heads(shape: Shape, given: int | None) -> tuple[int, str]:
@@ -212,21 +206,14 @@ def _write(
     processor: UnifiedProcessor,
     card: str,
 ) -> None:
-    """Everything into a folder of a passing name, which takes its own at the end."""
-    folder = out.with_name(f".{out.name}.part")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
+    """Everything, or nothing where anything goes wrong."""
+    with hub.passing(out) as folder:
         processor.save_pretrained(folder)
         config.save_pretrained(folder)
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         save_file(beside, folder / SIDECAR, metadata={"format": "pt"})
         log.write(folder)
         (folder / "README.md").write_text(card, encoding="utf-8")
-        folder.rename(out)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 def _name(kind: torch.dtype) -> str:

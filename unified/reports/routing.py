@@ -110,13 +110,9 @@ def kinds_of_tasks(model: UnifiedModel, recipe: Recipe | None) -> dict[str, list
     """The kinds of token of each task: of a recipe, or those that the model was made for."""
     if recipe is not None:
         return {name: list(token_kinds(task, name)) for name, task in recipe.tasks.items()}
-    stored = model.config.tasks
-    if not stored:
+    if not model.config.tasks:
         raise ReportError("this model's configuration names no tasks; name a recipe that has them: --data RECIPE.yaml")
-    return {
-        task: [Attributes(**{**kind, "given": tuple(kind["given"])}) for kind in kinds]
-        for task, kinds in stored.items()
-    }
+    return {task: model.config.kinds(task) for task in model.config.tasks}
 
 
 @torch.no_grad()

@@ -70,7 +70,7 @@ class Activations:
     def _of_rows(self, kinds: Iterable[Attributes]) -> int:
         """Merged experts: a linear for each row among the kinds of token; merged anew where activations are."""
         experts = self._config.experts or {}
-        if not experts or experts["router"] in BY_TOKEN:
+        if not experts or not experts["layers"] or experts["router"] in BY_TOKEN:
             return 0
         rows = {key(kind, experts, self._config.families) for kind in kinds}
         return len(rows) * self._merged // (len(experts["layers"]) if self._recomputed else 1)
