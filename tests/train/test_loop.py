@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState
-from tiny import losses, tiny_recipe
+from tiny import losses, tiny_recipe, with_experts
 
 import unified
 from unified import checkpoint
@@ -52,6 +52,17 @@ def test_a_run_goes_on_when_a_task_comes_and_another_one_goes(tmp_path: Path) ->
     assert [row["step"] for row in losses(out)] == [1, 2, 3, 4]
     model, _ = unified.load(out)
     assert model.config.families == ["colour", "next"]
+
+
+def test_a_run_goes_on_with_other_rates_and_losses_of_its_experts(tmp_path: Path) -> None:
+    token = {"router": "token", "capacity": 1.0, "bias_rate": 1e-3}
+    recipe, out = with_experts(short(tmp_path), **token), tmp_path / "run"
+    run(recipe, out)
+    changed = with_experts(recipe, **{**token, "capacity": 2.0, "balance": 0.5, "z_loss": 0.1, "bias_rate": 1e-4})
+    run(replace(changed, max_steps=3, model=replace(changed.model, drop_path=0.3)), out)
+    assert [row["step"] for row in losses(out)] == [1, 2, 3]
+    config = unified.load(out)[0].config
+    assert (config.drop_path, config.experts["capacity"], config.experts["balance"]) == (0.3, 2.0, 0.5)
 
 
 def test_a_run_with_new_tasks_can_be_loaded_before_its_next_checkpoint(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from unified.config import RecipeError, build, read_yaml
-from unified.recipe import ModelSettings, OptimSettings, Recipe
+from unified.recipe import ExpertSettings, ModelSettings, OptimSettings, Recipe
 from unified.task import Match, Task
 from unified.train.recipe_diff import differences, plain
 from unified.train.run_folder import RunFolder, RunFolderError, read_metrics
@@ -111,7 +111,7 @@ def test_a_newer_stored_recipe_is_refused(tmp_path: Path) -> None:
 def test_resuming_with_another_model_lists_what_differs(tmp_path: Path) -> None:
     with RunFolder(tmp_path) as run:
         run.start(recipe(), 0)
-        other = recipe(model=ModelSettings(width=48, heads=4, drop_path=0.1), max_steps=20)
+        other = recipe(model=ModelSettings(width=48, heads=8, drop_path=0.1), max_steps=20)
         with pytest.raises(RecipeError) as caught:
             run.check(other)
         assert run.stored_recipe() == recipe(), "a refused start changes nothing"
@@ -119,8 +119,9 @@ def test_resuming_with_another_model_lists_what_differs(tmp_path: Path) -> None:
     lines = str(caught.value).splitlines()
     assert lines[1:3] == [
         "  model.width: 24 in the run, 48 in the recipe",
-        "  model.drop_path: 0.0 in the run, 0.1 in the recipe",
+        "  model.heads: 4 in the run, 8 in the recipe",
     ]
+    assert "drop_path" not in str(caught.value)
     assert "max_steps" not in str(caught.value)
     assert "--out" in lines[-1]
 
@@ -137,6 +138,33 @@ def test_other_changes_are_logged_and_allowed(tmp_path: Path, caplog: pytest.Log
     assert "max_steps was 9 and is 20 now" in caplog.text
     assert "tasks.more was '(absent)'" in caplog.text
     assert "tasks.read" not in caplog.text
+
+
+def test_of_the_model_what_no_weight_depends_on_may_change(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def with_experts(**changes: object) -> Recipe:
+        experts = ExpertSettings(router="token", **{"capacity": 1.0, "bias_rate": 1e-3, **changes})  # type: ignore[arg-type]
+        return recipe(model=ModelSettings(width=24, heads=4, drop_path=0.2, experts=experts))
+
+    attribute = ModelSettings(width=24, heads=4, experts=ExpertSettings(noise=0.5))
+    with RunFolder(tmp_path / "attribute") as run, caplog.at_level(logging.WARNING, logger="unified"):
+        run.start(recipe(model=attribute), 0)
+        run.check(recipe(model=dataclasses.replace(attribute, drop_path=0.3, experts=ExpertSettings(noise=0.0))))
+    with RunFolder(tmp_path / "token") as run, caplog.at_level(logging.WARNING, logger="unified"):
+        run.start(with_experts(), 0)
+        run.check(with_experts(balance=0.5, z_loss=0.25, capacity=2.0, bias_rate=1e-4))
+        with pytest.raises(RecipeError, match=r"model\.experts\.bias_rate: 0\.001 in the run, 0\.0 in the recipe"):
+            run.check(with_experts(bias_rate=0.0))
+        with pytest.raises(RecipeError, match=r"model\.experts\.top: 2 in the run, 3 in the recipe"):
+            run.check(with_experts(top=3, capacity=2.0))
+    for words in (
+        "model.drop_path was 0.0 and is 0.3 now",
+        "model.experts.noise was 0.5 and is 0.0 now",
+        "model.experts.balance was 0.01 and is 0.5 now",
+        "model.experts.z_loss was 0.0 and is 0.25 now",
+        "model.experts.capacity was 1.0 and is 2.0 now",
+        "model.experts.bias_rate was 0.001 and is 0.0001 now",
+    ):
+        assert f"resumed with a changed recipe: {words}" in caplog.text
 
 
 def test_differences_go_into_nested_keys() -> None:

@@ -16,6 +16,8 @@ NETWORK = (
     *("vocabulary_size", "spe_token_id", "end_token_id"),
 )
 """Keys of config.json that a resumed run may not change; temperatures may come and go with their tasks."""
+FREE = ("model.drop_path", *(f"model.experts.{name}" for name in ("noise", "balance", "z_loss", "capacity")))
+"""Settings of the model that no weight depends on."""
 
 
 def plain(value: Any) -> Any:
@@ -41,9 +43,15 @@ def differences(old: Any, new: Any, where: str = "") -> Iterator[tuple[str, Any,
 def check_resume(stored: Recipe, new: Recipe, where: Path) -> None:
     """Refuse another model than the stored recipe's, with a `RecipeError` that lists the keys; log other changes."""
     found = list(differences(plain(stored), plain(new)))
-    _refuse([difference for difference in found if difference[0].startswith("model.")], where)
+    _refuse([difference for difference in found if _of_network(*difference)], where)
     for key, old, now in found:
         logger.warning("resumed with a changed recipe: %s was %r and is %r now", key, old, now)
+
+
+def _of_network(key: str, old: Any, now: Any) -> bool:
+    """Whether checkpoints do not fit any more; a rate of the biases may change while there are biases."""
+    biased = key == "model.experts.bias_rate" and bool(old) and bool(now)
+    return key.startswith("model.") and key not in FREE and not biased
 
 
 def check_network(stored: UnifiedConfig, new: UnifiedConfig, where: Path) -> None:
