@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unified import hub
+from unified.answers.match import TEMPERATURES
 from unified.conditions import BITS
 from unified.config import RecipeError
 from unified.configuration import UnifiedConfig
@@ -23,8 +24,6 @@ from unified.nn.routing import FOLDED, AttributeRouter
 from unified.recipe import StartSettings
 from unified.seed import torch_generator
 
-TEMPERATURES = "log_scales."
-"""What the names of the learned temperatures begin with."""
 NETWORK = (
     *("width", "depth", "heads", "hidden", "vocabulary_size", "spe_token_id", "end_token_id"),
     *("image.patch", "image.positions", "image.frames", "text.positions"),

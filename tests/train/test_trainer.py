@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from tiny import tiny_recipe
+from tiny import tiny_recipe, with_experts
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -98,6 +98,22 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path: Pat
     assert "'next'" not in str(error.value)
     for name, value in weights(trainer).items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_gate_that_is_not_finite_stops_with_task_and_samples(tmp_path: Path, value: float) -> None:
+    trainer, loader = start(with_experts(tiny_recipe(tmp_path)), tmp_path)
+    with torch.no_grad():
+        trainer.model.encoder.conditional_layers()[0]["mlp"].gate.weight[0, 0] = value  # type: ignore[union-attr, index]
+    before = weights(trainer)
+    batch = only(loader, "next")
+    with pytest.raises(
+        NonFiniteError, match=r"step 0: encoder\.blocks\.0\.routers: .*not finite.*task 'next'"
+    ) as error:
+        trainer.train_step(batch)
+    assert batch[0][1].keys[0] in str(error.value)
+    for name, found in weights(trainer).items():
+        torch.testing.assert_close(found, before[name], rtol=0, atol=0, equal_nan=True)
 
 
 def test_only_ranks_whose_own_loss_is_not_finite_name_their_samples(

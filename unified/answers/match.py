@@ -11,6 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 MAX_SCALE = 100.0
+TEMPERATURES = "log_scales."
+"""What the names of a model's learned temperatures begin with."""
 
 
 def similarity_scale(log_scale: Float[Tensor, "1"]) -> Float[Tensor, "1"]:

@@ -28,6 +28,10 @@ class RoutingError(UserError):
     """A router cannot choose; the message says why."""
 
 
+class GateError(RoutingError):
+    """The logits of a gate that looks at no data are not finite: its weights are not, on all ranks alike."""
+
+
 @dataclass(frozen=True)
 class Usage:
     """What the routers of one layer chose in one forward pass: sums over tokens, which ranks and passes may add up.
@@ -51,11 +55,11 @@ class Usage:
 def mixture(logits: Float[Tensor, "r e"], top: int, where: str = "a layer") -> Float[Tensor, "r e"]:
     """Weights of the `top` most probable experts of each row, the others 0: softmax over all, renormalised over those.
 
-    `where`: whose gates these are. Raises `RoutingError` for logits that are not finite; on an accelerator, where
+    `where`: whose gates these are. Raises `GateError` for logits that are not finite; on an accelerator, where
     asking would be a wait, they become weights that are no numbers, and the loss tells.
     """
     if logits.device.type == "cpu" and not bool(torch.isfinite(logits).all()):
-        raise RoutingError(
+        raise GateError(
             f"{where}: the logits of a gate are not finite, so no expert can be chosen: the router's weights, or what "
             "they are given, hold a nan or an infinity. Load an earlier checkpoint, or train with a lower optim.lr"
         )

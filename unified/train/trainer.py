@@ -13,10 +13,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from unified import checkpoint
+from unified.answers.match import TEMPERATURES
 from unified.data.schedule import Slot
 from unified.dist import barrier, gather_objects, rank
 from unified.errors import UserError
 from unified.log import logger
+from unified.nn.routing import GateError
 from unified.recipe import Recipe
 from unified.train.build import Parts
 from unified.train.load import ExpertLoad
@@ -34,12 +36,9 @@ from unified.train.step import TASK_METRICS, Item, StepModel, draw_noise
 from unified.train.work import Cost, Work, bucketed_on, work
 from unified.types import Batch
 
-TEMPERATURES = "log_scales."
-"""What the names of the learned temperatures begin with."""
-
 
 class NonFiniteError(UserError):
-    """A loss or a gradient is not a finite number; raised before the optimizer changes anything."""
+    """A gate, a loss or a gradient is not a finite number; raised before the optimizer changes anything."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +112,10 @@ class Trainer:
             group["active"] = bool(tasks & set(group["tasks"]))
             group["lr"] = lr * group["lr_scale"]
         items = [self._item(slot, batch) for slot, batch in slots]
-        loss, sums, load = self.wrapped(items)
+        try:
+            loss, sums, load = self.wrapped(items)
+        except GateError as error:  # weights are those of all ranks, so all end here
+            raise NonFiniteError(f"step {self.step}: {error}. {_where(slots)}") from error
         self._check_finite(slots, sums)
         self.accelerator.backward(loss)
         norm = float(clip_gradients(self.optimizer, optim.clip))
