@@ -151,6 +151,20 @@ def test_all_that_is_wrong_is_listed_and_nothing_is_written(tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.pth"]
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_named(value: float, tmp_path: Path) -> None:
+    state = files.moe()
+    wrong = ["fused_encoder.layers.2.linear1.experts.deepspeed_experts.3.weight", "loss_prepare.logit_scale_retrieve"]
+    for name in wrong:
+        state[name] = state[name].clone()
+        state[name].view(-1)[-1] = value
+    with pytest.raises(OfficialError) as caught:
+        converted(state, tmp_path)
+    assert "not finite (2):\n" + "\n".join(f"    {name}" for name in wrong) in str(caught.value)
+    assert "missing" not in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.pth"]
+
+
 def test_other_checkpoints_are_told_apart_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(OfficialError, match=r"none of the tensors is one of Uni-Perceiver; it holds visual\.proj"):
         converted({"visual.proj": torch.zeros(2)}, tmp_path)

@@ -167,7 +167,7 @@ def _size(tensors: Mapping[str, Tensor], name: str, otherwise: tuple[int, ...]) 
 
 
 def check(file: Path, tensors: Mapping[str, Tensor], shape: Shape) -> None:
-    """Refuse tensors that are not exactly those of the shape; the second name of the norm may be left out."""
+    """Refuse tensors that are not finite, or not exactly those of the shape; the norm's second name may be left out."""
     if not any(name.startswith((names.TEXT, names.IMAGE, names.HEAD, LAYERS)) for name in tensors):
         some = ", ".join(list(tensors)[:5])
         raise OfficialError(f"{file}: none of the tensors is one of Uni-Perceiver; it holds {some} …")
@@ -180,11 +180,9 @@ def check(file: Path, tensors: Mapping[str, Tensor], shape: Shape) -> None:
     wrong = [
         f"{name} {found[name]}, expected {size}" for name, size in expected.items() if found.get(name, size) != size
     ]
-    problems = [
-        "\n    ".join([f"  {kind} ({len(words)}):", *words])
-        for kind, words in (("missing", missing), ("unknown", extra), ("of another shape", wrong))
-        if words
-    ]
+    infinite = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    kinds = {"missing": missing, "unknown": extra, "of another shape": wrong, "not finite": infinite}
+    problems = ["\n    ".join([f"  {kind} ({len(words)}):", *words]) for kind, words in kinds.items() if words]
     problems += _two_norms(tensors)
     if problems:
         raise OfficialError(
