@@ -1,6 +1,7 @@
 """Sets of class names, with the templates that turn a name into prompts."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,18 @@ def load_labels(reference: str | Path) -> Labels:
         return _from_folder(path)
     content: dict[str, Any] = read_yaml(path) if path.suffix in {".yaml", ".yml"} else {"names": _lines(path)}
     return _checked(content, path)
+
+
+def check_words(labels: Sequence[str], templates: Sequence[str]) -> None:
+    """Refuse names and templates in code that cannot be told apart as candidates: a `TypeError` or `ValueError`."""
+    for name, words in (("labels", labels), ("templates", templates)):
+        if isinstance(words, str):
+            raise TypeError(f"{name}: the string {words!r}, whose letters would each count; give a list: [{words!r}]")
+        if not len(words):
+            raise ValueError(f"{name}: the list is empty; give at least one")
+    for template in templates:
+        if "{}" not in template and "{c}" not in template:
+            raise ValueError(f"templates: {template!r} has no {{}} for the name to stand in; 'a photo of a {{}}' has")
 
 
 def _from_folder(folder: Path) -> Labels:

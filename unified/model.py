@@ -16,6 +16,7 @@ from unified.buckets import by_length, trimmed
 from unified.conditions import BITS, Conditioner, shape
 from unified.config import nearest
 from unified.configuration import UnifiedConfig
+from unified.labels import check_words
 from unified.layout import Attributes, Layout, asked, attention_mask, layout, visibility
 from unified.modalities.base import timeline
 from unified.modalities.image import ImageEmbedding, patches
@@ -328,7 +329,7 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
             return self.represent({"text": text_tokens(labels.to(self.input_device))}, "candidate", **asked_by)
         if isinstance(labels, Tokens):
             return self.represent({"text": labels.to(self.input_device)}, "candidate", **asked_by)
-        _check_words(labels, templates)
+        check_words(labels, templates)
         prompts = [template.replace("{c}", "{}").replace("{}", name) for name in labels for template in templates]
         text = self.tokens(**self._processor()(text=prompts))
         features = self.represent(text, "candidate", **asked_by).view(len(labels), len(templates), -1)
@@ -380,18 +381,6 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
                 "or add `model.processor = AutoProcessor.from_pretrained(folder)`"
             )
         return self.processor
-
-
-def _check_words(labels: Sequence[str], templates: Sequence[str]) -> None:
-    """Refuse names and templates that cannot be told apart as candidates."""
-    for name, words in (("labels", labels), ("templates", templates)):
-        if isinstance(words, str):
-            raise TypeError(f"{name}: the string {words!r}, whose letters would each count; give a list: [{words!r}]")
-        if not len(words):
-            raise ValueError(f"{name}: the list is empty; give at least one")
-    for template in templates:
-        if "{}" not in template and "{c}" not in template:
-            raise ValueError(f"templates: {template!r} has no {{}} for the name to stand in; 'a photo of a {{}}' has")
 
 
 def text_tokens(ids: Int[Tensor, "b n"], mask: Tensor | None = None) -> Tokens:
