@@ -17,9 +17,10 @@ from unified.conditions import Conditioner
 from unified.config import RecipeError
 from unified.folding import folded_config, merged_state
 from unified.model import UnifiedModel
-from unified.recipe import ExpertSettings, Recipe
+from unified.recipe import ExpertSettings, Recipe, StartSettings
 from unified.task import Match, Task
 from unified.train.build import build
+from unified.train.plan import describe, make_plan
 from unified.upcycling import StartError, check_start, start_from
 
 ROUTERS = ["attribute", "task", "modality", "hash", "token", "context"]
@@ -254,6 +255,45 @@ def test_a_start_that_does_not_fit_is_refused_before_training(data: Path, dense:
         tiny_recipe(data, start={"model": "runs/x", "noise": -1})
 
 
+def test_a_dry_run_says_what_would_be_started_from_and_checks_it(
+    data: Path, dense: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = recipe_of(data, dense, experts={"count": 4})
+    start = replace(recipe, start=StartSettings(str(dense), noise=0.25))
+    with caplog.at_level("INFO", logger="unified"):
+        plan = make_plan(start)
+    assert "starting with" not in caplog.text
+    routers = {name for name in build(start).model.state_dict() if ".routers." in name}
+    copied = len(build(start).model.state_dict()) - len(routers) - 2 * 4  # weight and bias of each linear
+    assert plan.start == (
+        f"starts with {dense}\n  {copied} tensors as they are\n"
+        "  4 linears as copies for each expert, with noise of 0.25 standard deviations"
+    )
+    assert f"\n\n{plan.start}" in describe(plan)
+    assert make_plan(tiny_recipe(data)).start is None
+    fewer = replace(recipe, tasks={name: task for name, task in recipe.tasks.items() if name != "colour"})
+    assert "of the other model, left out: log_scales.colour" in str(make_plan(fewer).start)
+    with pytest.raises(StartError, match=r"(?s)is another network.*width: 16 here, 32 in the"):
+        make_plan(recipe_of(data, dense, width=16))
+    with pytest.raises(StartError, match=rf"(?s)start\.model: {dense}: the weights do not fit.*experts\.hidden 32"):
+        make_plan(recipe_of(data, dense, experts={"count": 4, "router": "token", "hidden": 32}))
+
+
+def test_a_dry_run_says_that_a_start_is_not_there_yet(data: Path, dense: Path) -> None:
+    for name, reason in (("nothing", "no such folder"), ("begun", "no complete checkpoint yet")):
+        if name == "begun":
+            shutil.copytree(dense, data / name / "model")
+        start = make_plan(recipe_of(data, data / name)).start
+        assert start is not None
+        assert start.startswith(f"starts with {data / name}, which is not there yet, so it is not checked: ")
+        assert reason in start
+    unread = recipe_of(data, dense, text={"tokenizer": "./absent/text", "max_length": 16, "positions": 16})
+    assert make_plan(unread).start == f"starts with {dense}: not checked, as the tokenizer is not there"
+    (data / "empty").mkdir()
+    with pytest.raises(hub.HubError, match=r"no config\.json"):
+        make_plan(recipe_of(data, data / "empty"))
+
+
 def test_other_words_under_the_same_ids_are_refused(data: Path, dense: Path) -> None:
     other = data / "other words"
     shutil.copytree(dense, other)
@@ -261,8 +301,9 @@ def test_other_words_under_the_same_ids_are_refused(data: Path, dense: Path) -> 
     vocabulary = content["model"]["vocab"]
     vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
     (other / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(StartError, match="has other words than the recipe's tokenizer under the same ids"):
-        build(recipe_of(data, other))
+    for first in (build, make_plan):
+        with pytest.raises(StartError, match="has other words than the recipe's tokenizer under the same ids"):
+            first(recipe_of(data, other))
 
 
 def test_other_families_are_refused_where_the_router_knows_them() -> None:

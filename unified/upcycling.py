@@ -4,7 +4,8 @@ At first all experts are alike and their weights sum to 1, so the model says wha
 Upcycling, ICLR 2023).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
@@ -21,6 +22,7 @@ from unified.model import UnifiedModel
 from unified.nn.block import Block
 from unified.nn.experts import ConditionalLinear
 from unified.nn.routing import FOLDED, AttributeRouter
+from unified.parameters import skeleton
 from unified.recipe import StartSettings
 from unified.seed import torch_generator
 
@@ -40,19 +42,47 @@ def begin(model: UnifiedModel, text: TextTokenizer, settings: StartSettings, see
 
     `text`: the tokenizer of the model's words. Raises `StartError` where the two do not fit.
     """
+    loaded = _opened(model.config, text, settings)
+    with _named(settings):
+        start_from(model, loaded.model.state_dict(), noise=settings.noise, seed=seed)
+    logger.info("starting with %s", loaded.source)
+
+
+def foresee(config: UnifiedConfig, text: TextTokenizer, settings: StartSettings) -> list[str]:
+    """What a model of this configuration would begin with, in lines for people; its own weights are not needed.
+
+    Raises `hub.AbsentError` where there is no model to start from yet, and `StartError` where the two do not fit.
+    """
+    loaded = _opened(config, text, settings)
+    with _named(settings):
+        plan = _fitting(skeleton(config), loaded.model.state_dict())
+    noise = f", with noise of {settings.noise:g} standard deviations" if settings.noise else ""
+    lines = [f"starts with {loaded.source}", f"  {len(plan.copied)} tensors as they are"]
+    if plan.spread:
+        lines.append(f"  {len(plan.spread)} linears as copies for each expert{noise}")
+    return lines + [f"  {words}: {', '.join(names)}" for words, names in plan.notes.items() if names]
+
+
+def _opened(config: UnifiedConfig, text: TextTokenizer, settings: StartSettings) -> hub.Loaded:
+    """The model to start from, which is of the same network and reads the same words."""
     loaded = hub.open_model(settings.model)
-    check_start(model.config, loaded.model.config, settings.model)
+    check_start(config, loaded.model.config, settings.model)
     known = loaded.processor.tokenizers.get("text")
     if isinstance(known, TextTokenizer) and known.tokenizer.get_vocab() != text.tokenizer.get_vocab():
         raise StartError(
             f"start.model: {settings.model} has other words than the recipe's tokenizer under the same ids; "
             "use its tokenizer: model.text.tokenizer may be a folder"
         )
+    return loaded
+
+
+@contextmanager
+def _named(settings: StartSettings) -> Iterator[None]:
+    """Errors inside say which model they are about."""
     try:
-        start_from(model, loaded.model.state_dict(), noise=settings.noise, seed=seed)
+        yield
     except StartError as error:
         raise StartError(f"start.model: {settings.model}: {error}") from error
-    logger.info("starting with %s", loaded.source)
 
 
 def start_from(model: UnifiedModel, source: Mapping[str, Tensor], *, noise: float = 0.0, seed: int = 0) -> None:
@@ -63,9 +93,7 @@ def start_from(model: UnifiedModel, source: Mapping[str, Tensor], *, noise: floa
     Attributes that were appended to a router's get columns of zeros. Temperatures may come and go with the families.
     Raises `StartError` for anything else that differs; nothing is changed then.
     """
-    plan = _Plan(model, source)
-    if plan.wrong:
-        raise StartError("the weights do not fit this model:\n" + "\n".join(f"  {line}" for line in plan.wrong))
+    plan = _fitting(model, source)
     own = model.state_dict()
     with torch.no_grad():
         for name, tensor in plan.copied.items():
@@ -81,6 +109,13 @@ def start_from(model: UnifiedModel, source: Mapping[str, Tensor], *, noise: floa
     for words, names in plan.notes.items():
         if names:
             logger.info("%s: %s", words, ", ".join(names))
+
+
+def _fitting(model: UnifiedModel, source: Mapping[str, Tensor]) -> "_Plan":
+    plan = _Plan(model, source)
+    if plan.wrong:
+        raise StartError("the weights do not fit this model:\n" + "\n".join(f"  {line}" for line in plan.wrong))
+    return plan
 
 
 class _Plan:

@@ -29,8 +29,8 @@ Pretrain, fine-tune or continue a run. RECIPE is a YAML file, or a name in recip
 A run that was stopped goes on from its newest complete checkpoint when the same command is given again.
 
   --out RUN     the run's folder; default runs/<name of the recipe>
-  --dry-run     print the resolved recipe, parameters, work and memory of a step and the first steps, and stop;
-                needs no data. --processes N: as if on so many
+  --dry-run     print the resolved recipe, parameters, work and memory of a step, the first steps and what weights
+                it starts with, and stop; needs no data. --processes N: as if on so many
   --help        with a RECIPE: every flag with the value that the recipe gives it
 
 example: python train.py recipes/quickstart.yaml --optim.lr 1e-3 --max-steps 200 --out runs/try

@@ -8,6 +8,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from unified import hub
 from unified.config import RecipeError
 from unified.configuration import UnifiedConfig
 from unified.data.loader import StepLoader, check_split
@@ -18,6 +19,7 @@ from unified.labels import Labels, load_labels
 from unified.matching import token_kinds
 from unified.modalities import load_tokenizers
 from unified.modalities.base import Tokenizer, timeline
+from unified.modalities.text import TextTokenizer
 from unified.parameters import Parameters, active, skeleton, stored
 from unified.recipe import Recipe, TextSettings
 from unified.task import Task
@@ -26,6 +28,7 @@ from unified.train.memory import Activations, Memory, memory
 from unified.train.recipe_diff import plain
 from unified.train.work import Cost, Work, bucketed_on, work
 from unified.types import IGNORE, Batch, DataError, Tokens
+from unified.upcycling import foresee
 
 ASSUMED_CLASSES, ASSUMED_NAME = 1000, 8
 """Names of a label set that is not there, and tokens of each."""
@@ -52,6 +55,7 @@ class Plan:
     config: UnifiedConfig
     slots: Mapping[str, SlotPlan]
     notes: tuple[str, ...]  # what was not found, and what was assumed in its place
+    start: str | None = None  # what a new run begins with, in words; None: weights are drawn
 
     @cached_property
     def stored(self) -> Parameters:
@@ -96,7 +100,7 @@ def make_plan(recipe: Recipe, processes: int | None = None) -> Plan:
     """The plan of a recipe on so many processes (default: those of this run).
 
     Data, label sets and a text tokenizer that are not there are assumed, and noted. Raises `RecipeError` and
-    `DataError` for what is there and wrong.
+    `DataError` for what is there and wrong, also with the model to start from.
     """
     processes = processes or world_size()
     check(recipe)
@@ -112,7 +116,21 @@ def make_plan(recipe: Recipe, processes: int | None = None) -> Plan:
         done, samples = _work_of_slot(recipe, name, found, processes)
         kept, passing = held.of(done, token_kinds(task, name)), held.backward(done)
         slots[name] = SlotPlan(done, 3 * cost.forward(done), kept, passing, samples, quota / per_block)
-    return Plan(recipe, processes, found.config, slots, found.notes)
+    return Plan(recipe, processes, found.config, slots, found.notes, _start(recipe, found))
+
+
+def _start(recipe: Recipe, found: _Found) -> str | None:
+    """What the weights begin with, checked where it is there."""
+    if recipe.start is None:
+        return None
+    if found.tokenizers is None:
+        return f"starts with {recipe.start.model}: not checked, as the tokenizer is not there"
+    text = found.tokenizers["text"]
+    assert isinstance(text, TextTokenizer)
+    try:
+        return "\n".join(foresee(found.config, text, recipe.start))
+    except hub.AbsentError as error:
+        return f"starts with {recipe.start.model}, which is not there yet, so it is not checked: {error}"
 
 
 def _find(recipe: Recipe) -> _Found:
@@ -210,7 +228,8 @@ def dry_run(recipe: Recipe, processes: int | None = None) -> None:
 
 def describe(plan: Plan) -> str:
     """The plan for people."""
-    return "\n\n".join([_parameters(plan), _work(plan), _memory(plan), _steps(plan), *plan.notes])
+    start = [] if plan.start is None else [plan.start]
+    return "\n\n".join([_parameters(plan), _work(plan), _memory(plan), _steps(plan), *start, *plan.notes])
 
 
 def _parameters(plan: Plan) -> str:
