@@ -50,9 +50,7 @@ def test_the_balance_loss_spreads_tokens(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path, max_steps=30)
     spread = {}
     for weight in (0.0, 5.0):
-        trainer, loader = start(
-            quiet(with_experts(recipe, "token", balance=weight, linears=["up", "down"])), tmp_path
-        )
+        trainer, loader = start(quiet(with_experts(recipe, "token", balance=weight, linears=["up", "down"])), tmp_path)
         batch = loader.probe()
         for _ in range(20):
             trainer.train_step(batch)
