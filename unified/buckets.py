@@ -1,5 +1,8 @@
 """Texts of like length are encoded together, so that short ones do not carry the padding of the longest."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 
 import torch
@@ -12,6 +15,18 @@ WORTH = 0.1
 """Share of the tokens that two buckets must save: smaller products run at a lower rate."""
 FEWEST = 32
 """Rows below which a batch stays whole."""
+_whole = ContextVar("whole batches", default=False)
+
+
+@contextmanager
+def whole_batches(on: bool = True) -> Iterator[None]:
+    """Within it no batch is cut into buckets: where modules fetch their weights from other processes, all of these
+    must run the same modules, whatever texts each has."""
+    token = _whole.set(on)
+    try:
+        yield
+    finally:
+        _whole.reset(token)
 
 
 def by_length(text: Tokens, extra: int = 0) -> list[Int[Tensor, "r"]] | None:
@@ -21,7 +36,7 @@ def by_length(text: Tokens, extra: int = 0) -> list[Int[Tensor, "r"]] | None:
     `extra`: tokens that each row has besides, whatever its text. Only on a CPU: an accelerator would have to wait
     for the lengths, and is quick with padding.
     """
-    if text.mask.device.type != "cpu" or len(text) < FEWEST:
+    if text.mask.device.type != "cpu" or len(text) < FEWEST or _whole.get():
         return None
     if bool((text.mask[:, 1:] & ~text.mask[:, :-1]).any()):
         return None

@@ -135,6 +135,12 @@ class DataSettings:
 class TrainSettings:
     """The loop."""
 
+    engine: Literal["none", "ddp", "deepspeed"] | None = None
+    """What runs the steps: one process, DistributedDataParallel, or DeepSpeed with ZeRO; null: `none` in one process,
+    `ddp` in more."""
+    deepspeed: str = "zero2"
+    """Settings of DeepSpeed, for that engine: a name in recipes/launch (zero1, zero2, zero3, zero2_offload,
+    zero3_offload), or a YAML file of one's own."""
     precision: Literal["fp32", "bf16"] = "fp32"
     checkpoint_activations: bool = False
     """Recompute activations in the backward pass, which saves memory and costs about a third more time."""

@@ -64,7 +64,7 @@ def test_a_step_of_several_slots_has_the_gradient_of_the_weighted_mean_of_their_
     tasks = {**recipe.tasks, "caption": replace(recipe.tasks["caption"], loss_weight=3.0)}
     trainer, loader = start(replace(recipe, tasks=tasks), tmp_path)
     pairs = only(loader, "caption") + only(loader, "colour")
-    step = trainer.wrapped
+    step = trainer.engine.module
     whole, *_ = step([trainer._item(slot, batch) for slot, batch in pairs])
     single = [step([trainer._item(slot, batch)])[0] for slot, batch in pairs]
     torch.testing.assert_close(whole, (3 * single[0] + single[1]) / 4)
@@ -147,7 +147,7 @@ def test_operations_are_those_that_torch_counts_buckets_included(tmp_path: Path)
             assert len(done.sequences) > (2 if slot.task == "retrieve" else 1)
         plain = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
         with torch.no_grad(), plain, FlopCounterMode(display=False) as counter:
-            trainer.wrapped([trainer._item(slot, batch)])
+            trainer.engine.module([trainer._item(slot, batch)])
         assert trainer.cost.forward(done) == pytest.approx(counter.get_total_flops(), rel=0.02), slot.task
 
 

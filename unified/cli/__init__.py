@@ -43,6 +43,9 @@ def train(arguments: Sequence[str] | None = None) -> None:
 
 
 def _train(arguments: list[str]) -> None:
+    _, arguments = _take(
+        arguments, "--local_rank", ""
+    )  # the `deepspeed` launcher adds it; the environment says as much
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(TRAIN_HELP)
         sys.exit(0 if arguments else 2)

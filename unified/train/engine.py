@@ -1,40 +1,149 @@
-"""What runs the steps: processes, precision and trackers, through accelerate."""
+"""What runs the steps: processes, engine, precision and trackers, through accelerate."""
 
+import contextlib
+import os
+import socket
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DeepSpeedPlugin, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from unified.config import RecipeError
 from unified.dist import world_size
 from unified.log import logger
 from unified.recipe import Recipe
+from unified.train.deepspeed_settings import deepspeed_settings
+
+_BY_LAUNCHER = "ACCELERATE_USE_DEEPSPEED"  # set by `accelerate launch` with a DeepSpeed configuration
+
+
+def launched() -> int:
+    """The number of processes that the launcher of this run speaks of."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def chosen(recipe: Recipe) -> str:
+    """The engine of a run: the recipe's, or what fits the processes; `RecipeError` where it cannot be had."""
+    asked, processes = recipe.train.engine, launched()
+    by_launcher = os.environ.get(_BY_LAUNCHER, "false").lower() == "true"
+    if asked not in (None, "deepspeed") and by_launcher:
+        raise RecipeError(f"train.engine: {asked!r}, but the launcher was configured for DeepSpeed; leave one out")
+    engine = asked or ("deepspeed" if by_launcher else "none" if processes == 1 else "ddp")
+    if engine == "none" and processes > 1:
+        raise RecipeError(f"train.engine: 'none' runs in one process, found {processes}; use ddp or deepspeed")
+    if engine == "ddp" and processes == 1:
+        raise RecipeError(
+            "train.engine: 'ddp' needs several processes, found one; start with `torchrun --nproc-per-node N train.py`, "
+            "or use none"
+        )
+    return engine
 
 
 def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
-    """Join the processes that a launcher started (one process needs none), and say what really runs."""
+    """Join the processes that a launcher started (one process needs none), for the engine that is asked for."""
+    engine, cuda = chosen(recipe), torch.cuda.is_available()
+    common: dict[str, Any] = {"log_with": list(recipe.train.trackers) or None, "project_dir": folder}
+    # A step may lack a task, so DDP must look for parameters without a gradient.
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=True, gradient_as_bucket_view=True)
     try:
-        accelerator = Accelerator(
-            cpu=not torch.cuda.is_available(),  # otherwise every process of a CPU run takes itself for the only one
-            mixed_precision="bf16" if recipe.train.precision == "bf16" else "no",
-            log_with=list(recipe.train.trackers) or None,
-            project_dir=folder,
-            # A step may lack a task, so DDP must look for parameters without a gradient.
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, gradient_as_bucket_view=True)],
-        )
+        if engine == "deepspeed":
+            accelerator = _deepspeed(recipe, common, cuda)
+        else:
+            accelerator = Accelerator(
+                cpu=not cuda,  # otherwise every process of a CPU run takes itself for the only one
+                mixed_precision="bf16" if recipe.train.precision == "bf16" else "no",
+                kwargs_handlers=[ddp],
+                **common,
+            )
     except (ImportError, ValueError) as error:
         raise RecipeError(f"train: {error}") from error
-    if accelerator.num_processes != world_size():
+    if not accelerator.num_processes == world_size() == launched():
         raise RuntimeError(
-            f"accelerate sees {accelerator.num_processes} processes and torch.distributed {world_size()}; start this "
-            "run with torchrun"
+            f"accelerate sees {accelerator.num_processes} processes, torch.distributed {world_size()} and the launcher "
+            f"{launched()}; start this run with torchrun"
         )
+    return accelerator
+
+
+def _deepspeed(recipe: Recipe, common: dict[str, Any], cuda: bool) -> Accelerator:
+    settings = deepspeed_settings(recipe)
+    stage = str(settings["zero_optimization"]["stage"])
+    by_launcher = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", stage)
+    if by_launcher != stage:
+        raise RecipeError(
+            f"train.deepspeed: {recipe.train.deepspeed} is ZeRO stage {stage}, and the launcher was configured for "
+            f"stage {by_launcher}; name settings of that stage with --train.deepspeed, or start with torchrun"
+        )
+    import deepspeed  # takes seconds
+    from transformers.integrations import unset_hf_deepspeed_config
+
+    # DeepSpeed still calls what torch has under a new name, and each call of each process would say so.
+    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning, r"torch\.distributed\.c10d_logger")
+    if not cuda:
+        # Otherwise the first use compiles an operation for a minute, or waits for one that was killed meanwhile.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    _join_alone()
+    backend = InitProcessGroupKwargs(backend="nccl" if cuda else "gloo")
+    with _environment_kept(_BY_LAUNCHER):
+        # `cpu=True` would make accelerate run DDP instead, without a word.
+        plugin = DeepSpeedPlugin(hf_ds_config=settings, zero3_init_flag=False)
+        accelerator = Accelerator(deepspeed_plugin=plugin, kwargs_handlers=[backend], **common)
+    # Models that are loaded later, such as the start of a run, are whole.
+    unset_hf_deepspeed_config()
+    return accelerator
+
+
+def _join_alone() -> None:
+    """Be the one process of a group where no launcher started this one, as DeepSpeed works in a group only."""
+    if "WORLD_SIZE" in os.environ:
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ.update(alone)
+
+
+@contextlib.contextmanager
+def _environment_kept(name: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
+
+
+def check_running(recipe: Recipe, accelerator: Accelerator, wrapped: nn.Module) -> None:
+    """Say what really runs the steps, and stop with a `RuntimeError` where it is not what was asked for."""
+    engine, stage = chosen(recipe), None
+    if engine == "deepspeed":
+        from deepspeed import DeepSpeedEngine
+
+        asked = deepspeed_settings(recipe)["zero_optimization"]["stage"]
+        stage = wrapped.zero_optimization_stage() if isinstance(wrapped, DeepSpeedEngine) else None
+        right = stage == asked
+    else:
+        right = isinstance(wrapped, DistributedDataParallel) == (engine == "ddp")
+    kind = type(wrapped).__name__
+    if not right:
+        raise RuntimeError(f"train.engine: {engine} was asked for, but {kind} (ZeRO stage {stage}) runs the steps")
     logger.info(
-        "running on %s: %d process(es), %d thread(s) each, precision %s",
+        "running on %s: engine %s (%s%s), %d process(es), backend %s, %d thread(s) each, precision %s",
         accelerator.device,
+        engine,
+        kind,
+        "" if stage is None else f", ZeRO stage {stage}",
         accelerator.num_processes,
+        torch.distributed.get_backend() if torch.distributed.is_initialized() else "none",
         torch.get_num_threads(),
         recipe.train.precision,
     )
-    return accelerator

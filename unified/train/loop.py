@@ -44,6 +44,7 @@ def run(recipe: Recipe, out: Path) -> None:
             return
         session = _Session(recipe, out, accelerator, parts, folder, found)
         stack.callback(accelerator.end_training)
+        stack.callback(session.trainer.engine.close)
         session.begin(start)  # only now, as until here a wrong recipe must leave the run as it was
         session.train(stop)
 
@@ -145,10 +146,11 @@ class _Session:
 
     def _evaluate(self) -> None:
         """Run the recipe's evaluation specs; on rank 0, while the others wait."""
-        if self.recipe.evaluate and rank() == 0:
-            ema = self.trainer.ema
-            with ema.swapped(self.trainer.model) if ema else contextlib.nullcontext():
-                results = evaluate(self.trainer.model, self.parts.processor, self.recipe.evaluate)
+        if not self.recipe.evaluate:
+            return
+        with self.trainer.engine.evaluated(self.trainer.ema) as model:
+            results = evaluate(model, self.parts.processor, self.recipe.evaluate) if model is not None else None
+        if results is not None:
             metrics = flat_metrics(results)
             logger.info(
                 "step %d evaluation: %s", self.trainer.step, "  ".join(f"{k} {v:.3f}" for k, v in metrics.items())

@@ -14,6 +14,7 @@ from unified.checkpoint import CheckpointError
 from unified.log import logger
 from unified.recipe import OptimSettings
 
+MOMENTS = ("exp_avg", "exp_avg_sq")
 HEAD = ("ln_post", "proj", "log_scales")  # modules after the last block; all else outside the blocks comes before them
 
 
@@ -147,43 +148,49 @@ def load_optimizer_tensors(
 ) -> None:
     """Put back what `optimizer_tensors` took, bit for bit; other groups in `tensors` are left alone.
 
-    Raises `CheckpointError` when moments are missing, or belong to a parameter that this model lacks or has in
-    another shape.
+    Raises `CheckpointError` as `check_moments` does.
     """
-    for key in ("exp_avg", "exp_avg_sq", "steps"):
-        if key not in tensors:
-            raise CheckpointError(f"the checkpoint has no {key!r}; found {sorted(tensors)}. Start a new run instead")
-    parameters = dict(model.named_parameters())
-    fused = {p: bool(group["fused"]) for group in optimizer.param_groups for p in group["params"]}
+    trained = {p: bool(group["fused"]) for group in optimizer.param_groups for p in group["params"]}
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter in trained}
+    check_moments({name: parameter.shape for name, parameter in parameters.items()}, tensors)
     optimizer.state.clear()
     for name, average in tensors["exp_avg"].items():
-        parameter = parameters.get(name)
-        if parameter is None or parameter.shape != average.shape or parameter not in fused:
-            found = "none that is trained" if parameter is None or parameter not in fused else tuple(parameter.shape)
-            raise CheckpointError(
-                f"moments of {name!r} have the shape {tuple(average.shape)}; the model's parameter: {found}. "
-                "Resume with the recipe of the run"
-            )
+        parameter = parameters[name]
         place = parameter.device
         optimizer.state[parameter] = {
             # A fused step counts on the device, any other on the CPU.
-            "step": tensors["steps"][name].to(place if fused[parameter] else "cpu", copy=True),
+            "step": tensors["steps"][name].to(place if trained[parameter] else "cpu", copy=True),
             "exp_avg": average.to(place, copy=True),
             "exp_avg_sq": tensors["exp_avg_sq"][name].to(place, copy=True),
         }
 
 
+def check_moments(trained: Mapping[str, torch.Size], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Raise `CheckpointError` when moments are missing, or belong to none of the trained parameters (by name and shape)."""
+    for key in (*MOMENTS, "steps"):
+        if key not in tensors:
+            raise CheckpointError(f"the checkpoint has no {key!r}; found {sorted(tensors)}. Start a new run instead")
+    for name, average in tensors["exp_avg"].items():
+        if trained.get(name) != average.shape:
+            found = tuple(trained[name]) if name in trained else "none that is trained"
+            raise CheckpointError(
+                f"moments of {name!r} have the shape {tuple(average.shape)}; the model's parameter: {found}. "
+                "Resume with the recipe of the run"
+            )
+
+
 class Ema:
-    """An exponential moving average of the trained weights, in fp32."""
+    """An exponential moving average of the trained weights, in fp32; of this process's part of them where ZeRO splits
+    them."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self._average = {name: parameter.detach().float().clone() for name, parameter in _trained(model)}
+        self._average = {name: _own(parameter).float().clone() for name, parameter in _trained(model)}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Move the average towards the weights: average ← decay · average + (1 − decay) · weights."""
-        weights = [parameter.detach().float() for _, parameter in _trained(model)]
+        weights = [_own(parameter).float() for _, parameter in _trained(model)]
         torch._foreach_lerp_(list(self._average.values()), weights, 1 - self.decay)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -211,6 +218,11 @@ class Ema:
 
 def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def _own(parameter: nn.Parameter) -> Tensor:
+    """What this process keeps of a parameter."""
+    return getattr(parameter, "ds_tensor", parameter).detach()  # type: ignore[no-any-return]
 
 
 @torch.no_grad()

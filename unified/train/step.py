@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unified import seed
+from unified.buckets import whole_batches
 from unified.dist import rank, reduce_sum, world_size
 from unified.matching import Drawn, score
 from unified.model import UnifiedModel
@@ -45,6 +46,8 @@ class StepModel(nn.Module):
         super().__init__()
         self.model = model
         self.tasks = dict(tasks)
+        self.whole_batches = False
+        """Run each batch as one, so that all ranks run the same modules in the same order, whatever their data."""
 
     def forward(
         self, items: Sequence[Item]
@@ -57,7 +60,7 @@ class StepModel(nn.Module):
         A slot's loss is its sum divided by the number of its valid terms on all ranks; slots are averaged by their
         tasks' weights. Engines average gradients over ranks, so the local share is multiplied by the world size.
         """
-        with self.model.encoder.sharing() as passes:
+        with whole_batches(self.whole_batches), self.model.encoder.sharing() as passes:
             scores = [
                 score(self.model, self.tasks[i.task], i.batch, labels=i.labels, noise=i.noise, name=i.task)
                 for i in items

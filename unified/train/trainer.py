@@ -21,19 +21,18 @@ from unified.log import logger
 from unified.nn.routing import GateError
 from unified.recipe import Recipe
 from unified.train.build import Parts
+from unified.train.engine import check_running
 from unified.train.load import ExpertLoad
 from unified.train.optim import (
     Ema,
     GroupSkipAdamW,
-    clip_gradients,
     learning_rate,
-    load_optimizer_tensors,
-    optimizer_tensors,
     parameter_groups,
     uses_from_gradients,
 )
 from unified.train.step import TASK_METRICS, Item, StepModel, draw_noise
 from unified.train.work import Cost, Work, bucketed_on, work
+from unified.train.wrapped import wrapped
 from unified.types import Batch
 
 
@@ -81,8 +80,13 @@ class Trainer:
         uses = uses_from_gradients(self.model, runs)
         groups = parameter_groups(self.model, uses, recipe.optim, depth=recipe.model.depth)
         self.optimizer = GroupSkipAdamW(groups, lr=recipe.optim.lr, betas=recipe.optim.betas, eps=recipe.optim.eps)
+        self._temperatures = {
+            name: tensor.clone() for name, tensor in self.model.state_dict().items() if name.startswith(TEMPERATURES)
+        }
+        self.engine = wrapped(accelerator, step_model, self.optimizer, recipe.optim.clip)
+        self.whole_batches = step_model.whole_batches
+        check_running(recipe, accelerator, self.engine.module)
         self.ema = Ema(self.model, recipe.optim.ema) if recipe.optim.ema is not None else None
-        self.wrapped = self.accelerator.prepare(step_model)
 
     def _probe(self, step_model: StepModel, slot: Slot, batch: Batch) -> Tensor:
         return step_model([self._item(slot, batch)])[0]  # type: ignore[no-any-return]
@@ -113,16 +117,13 @@ class Trainer:
             group["lr"] = lr * group["lr_scale"]
         items = [self._item(slot, batch) for slot, batch in slots]
         try:
-            loss, sums, load = self.wrapped(items)
+            loss, sums, load = self.engine.module(items)
         except GateError as error:  # weights are those of all ranks, so all end here
             raise NonFiniteError(f"step {self.step}: {error}. {_where(slots)}") from error
         self._check_finite(slots, sums)
-        self.accelerator.backward(loss)
-        norm = float(clip_gradients(self.optimizer, optim.clip))
+        norm = self.engine.change(loss)
         if not math.isfinite(norm):
             raise NonFiniteError(f"step {self.step}: the gradient is not finite. {_where(slots)}")
-        self.optimizer.step()
-        self.optimizer.zero_grad()
         settings = self.recipe.model.experts
         self.experts.step(load, settings.bias_rate if settings else 0.0)
         self.step += 1
@@ -171,22 +172,23 @@ class Trainer:
             batch,
             self.label_tokens.get(task),
             self.model.config.vocabulary_size,
-            bucketed=bucketed_on(self.model.device),
+            bucketed=bucketed_on(self.model.device) and not self.whole_batches,
             ranks=self.accelerator.num_processes,
         )
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Everything that a checkpoint holds, by group and parameter name."""
-        groups = {"weights": dict(self.model.state_dict()), **optimizer_tensors(self.optimizer, self.model)}
+        """Everything that a checkpoint holds, by group and parameter name: on rank 0, while the others take part."""
+        groups = {"weights": self.engine.weights(), **self.engine.moments()}
         if self.ema is not None:
-            groups["ema"] = self.ema.tensors()
+            groups["ema"] = self.engine.whole(self.ema.tensors())
         return groups
 
     def save(self, folder: Path, state: dict[str, Any]) -> None:
         """Write a checkpoint of this step; on rank 0, while the others wait."""
+        tensors = self.tensors()
         if rank() == 0:
             checkpoint.save(
-                folder, self.step, self.tensors(), {"step": self.step, **state}, keep_last=self.recipe.train.keep_last
+                folder, self.step, tensors, {"step": self.step, **state}, keep_last=self.recipe.train.keep_last
             )
         barrier()
 
@@ -201,28 +203,25 @@ class Trainer:
         names = set(found.tensors["weights"])
         self.new_temperatures = names != set(self.model.state_dict())
         try:
-            self.model.load_state_dict({**self._temperatures(), **stored["weights"]}, strict=True)
+            self.engine.load_weights({**self._temperatures, **stored["weights"]})
         except RuntimeError as error:
             raise checkpoint.CheckpointError(
                 f"{path}: not a checkpoint of this model: {error}. Resume with the recipe of the run, or train into "
                 "another folder with --out"
             ) from error
-        load_optimizer_tensors(self.optimizer, self.model, stored)
+        self.engine.load_moments(stored)
         if self.ema is not None:
             if "ema" in stored:
-                self.ema.load({**self._temperatures(), **stored["ema"]})
+                self.ema.load(self.engine.parts({**self._temperatures, **stored["ema"]}))
             else:
                 logger.warning("%s has no moving average of the weights; it starts from the weights there", path)
                 self.ema = Ema(self.model, self.ema.decay)
         self.step = found.step
         return dict(found.state)
 
-    def _temperatures(self) -> dict[str, Tensor]:
-        return {name: tensor for name, tensor in self.model.state_dict().items() if name.startswith(TEMPERATURES)}
-
     def _known(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors of a checkpoint without those of temperatures that no task of the recipe has any more."""
-        own = self._temperatures()
+        own = self._temperatures
         return {name: tensor for name, tensor in named.items() if name in own or not name.startswith(TEMPERATURES)}
 
 

@@ -1,0 +1,185 @@
+"""What tests/train/test_engines.py starts with torchrun: steps on one engine after another, in one process group.
+
+`engine_cases.py FOLDER CASE...`, a case being `engine/model/what`; writes FOLDER/results<processes>.json.
+"""
+
+import faulthandler
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState
+from tiny import tiny_recipe, with_experts
+from torch import Tensor
+
+from unified import dist
+from unified.data.loader import StepLoader
+from unified.recipe import Recipe
+from unified.train.build import build
+from unified.train.engine import make_accelerator
+from unified.train.trainer import NonFiniteError, Trainer
+from unified.train.wrapped import Zero
+
+STEPS = 6
+SECONDS = 200
+"""After so long each process says where it hangs, and ends."""
+
+
+def recipe_of(folder: Path, engine: str, model: str) -> Recipe:
+    """A step has three of five tasks, so each step leaves some parameters without a gradient."""
+    recipe = tiny_recipe(folder, max_steps=STEPS, slots=3)
+    if model == "attribute":
+        recipe = with_experts(recipe)
+    elif model == "token":
+        recipe = with_experts(recipe, "token", balance=1.0, z_loss=0.1, bias_rate=0.01)
+    name, _, precision = engine.partition("+")
+    train = replace(recipe.train, precision=precision or "fp32")
+    if name in ("none", "ddp"):
+        return replace(recipe, train=replace(train, engine=name))
+    settings = folder / f"{name}.yaml"
+    return replace(recipe, train=replace(train, engine="deepspeed", deepspeed=str(settings)))
+
+
+def start(recipe: Recipe, folder: Path) -> tuple[Trainer, StepLoader]:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = make_accelerator(recipe, folder)
+    parts = build(recipe)
+    loader = StepLoader(recipe, parts.tokenizers, parts.labels)
+    return Trainer(recipe, accelerator, parts, loader.probe()), loader
+
+
+def curve(recipe: Recipe, folder: Path) -> Any:
+    """Losses and norms of each step, the load of the experts, and how far the average is from the weights."""
+    trainer, loader = start(recipe, folder)
+    steps = [trainer.train_step(slots) for _, slots, _ in loader]
+    tensors = trainer.tensors()
+    trainer.engine.close()
+    away = sum(float((tensors["ema"][n] - tensors["weights"][n]).norm()) for n in tensors["ema"])
+    sizes = {name: float(tensor.norm()) for name, tensor in tensors["weights"].items()}
+    return {
+        "losses": [step.losses for step in steps],
+        "norms": [step.norm for step in steps],
+        "experts": trainer.experts.record(),
+        "away": away,
+        "sizes": sizes,
+    }
+
+
+def idle(recipe: Recipe, folder: Path) -> Any:
+    """Names of the tensors that a step of one task changes, by group, after a step of all."""
+    trainer, loader = start(recipe, folder)
+    trainer.train_step(loader.probe())
+    before = copied(trainer)
+    trainer.train_step([pair for pair in loader.probe() if pair[0].task == "next"])
+    after = copied(trainer)
+    trainer.engine.close()
+    return {
+        group: sorted(name for name in named if not torch.equal(named[name], after[group][name]))
+        for group, named in before.items()
+    }
+
+
+def copied(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
+    return {group: {n: t.clone() for n, t in named.items()} for group, named in trainer.tensors().items()}
+
+
+def kept_gradients(recipe: Recipe, folder: Path) -> Any:
+    """The curve where old gradients are not cleared."""
+    clear, Zero._forget_gradients = Zero._forget_gradients, lambda self: None
+    from unified.train import wrapped
+
+    sharded = wrapped.Sharded._forget_gradients
+    wrapped.Sharded._forget_gradients = lambda self: None
+    try:
+        return curve(recipe, folder)
+    finally:
+        Zero._forget_gradients, wrapped.Sharded._forget_gradients = clear, sharded
+
+
+def not_finite(recipe: Recipe, folder: Path) -> Any:
+    """What changes, and what is said, where the loss is finite and its gradient is not."""
+    trainer, loader = start(recipe, folder)
+    trainer.train_step(loader.probe())
+    before = copied(trainer)
+    hook = trainer.model.text.position.register_full_backward_hook(lambda module, into, out: None)
+    hook.remove()
+    change = trainer.engine.change
+    trainer.engine.change = lambda loss: change(loss * float("inf"))  # type: ignore[method-assign]
+    message = ""
+    try:
+        trainer.train_step(loader.probe())
+    except NonFiniteError as error:
+        message = str(error)
+    after = copied(trainer)
+    trainer.engine.close()
+    return {
+        "message": message,
+        "changed": [n for g, named in before.items() for n in named if not torch.equal(named[n], after[g][n])],
+    }
+
+
+def resumed(recipe: Recipe, folder: Path) -> Any:
+    """The curve of a run that was saved at half of its steps and goes on from there, the whole of it on this engine,
+    and the second half from the checkpoint that the other launch left, if it is there."""
+    own = folder / f"resume_{dist.world_size()}_{recipe.train.engine}_{Path(recipe.train.deepspeed).stem}"
+    found: dict[str, Any] = {}
+    trainer, loader = start(recipe, folder)
+    losses = []
+    for _, slots, _ in loader:
+        losses.append(trainer.train_step(slots).losses)
+        if trainer.step == STEPS // 2:
+            trainer.save(own, {})
+    found["whole"], last = losses, copied(trainer)
+    trainer.engine.close()
+    sources = sorted(path for path in folder.glob("resume_*") if next(path.glob("step_*"), None))
+    for source in sources:
+        trainer, loader = start(recipe, folder)
+        trainer.load(next(source.glob("step_*")))
+        rest = [trainer.train_step(slots).losses for _, slots, _ in StepLoader_from(loader, recipe, trainer.step)]
+        found[source.name] = losses[: STEPS // 2] + rest
+        if source == own:
+            after = copied(trainer)
+            found["differ"] = [n for g, named in last.items() for n in named if not torch.equal(named[n], after[g][n])]
+        trainer.engine.close()
+    return found
+
+
+def StepLoader_from(loader: StepLoader, recipe: Recipe, step: int) -> StepLoader:  # noqa: N802
+    parts = build(recipe)
+    return StepLoader(recipe, parts.tokenizers, parts.labels, start_step=step)
+
+
+WHAT: dict[str, Callable[[Recipe, Path], Any]] = {
+    "curve": curve,
+    "idle": idle,
+    "kept_gradients": kept_gradients,
+    "not_finite": not_finite,
+    "resumed": resumed,
+}
+
+
+def main() -> None:
+    faulthandler.dump_traceback_later(SECONDS, exit=True)
+    torch.set_num_threads(1)
+    folder, *cases = sys.argv[1:]
+    results: dict[str, Any] = {}
+    for case in cases:
+        engine, model, what = case.split("/")
+        try:
+            results[case] = WHAT[what](recipe_of(Path(folder), engine, model), Path(folder))
+        except Exception:  # noqa: BLE001 - it goes into the report; the other rank would only tell of the network
+            results[case] = {"error": traceback.format_exc()}
+            print(f"{case}:\n{results[case]['error']}", file=sys.stderr, flush=True)
+            break
+    if dist.rank() == 0:
+        (Path(folder) / f"results{dist.world_size()}.json").write_text(json.dumps(results))
+    faulthandler.cancel_dump_traceback_later()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The settings of DeepSpeed: a file of the user's, completed by what the recipe decides."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from unified.config import RecipeError, nearest, read_yaml
+from unified.paths import find
+from unified.recipe import Recipe
+
+BY_RECIPE = {
+    "train_batch_size": "tasks.*.batch and slots decide the samples of a step",
+    "train_micro_batch_size_per_gpu": "tasks.*.batch and slots decide the samples of a step",
+    "gradient_accumulation_steps": "a step is one forward pass and one backward pass over all its slots",
+    "gradient_clipping": "set optim.clip",
+    "bf16": "set train.precision",
+    "fp16": "set train.precision",
+    "torch_autocast": "set train.precision",
+    "optimizer": "AdamW is set by optim.*",
+    "scheduler": "the learning rate is set by optim.*",
+    "managed_gradient_accumulation": "a step is one forward pass and one backward pass over all its slots",
+}
+"""Keys of DeepSpeed that the recipe decides, and what to do instead."""
+
+
+def deepspeed_settings(recipe: Recipe) -> dict[str, Any]:
+    """What DeepSpeed is started with: the file that `train.deepspeed` names, and the recipe's clipping and precision.
+
+    Raises `RecipeError` for a file that is not there, keys that the recipe decides, and stages that would not compute
+    what a run without an engine computes.
+    """
+    try:
+        path = find("recipes/launch", recipe.train.deepspeed, ".yaml")
+    except FileNotFoundError as error:
+        raise RecipeError(f"train.deepspeed: {error}") from error
+    content = read_yaml(path)
+    for key, instead in BY_RECIPE.items():
+        if key in content:
+            raise RecipeError(f"{path}: {key!r} is not for this file; {instead}")
+    _check_stage(content.get("zero_optimization"), recipe, str(path))
+    stage = content["zero_optimization"]["stage"]
+    content = {
+        **content,
+        # Bookkeeping of DeepSpeed alone: slots differ in their samples, and counters of this package count them.
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": recipe.optim.clip if stage else 0.0,  # without ZeRO the trainer clips
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+    if recipe.train.precision == "bf16":
+        # Autocast over fp32 parameters, as on every engine; gradients are added up in fp32.
+        content["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+    return content
+
+
+def _check_stage(zero: Any, recipe: Recipe, where: str) -> None:
+    if not isinstance(zero, Mapping) or zero.get("stage") not in (0, 1, 2, 3):
+        found = zero.get("stage") if isinstance(zero, Mapping) else zero
+        raise RecipeError(f"{where}: zero_optimization.stage: expected 0, 1, 2 or 3, found {found!r}")
+    stage = zero["stage"]
+    if stage == 0 and recipe.train.precision != "fp32":
+        raise RecipeError(
+            f"{where}: ZeRO stage 0 is exact in fp32 only, found train.precision {recipe.train.precision}; use the "
+            "engine ddp, which is the same without DeepSpeed, or stage 1"
+        )
+    for part, stages in (("offload_optimizer", (1, 2, 3)), ("offload_param", (3,))):
+        device = (zero.get(part) or {}).get("device", "none")
+        if device not in ("none", "cpu"):
+            raise RecipeError(
+                f"{where}: {part}.device: expected cpu or none, found {device!r}{nearest(device, ['cpu'])}"
+            )
+        if device == "cpu" and stage not in stages:
+            raise RecipeError(f"{where}: {part} needs a stage of {', '.join(map(str, stages))}, found {stage}")

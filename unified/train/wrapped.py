@@ -1,0 +1,310 @@
+"""The model as the engine of a run holds it: whole in every process, or split over them by DeepSpeed's ZeRO.
+
+Weights and moments go in and out whole, by parameter name, so that nothing else needs to know. Whatever is called on
+one rank is called on all: what is split is gathered, and only rank 0 gets it.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as distributed
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+
+from unified import seed
+from unified.dist import rank, world_size
+from unified.model import UnifiedModel
+from unified.train.optim import (
+    MOMENTS,
+    Ema,
+    GroupSkipAdamW,
+    check_moments,
+    clip_gradients,
+    load_optimizer_tensors,
+    optimizer_tensors,
+)
+from unified.train.step import StepModel
+
+Named = dict[str, Tensor]
+
+
+class Whole:
+    """The whole model and all moments in every process: one process, DDP, and DeepSpeed without ZeRO."""
+
+    def __init__(self, accelerator: Accelerator, step_model: StepModel, optimizer: GroupSkipAdamW, clip: float) -> None:
+        self.accelerator, self.optimizer, self.clip = accelerator, optimizer, clip
+        self.model: UnifiedModel = step_model.model
+        self.names = {parameter: name for name, parameter in self.model.named_parameters()}
+        self.module = self._wrap(step_model)
+
+    def _wrap(self, step_model: StepModel) -> nn.Module:
+        alone = self.accelerator.num_processes == 1  # torchrun may start a single one, which needs no DDP
+        return self.accelerator.prepare_model(step_model, evaluation_mode=alone)  # type: ignore[no-any-return]
+
+    def change(self, loss: Tensor) -> float:
+        """Backward pass, clipping and one step of the optimizer; returns the norm of the gradient before clipping.
+
+        Where that is not finite, nothing was changed.
+        """
+        self.accelerator.backward(loss)
+        norm = float(clip_gradients(self.optimizer, self.clip))
+        if math.isfinite(norm):
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        return norm
+
+    def weights(self) -> Named:
+        """The state of the model."""
+        return dict(self.model.state_dict())
+
+    def moments(self) -> dict[str, Named]:
+        """Moments and step counts of the parameters that had a step."""
+        return optimizer_tensors(self.optimizer, self.model)
+
+    def load_weights(self, named: Mapping[str, Tensor]) -> None:
+        """Put back what `weights` gave; `RuntimeError` where it is of another model."""
+        self.model.load_state_dict(named, strict=True)
+
+    def load_moments(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Put back what `moments` gave; `CheckpointError` where it is of another model."""
+        load_optimizer_tensors(self.optimizer, self.model, tensors)
+
+    def whole(self, parts: Mapping[str, Tensor]) -> Named:
+        """Tensors of this process's parts of parameters as whole ones."""
+        return dict(parts)
+
+    def parts(self, whole: Mapping[str, Tensor]) -> Named:
+        """What `whole` would make these of."""
+        return dict(whole)
+
+    @contextmanager
+    def evaluated(self, ema: Ema | None) -> Iterator[UnifiedModel | None]:
+        """The model to evaluate, with its average where one is kept: on rank 0; None elsewhere."""
+        if rank() > 0:
+            yield None
+        elif ema is None:
+            yield self.model
+        else:
+            with ema.swapped(self.model):
+                yield self.model
+
+    def close(self) -> None:
+        """Let go of the model."""
+
+
+class Plain(Whole):
+    """DeepSpeed without ZeRO (stage 0), which only reduces the gradients."""
+
+    def _wrap(self, step_model: StepModel) -> nn.Module:
+        return self.accelerator.prepare(step_model, self.optimizer)[0]  # type: ignore[no-any-return]
+
+    def change(self, loss: Tensor) -> float:
+        """As `Whole.change`; clipped here, as DeepSpeed would not tell the norm."""
+        self.module.backward(loss)
+        norm = float(clip_gradients(self.optimizer, self.clip))
+        if math.isfinite(norm):
+            self.module.step()
+        return norm
+
+    def close(self) -> None:
+        """Take DeepSpeed's hooks off the model."""
+        self.module.destroy()
+
+
+class Zero(Plain):
+    """ZeRO stages 1 and 2: each process keeps its part of the fp32 weights and moments, and the model as well."""
+
+    def __init__(self, accelerator: Accelerator, step_model: StepModel, optimizer: GroupSkipAdamW, clip: float) -> None:
+        super().__init__(accelerator, step_model, optimizer, clip)
+        self.zero = self.module.optimizer
+        if self.zero.optimizer is not optimizer:
+            raise RuntimeError(f"DeepSpeed runs {type(self.zero.optimizer).__name__} instead of the given optimizer")
+        self.flats, self.groups = self._split()
+        for flat in self.flats:
+            # As the first step of a group would begin; here all are there, to be filled by a checkpoint.
+            step = torch.zeros((), device=flat.device)
+            optimizer.state[flat] = {"step": step, **{key: torch.zeros_like(flat) for key in MOMENTS}}
+        self._link()
+
+    def _split(self) -> tuple[list[Tensor], list[list[nn.Parameter]]]:
+        """For each group of the optimizer this process's part of it, and the parameters that it has."""
+        return list(self.zero.single_partition_of_fp32_groups), list(self.zero.bit16_groups)
+
+    def _link(self) -> None:
+        """Let parameters know their places in the parts; DeepSpeed does so at its first step otherwise."""
+        self.zero._lazy_init_hp_params_optimizer_state()
+
+    def change(self, loss: Tensor) -> float:
+        """As `Whole.change`; DeepSpeed skips the step where the norm is not finite."""
+        self.module.backward(loss)
+        self.module.step()
+        self._forget_gradients()
+        return math.inf if self.zero.overflow else float(self.module.get_global_grad_norm())
+
+    def _forget_gradients(self) -> None:
+        """Zero the gradients that DeepSpeed keeps: one that gets none in the next step would be applied again."""
+        self._forget_offloaded(self.zero.single_partition_of_fp32_groups if self.zero.cpu_offload else [])
+
+    def _forget_offloaded(self, flats: Sequence[Tensor]) -> None:
+        for flat in flats:
+            if flat.grad is not None:
+                flat.grad.zero_()
+        if flats:
+            self.zero.norm_for_param_grads.clear()
+
+    def moments(self) -> dict[str, Named]:
+        """As `Whole.moments`."""
+        found: dict[str, Named] = {key: {} for key in (*MOMENTS, "steps")}
+        for flat, group in zip(self.flats, self.groups, strict=True):
+            steps = self.optimizer.state[flat]["step"]
+            for parameter in group if steps > 0 else ():
+                name = self.names[parameter]
+                found["steps"][name] = steps.detach().cpu().clone()
+                for key in MOMENTS:
+                    found[key][name] = _kept(self._moment(parameter, key))
+        return found
+
+    def _moment(self, parameter: nn.Parameter, key: str) -> Tensor:
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        return safe_get_full_optimizer_state(parameter, key)  # type: ignore[no-any-return]
+
+    def _set_moment(self, parameter: nn.Parameter, key: str, value: Tensor) -> None:
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        safe_set_full_optimizer_state(parameter, value, key)
+
+    def load_weights(self, named: Mapping[str, Tensor]) -> None:
+        """As `Whole.load_weights`."""
+        super().load_weights(named)
+        self.zero.refresh_fp32_params()
+
+    def load_moments(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """As `Whole.load_moments`."""
+        check_moments({self.names[p]: _shape(p) for group in self.groups for p in group}, tensors)
+        for flat, group in zip(self.flats, self.groups, strict=True):
+            there = [self.names[parameter] for parameter in group if self.names[parameter] in tensors["exp_avg"]]
+            state = self.optimizer.state[flat]
+            # Parameters of a group always step together.
+            state["step"].fill_(float(tensors["steps"][there[0]]) if there else 0.0)
+            for parameter in group:
+                for key in MOMENTS:
+                    value = tensors[key].get(self.names[parameter])
+                    empty = torch.zeros(_shape(parameter)) if value is None else value
+                    self._set_moment(parameter, key, empty.to(flat.device))
+
+
+class Sharded(Zero):
+    """ZeRO stage 3: each process keeps its part of the weights alone, and fetches the rest where it is used."""
+
+    def __init__(self, accelerator: Accelerator, step_model: StepModel, optimizer: GroupSkipAdamW, clip: float) -> None:
+        step_model.whole_batches = True
+        super().__init__(accelerator, step_model, optimizer, clip)
+        if not hasattr(self.zero, "grad_partitions_flat_buffer"):
+            raise RuntimeError("this version of DeepSpeed keeps gradients elsewhere, where they would be applied twice")
+
+    def _split(self) -> tuple[list[Tensor], list[list[nn.Parameter]]]:
+        return list(self.zero.fp32_partitioned_groups_flat), list(self.zero.fp16_groups)
+
+    def _link(self) -> None:
+        self._places: dict[nn.Parameter, Any] = {}
+        for flat, group in zip(self.flats, self.groups, strict=True):
+            start = 0
+            for parameter in group:
+                self._places[parameter] = (flat, start, parameter.partition_numel())
+                start += parameter.partition_numel()
+
+    def _forget_gradients(self) -> None:
+        self.zero.grad_partitions_flat_buffer.zero_()
+        self._forget_offloaded(self.zero.fp32_partitioned_groups_flat if self.zero.offload_optimizer else [])
+
+    def _moment(self, parameter: nn.Parameter, key: str) -> Tensor:
+        return self._gathered(parameter, self._place(parameter, key))
+
+    def _set_moment(self, parameter: nn.Parameter, key: str, value: Tensor) -> None:
+        self._place(parameter, key).copy_(_part(parameter, value))
+
+    def _place(self, parameter: nn.Parameter, key: str) -> Tensor:
+        flat, start, size = self._places[parameter]
+        return self.optimizer.state[flat][key].narrow(0, start, size)  # type: ignore[no-any-return]
+
+    def _gathered(self, parameter: nn.Parameter, part: Tensor) -> Tensor:
+        own = part.detach().to(self.accelerator.device).contiguous()
+        parts = [torch.empty_like(own) for _ in range(world_size())]
+        distributed.all_gather(parts, own)
+        return torch.cat(parts)[: parameter.ds_numel].view(parameter.ds_shape)
+
+    def weights(self) -> Named:
+        """As `Whole.weights`."""
+        parts = {name: parameter.ds_tensor for name, parameter in self.model.named_parameters()}
+        return {**self.model.state_dict(), **self.whole(parts)}
+
+    def load_weights(self, named: Mapping[str, Tensor]) -> None:
+        """As `Whole.load_weights`."""
+        parameters, state = dict(self.model.named_parameters()), self.model.state_dict()
+        shapes = {name: _shape(parameters[name]) if name in parameters else t.shape for name, t in state.items()}
+        wrong = sorted(name for name in {*shapes, *named} if name not in named or shapes.get(name) != named[name].shape)
+        if wrong:
+            raise RuntimeError(f"missing, unknown or of another shape: {', '.join(wrong)}")
+        with torch.no_grad():
+            for name, value in named.items():
+                parameter = parameters.get(name)
+                if parameter is None:
+                    state[name].copy_(value)
+                    continue
+                parameter.ds_tensor.data.copy_(_part(parameter, value))
+                if parameter.data.shape == value.shape:  # a small one, which every process keeps whole as well
+                    parameter.data.copy_(value)
+        self.zero.refresh_fp32_params()
+
+    def whole(self, parts: Mapping[str, Tensor]) -> Named:
+        """As `Whole.whole`."""
+        parameters = dict(self.model.named_parameters())
+        return {name: _kept(self._gathered(parameters[name], part)) for name, part in parts.items()}
+
+    def parts(self, whole: Mapping[str, Tensor]) -> Named:
+        """As `Whole.parts`."""
+        parameters = dict(self.model.named_parameters())
+        return {name: _part(parameters[name], tensor) for name, tensor in whole.items()}
+
+    @contextmanager
+    def evaluated(self, ema: Ema | None) -> Iterator[UnifiedModel | None]:
+        """As `Whole.evaluated`: a copy that rank 0 runs without the others."""
+        average = self.whole(ema.tensors()) if ema is not None else {}
+        state = {**self.weights(), **average}
+        if rank() > 0:
+            yield None
+            return
+        with seed.seeded("copy to evaluate"):  # what is drawn is overwritten, and must not move other draws
+            copy = UnifiedModel(self.model.config)
+        copy.load_state_dict(state)
+        yield copy.to(self.accelerator.device)
+
+
+def _shape(parameter: nn.Parameter) -> torch.Size:
+    return getattr(parameter, "ds_shape", parameter.shape)  # type: ignore[no-any-return]
+
+
+def _part(parameter: nn.Parameter, whole: Tensor) -> Tensor:
+    """This process's part of a tensor shaped like the parameter; the last one is filled up with zeros."""
+    size = parameter.partition_numel()
+    padded = F.pad(whole.flatten(), (0, size * world_size() - whole.numel()))
+    return padded.narrow(0, rank() * size, size)
+
+
+def _kept(gathered: Tensor) -> Tensor:
+    """What rank 0 keeps of what all have gathered: memory of the host is for one copy."""
+    return gathered.cpu() if rank() == 0 else gathered.new_empty(0, device="cpu")
+
+
+def wrapped(accelerator: Accelerator, step_model: StepModel, optimizer: GroupSkipAdamW, clip: float) -> Whole:
+    """The model under the engine of an accelerator."""
+    if accelerator.distributed_type != DistributedType.DEEPSPEED:
+        return Whole(accelerator, step_model, optimizer, clip)
+    stage = accelerator.deepspeed_plugin.zero_stage
+    return (Plain, Zero, Zero, Sharded)[stage](accelerator, step_model, optimizer, clip)
