@@ -14,25 +14,29 @@ from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState
-from tiny import tiny_recipe, with_experts
+from tiny import with_experts
 from torch import Tensor
 
 from unified import dist
+from unified.config import build as build_recipe
+from unified.config import read_yaml
 from unified.data.loader import StepLoader
+from unified.data.schedule import Slot
 from unified.recipe import Recipe
 from unified.train.build import build
 from unified.train.engine import make_accelerator
 from unified.train.trainer import NonFiniteError, Trainer
-from unified.train.wrapped import Zero
+from unified.train.wrapped import Sharded
+from unified.types import Batch
 
-STEPS = 6
+VARY = ("retrieve colour caption hidden next", "next hidden", "retrieve", "colour caption", "next", "hidden colour")
+"""The tasks of each step: some steps have no image, so that its embedding gets no gradient."""
 SECONDS = 200
 """After so long each process says where it hangs, and ends."""
 
 
 def recipe_of(folder: Path, engine: str, model: str) -> Recipe:
-    """A step has three of five tasks, so each step leaves some parameters without a gradient."""
-    recipe = tiny_recipe(folder, max_steps=STEPS, slots=3)
+    recipe = build_recipe(Recipe, read_yaml(folder / "tiny.yaml"), "tiny.yaml")
     if model == "attribute":
         recipe = with_experts(recipe)
     elif model == "token":
@@ -53,10 +57,14 @@ def start(recipe: Recipe, folder: Path) -> tuple[Trainer, StepLoader]:
     return Trainer(recipe, accelerator, parts, loader.probe()), loader
 
 
+def slots_of(loader: StepLoader, tasks: str) -> list[tuple[Slot, Batch]]:
+    return [pair for pair in loader.probe() if pair[0].task in tasks.split()]
+
+
 def curve(recipe: Recipe, folder: Path) -> Any:
     """Losses and norms of each step, the load of the experts, and how far the average is from the weights."""
     trainer, loader = start(recipe, folder)
-    steps = [trainer.train_step(slots) for _, slots, _ in loader]
+    steps = [trainer.train_step(slots_of(loader, tasks)) for tasks in VARY]
     tensors = trainer.tensors()
     trainer.engine.close()
     away = sum(float((tensors["ema"][n] - tensors["weights"][n]).norm()) for n in tensors["ema"])
@@ -75,7 +83,7 @@ def idle(recipe: Recipe, folder: Path) -> Any:
     trainer, loader = start(recipe, folder)
     trainer.train_step(loader.probe())
     before = copied(trainer)
-    trainer.train_step([pair for pair in loader.probe() if pair[0].task == "next"])
+    trainer.train_step(slots_of(loader, "next"))
     after = copied(trainer)
     trainer.engine.close()
     return {
@@ -89,16 +97,12 @@ def copied(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
 
 
 def kept_gradients(recipe: Recipe, folder: Path) -> Any:
-    """The curve where old gradients are not cleared."""
-    clear, Zero._forget_gradients = Zero._forget_gradients, lambda self: None
-    from unified.train import wrapped
-
-    sharded = wrapped.Sharded._forget_gradients
-    wrapped.Sharded._forget_gradients = lambda self: None
+    """The curve where what DeepSpeed keeps of earlier steps is not cleared."""
+    clear, Sharded._forget_gradients = Sharded._forget_gradients, lambda self: None
     try:
         return curve(recipe, folder)
     finally:
-        Zero._forget_gradients, wrapped.Sharded._forget_gradients = clear, sharded
+        Sharded._forget_gradients = clear
 
 
 def not_finite(recipe: Recipe, folder: Path) -> Any:
@@ -106,8 +110,6 @@ def not_finite(recipe: Recipe, folder: Path) -> Any:
     trainer, loader = start(recipe, folder)
     trainer.train_step(loader.probe())
     before = copied(trainer)
-    hook = trainer.model.text.position.register_full_backward_hook(lambda module, into, out: None)
-    hook.remove()
     change = trainer.engine.change
     trainer.engine.change = lambda loss: change(loss * float("inf"))  # type: ignore[method-assign]
     message = ""
@@ -124,34 +126,30 @@ def not_finite(recipe: Recipe, folder: Path) -> Any:
 
 
 def resumed(recipe: Recipe, folder: Path) -> Any:
-    """The curve of a run that was saved at half of its steps and goes on from there, the whole of it on this engine,
-    and the second half from the checkpoint that the other launch left, if it is there."""
-    own = folder / f"resume_{dist.world_size()}_{recipe.train.engine}_{Path(recipe.train.deepspeed).stem}"
-    found: dict[str, Any] = {}
+    """Losses of a whole run, and of runs that go on from its checkpoint and from all others that are there.
+
+    `differ` names the tensors that a run which went on from its own checkpoint ends with other values of.
+    """
+    own = f"{dist.world_size()}{Path(recipe.train.deepspeed).stem if recipe.train.engine == 'deepspeed' else 'none'}"
+    half = len(VARY) // 2
     trainer, loader = start(recipe, folder)
     losses = []
-    for _, slots, _ in loader:
-        losses.append(trainer.train_step(slots).losses)
-        if trainer.step == STEPS // 2:
-            trainer.save(own, {})
-    found["whole"], last = losses, copied(trainer)
+    for tasks in VARY:
+        losses.append(trainer.train_step(slots_of(loader, tasks)).losses)
+        if trainer.step == half:
+            trainer.save(folder / "resume" / own, {})
+    last = copied(trainer)
     trainer.engine.close()
-    sources = sorted(path for path in folder.glob("resume_*") if next(path.glob("step_*"), None))
-    for source in sources:
+    found: dict[str, Any] = {"whole": losses, "from": {}}
+    for source in sorted((folder / "resume").iterdir()):
         trainer, loader = start(recipe, folder)
         trainer.load(next(source.glob("step_*")))
-        rest = [trainer.train_step(slots).losses for _, slots, _ in StepLoader_from(loader, recipe, trainer.step)]
-        found[source.name] = losses[: STEPS // 2] + rest
-        if source == own:
+        found["from"][source.name] = [trainer.train_step(slots_of(loader, tasks)).losses for tasks in VARY[half:]]
+        if source.name == own:
             after = copied(trainer)
             found["differ"] = [n for g, named in last.items() for n in named if not torch.equal(named[n], after[g][n])]
         trainer.engine.close()
     return found
-
-
-def StepLoader_from(loader: StepLoader, recipe: Recipe, step: int) -> StepLoader:  # noqa: N802
-    parts = build(recipe)
-    return StepLoader(recipe, parts.tokenizers, parts.labels, start_step=step)
 
 
 WHAT: dict[str, Callable[[Recipe, Path], Any]] = {
