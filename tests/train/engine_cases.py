@@ -5,6 +5,7 @@
 
 import faulthandler
 import json
+import math
 import sys
 import traceback
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from tiny import with_experts
 from torch import Tensor
 
 from unified import dist
+from unified.buckets import by_length
 from unified.config import build as build_recipe
 from unified.config import read_yaml
 from unified.data.loader import StepLoader
@@ -27,7 +29,7 @@ from unified.train.build import build
 from unified.train.engine import make_accelerator
 from unified.train.trainer import NonFiniteError, Trainer
 from unified.train.wrapped import Sharded
-from unified.types import Batch
+from unified.types import IGNORE, Batch
 
 VARY = ("retrieve colour caption hidden next", "next hidden", "retrieve", "colour caption", "next", "hidden colour")
 """The tasks of each step: some steps have no image, so that its embedding gets no gradient."""
@@ -37,6 +39,9 @@ SECONDS = 200
 
 def recipe_of(folder: Path, engine: str, model: str) -> Recipe:
     recipe = build_recipe(Recipe, read_yaml(folder / "tiny.yaml"), "tiny.yaml")
+    # With residual branches at 0.001 of their size all pictures look alike, and no loss depends on them.
+    if model != "flat":
+        recipe = replace(recipe, model=replace(recipe.model, layer_scale=None))
     if model == "attribute":
         recipe = with_experts(recipe)
     elif model == "token":
@@ -72,6 +77,7 @@ def curve(recipe: Recipe, folder: Path) -> Any:
     return {
         "losses": [step.losses for step in steps],
         "norms": [step.norm for step in steps],
+        "engine": type(trainer.engine.module).__name__,
         "experts": trainer.experts.record(),
         "away": away,
         "sizes": sizes,
@@ -98,7 +104,7 @@ def copied(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
 
 def kept_gradients(recipe: Recipe, folder: Path) -> Any:
     """The curve where what DeepSpeed keeps of earlier steps is not cleared."""
-    clear, Sharded._forget_gradients = Sharded._forget_gradients, lambda self: None
+    clear, Sharded._forget_gradients = Sharded._forget_gradients, lambda _self: None
     try:
         return curve(recipe, folder)
     finally:
@@ -123,6 +129,21 @@ def not_finite(recipe: Recipe, folder: Path) -> Any:
         "message": message,
         "changed": [n for g, named in before.items() for n in named if not torch.equal(named[n], after[g][n])],
     }
+
+
+def uneven(recipe: Recipe, folder: Path) -> Any:
+    """A step where the texts of rank 1 alone are worth encoding in two buckets."""
+    recipe = replace(recipe, tasks={"next": replace(recipe.tasks["next"], batch=64 * dist.world_size())})
+    trainer, loader = start(recipe, folder)
+    slots = loader.probe()
+    text = slots[0][1].inputs["text"]
+    if dist.rank() == 1:
+        text.mask[::2, 3:] = False
+        slots[0][1].target[::2, 3:] = IGNORE
+    buckets = dist.gather_objects(len(by_length(text) or [text]))
+    result = trainer.train_step(slots)
+    trainer.engine.close()
+    return {"buckets": buckets, "finite": math.isfinite(result.norm)}
 
 
 def resumed(recipe: Recipe, folder: Path) -> Any:
@@ -158,6 +179,7 @@ WHAT: dict[str, Callable[[Recipe, Path], Any]] = {
     "kept_gradients": kept_gradients,
     "not_finite": not_finite,
     "resumed": resumed,
+    "uneven": uneven,
 }
 
 

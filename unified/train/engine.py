@@ -39,7 +39,7 @@ def chosen(recipe: Recipe) -> str:
         raise RecipeError(f"train.engine: 'none' runs in one process, found {processes}; use ddp or deepspeed")
     if engine == "ddp" and processes == 1:
         raise RecipeError(
-            "train.engine: 'ddp' needs several processes, found one; start with `torchrun --nproc-per-node N train.py`, "
+            "train.engine: 'ddp' needs several processes, found one; start with `torchrun --nproc-per-node N train.py` "
             "or use none"
         )
     return engine

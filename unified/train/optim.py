@@ -166,7 +166,10 @@ def load_optimizer_tensors(
 
 
 def check_moments(trained: Mapping[str, torch.Size], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Raise `CheckpointError` when moments are missing, or belong to none of the trained parameters (by name and shape)."""
+    """Raise `CheckpointError` when moments are missing, or belong to none of the trained parameters.
+
+    `trained`: shapes by name.
+    """
     for key in (*MOMENTS, "steps"):
         if key not in tensors:
             raise CheckpointError(f"the checkpoint has no {key!r}; found {sorted(tensors)}. Start a new run instead")

@@ -40,7 +40,7 @@ class Whole:
         self.accelerator, self.optimizer, self.clip = accelerator, optimizer, clip
         self.model: UnifiedModel = step_model.model
         self.names = {parameter: name for name, parameter in self.model.named_parameters()}
-        self.module = self._wrap(step_model)
+        self.module: Any = self._wrap(step_model)
 
     def _wrap(self, step_model: StepModel) -> nn.Module:
         alone = self.accelerator.num_processes == 1  # torchrun may start a single one, which needs no DDP
@@ -121,7 +121,7 @@ class Zero(Plain):
 
     def __init__(self, accelerator: Accelerator, step_model: StepModel, optimizer: GroupSkipAdamW, clip: float) -> None:
         super().__init__(accelerator, step_model, optimizer, clip)
-        self.zero = self.module.optimizer
+        self.zero: Any = self.module.optimizer
         if self.zero.optimizer is not optimizer:
             raise RuntimeError(f"DeepSpeed runs {type(self.zero.optimizer).__name__} instead of the given optimizer")
         self.flats, self.groups = self._split()
@@ -131,7 +131,7 @@ class Zero(Plain):
             optimizer.state[flat] = {"step": step, **{key: torch.zeros_like(flat) for key in MOMENTS}}
         self._link()
 
-    def _split(self) -> tuple[list[Tensor], list[list[nn.Parameter]]]:
+    def _split(self) -> tuple[list[Tensor], list[list[Any]]]:
         """For each group of the optimizer this process's part of it, and the parameters that it has."""
         return list(self.zero.single_partition_of_fp32_groups), list(self.zero.bit16_groups)
 
@@ -169,12 +169,12 @@ class Zero(Plain):
                     found[key][name] = _kept(self._moment(parameter, key))
         return found
 
-    def _moment(self, parameter: nn.Parameter, key: str) -> Tensor:
+    def _moment(self, parameter: Any, key: str) -> Tensor:
         from deepspeed.utils import safe_get_full_optimizer_state
 
         return safe_get_full_optimizer_state(parameter, key)  # type: ignore[no-any-return]
 
-    def _set_moment(self, parameter: nn.Parameter, key: str, value: Tensor) -> None:
+    def _set_moment(self, parameter: Any, key: str, value: Tensor) -> None:
         from deepspeed.utils import safe_set_full_optimizer_state
 
         safe_set_full_optimizer_state(parameter, value, key)
@@ -208,11 +208,11 @@ class Sharded(Zero):
         if not hasattr(self.zero, "grad_partitions_flat_buffer"):
             raise RuntimeError("this version of DeepSpeed keeps gradients elsewhere, where they would be applied twice")
 
-    def _split(self) -> tuple[list[Tensor], list[list[nn.Parameter]]]:
+    def _split(self) -> tuple[list[Tensor], list[list[Any]]]:
         return list(self.zero.fp32_partitioned_groups_flat), list(self.zero.fp16_groups)
 
     def _link(self) -> None:
-        self._places: dict[nn.Parameter, Any] = {}
+        self._places: dict[Any, Any] = {}
         for flat, group in zip(self.flats, self.groups, strict=True):
             start = 0
             for parameter in group:
@@ -223,17 +223,17 @@ class Sharded(Zero):
         self.zero.grad_partitions_flat_buffer.zero_()
         self._forget_offloaded(self.zero.fp32_partitioned_groups_flat if self.zero.offload_optimizer else [])
 
-    def _moment(self, parameter: nn.Parameter, key: str) -> Tensor:
+    def _moment(self, parameter: Any, key: str) -> Tensor:
         return self._gathered(parameter, self._place(parameter, key))
 
-    def _set_moment(self, parameter: nn.Parameter, key: str, value: Tensor) -> None:
+    def _set_moment(self, parameter: Any, key: str, value: Tensor) -> None:
         self._place(parameter, key).copy_(_part(parameter, value))
 
-    def _place(self, parameter: nn.Parameter, key: str) -> Tensor:
+    def _place(self, parameter: Any, key: str) -> Tensor:
         flat, start, size = self._places[parameter]
         return self.optimizer.state[flat][key].narrow(0, start, size)  # type: ignore[no-any-return]
 
-    def _gathered(self, parameter: nn.Parameter, part: Tensor) -> Tensor:
+    def _gathered(self, parameter: Any, part: Tensor) -> Tensor:
         own = part.detach().to(self.accelerator.device).contiguous()
         parts = [torch.empty_like(own) for _ in range(world_size())]
         distributed.all_gather(parts, own)
@@ -246,7 +246,8 @@ class Sharded(Zero):
 
     def load_weights(self, named: Mapping[str, Tensor]) -> None:
         """As `Whole.load_weights`."""
-        parameters, state = dict(self.model.named_parameters()), self.model.state_dict()
+        parameters: dict[str, Any] = dict(self.model.named_parameters())
+        state = self.model.state_dict()
         shapes = {name: _shape(parameters[name]) if name in parameters else t.shape for name, t in state.items()}
         wrong = sorted(name for name in {*shapes, *named} if name not in named or shapes.get(name) != named[name].shape)
         if wrong:
@@ -264,12 +265,12 @@ class Sharded(Zero):
 
     def whole(self, parts: Mapping[str, Tensor]) -> Named:
         """As `Whole.whole`."""
-        parameters = dict(self.model.named_parameters())
+        parameters: dict[str, Any] = dict(self.model.named_parameters())
         return {name: _kept(self._gathered(parameters[name], part)) for name, part in parts.items()}
 
     def parts(self, whole: Mapping[str, Tensor]) -> Named:
         """As `Whole.parts`."""
-        parameters = dict(self.model.named_parameters())
+        parameters: dict[str, Any] = dict(self.model.named_parameters())
         return {name: _part(parameters[name], tensor) for name, tensor in whole.items()}
 
     @contextmanager
@@ -286,11 +287,11 @@ class Sharded(Zero):
         yield copy.to(self.accelerator.device)
 
 
-def _shape(parameter: nn.Parameter) -> torch.Size:
+def _shape(parameter: Any) -> torch.Size:
     return getattr(parameter, "ds_shape", parameter.shape)  # type: ignore[no-any-return]
 
 
-def _part(parameter: nn.Parameter, whole: Tensor) -> Tensor:
+def _part(parameter: Any, whole: Tensor) -> Tensor:
     """This process's part of a tensor shaped like the parameter; the last one is filled up with zeros."""
     size = parameter.partition_numel()
     padded = F.pad(whole.flatten(), (0, size * world_size() - whole.numel()))

@@ -1,0 +1,47 @@
+"""recipes/launch: each file is read by what it is for."""
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+from tiny import tiny_recipe
+
+from unified.train.deepspeed_settings import deepspeed_settings
+
+LAUNCH = Path(__file__).parent.parent / "recipes" / "launch"
+SETTINGS = {"zero0": 0, "zero1": 1, "zero2": 2, "zero3": 3, "zero2_offload": 2, "zero3_offload": 3}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_deepspeed_accepts_its_settings(tmp_path: Path, name: str) -> None:
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    recipe = tiny_recipe(tmp_path)
+    recipe = replace(recipe, train=replace(recipe.train, deepspeed=name))
+    settings = deepspeed_settings(recipe)
+    found = DeepSpeedConfig(settings).zero_config
+    assert found.stage == SETTINGS[name]
+    assert (found.offload_optimizer is not None) == name.endswith("offload")
+    assert settings["gradient_clipping"] == (recipe.optim.clip if found.stage else 0)
+
+
+@pytest.mark.parametrize("name", ["accelerate_one_node", "accelerate_many_nodes"])
+def test_accelerate_reads_its_configurations(name: str) -> None:
+    config = load_config_from_file(str(LAUNCH / f"{name}.yaml"))
+    assert config.distributed_type == "MULTI_GPU"
+    assert config.num_processes == 8 * config.num_machines
+    assert not config.deepspeed_config
+
+
+@pytest.mark.parametrize("path", sorted(LAUNCH.glob("*.sh")), ids=lambda path: path.name)
+def test_scripts_are_shell_and_may_be_run(path: Path) -> None:
+    assert path.stat().st_mode & 0o111
+    subprocess.run(["bash", "-n", str(path)], check=True)
+    assert "torchrun" in path.read_text()
+
+
+def test_every_file_is_tested() -> None:
+    names = {path.stem for path in LAUNCH.glob("*.yaml")}
+    assert names == {*SETTINGS, "accelerate_one_node", "accelerate_many_nodes"}

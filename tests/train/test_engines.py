@@ -1,0 +1,224 @@
+"""Engines: without one, DDP and ZeRO compute the same steps, on one process and on two, for all tasks and experts."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import tiny_recipe, write_recipe
+
+from unified.config import RecipeError
+from unified.recipe import Recipe
+from unified.train.deepspeed_settings import deepspeed_settings
+from unified.train.engine import chosen
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+MODELS = ("dense", "attribute", "token")
+STAGES = ("zero1", "zero2", "zero3")
+ALONE = [
+    *[f"none/{model}/curve" for model in MODELS],
+    *[f"{stage}/dense/curve" for stage in ("zero0", *STAGES)],
+    *[f"zero3/{model}/curve" for model in MODELS[1:]],
+    *["none/flat/curve", "none+bf16/dense/curve", "none/dense/resumed", "zero2/dense/resumed", "zero3/dense/resumed"],
+]
+TOGETHER = [
+    *[f"{engine}/{model}/curve" for engine in ("ddp", *STAGES) for model in MODELS],
+    *["zero2_offload/dense/curve", "zero3_offload/dense/curve", "zero2+bf16/dense/curve", "zero3+bf16/dense/curve"],
+    *[f"{engine}/dense/idle" for engine in ("ddp", *STAGES)],
+    *["zero2/dense/not_finite", "zero3/dense/not_finite"],
+    *["zero1/dense/resumed", "zero3/dense/resumed", "zero3/flat/kept_gradients", "zero3/dense/uneven"],
+]
+SECONDS = 240
+IDLE = {"image.projection.weight", "image.temporal.weight", "log_scales.retrieve", "log_scales.hidden"}
+
+
+def launch(folder: Path, processes: int, cases: list[str]) -> dict[str, Any]:
+    """The results of cases; torchrun's workers are in groups of their own, so that only it can end them."""
+    script = str(HERE / "engine_cases.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(HERE.parent))),
+        "TORCH_EXTENSIONS_DIR": str(folder / "extensions"),
+    }
+    with (folder / f"log{processes}.txt").open("w+") as log:
+        process = subprocess.Popen(
+            [*command, script, str(folder), *cases], env=environment, stdout=log, stderr=log, process_group=0
+        )
+        try:
+            code = process.wait(timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            code = None
+        log.seek(0)
+        text = log.read()
+    assert code == 0, text[-4000:]
+    results: dict[str, Any] = json.loads((folder / f"results{processes}.json").read_text())
+    assert list(results) == cases, text[-4000:]
+    return results
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("engines")
+    write_recipe(folder)
+    for stage in range(4):
+        # Otherwise all parameters of a model as small as this one stay whole.
+        whole = "  stage3_param_persistence_threshold: 40\n" if stage == 3 else ""
+        settings = f"zero_optimization:\n  stage: {stage}\n{whole}"
+        (folder / f"zero{stage}.yaml").write_text(settings)
+        (folder / f"zero{stage}_offload.yaml").write_text(f"{settings}  offload_optimizer: {{device: cpu}}\n")
+    found = {1: launch(folder, 1, ALONE)}
+    found[2] = launch(folder, 2, TOGETHER)
+    compiled = list((folder / "extensions").rglob("*")) if (folder / "extensions").exists() else []
+    assert not compiled, "DeepSpeed compiled an operation"
+    return found
+
+
+@pytest.mark.distributed
+def test_every_engine_computes_what_one_process_computes(results: dict[int, dict[str, Any]]) -> None:
+    compared = 0
+    for cases in results.values():
+        for case, found in cases.items():
+            engine, model, what = case.split("/")
+            if what != "curve" or model not in MODELS or "bf16" in engine:
+                continue
+            expected = results[1][f"none/{model}/curve"]
+            assert len(found["losses"]) == 6, case
+            for losses, right in zip(found["losses"], expected["losses"], strict=True):
+                assert losses == pytest.approx(right, abs=1e-5), case
+            assert found["norms"] == pytest.approx(expected["norms"], rel=1e-5), case
+            assert min(found["norms"]) > 1.0, "no gradient was clipped"
+            for name, size in expected["sizes"].items():
+                assert found["sizes"][name] == pytest.approx(size, rel=1e-4, abs=1e-4), (case, name)
+            assert found["away"] == pytest.approx(expected["away"], rel=1e-3), case
+            for name, value in expected["experts"].items():
+                assert found["experts"][name] == pytest.approx(value, abs=1e-4), (case, name)
+            compared += 1
+    assert compared == 3 + 4 + 2 + 12 + 2
+
+
+@pytest.mark.distributed
+def test_the_engine_that_was_asked_for_runs(results: dict[int, dict[str, Any]]) -> None:
+    for processes, cases in results.items():
+        for case, found in cases.items():
+            engine, _, what = case.split("/")
+            if what == "curve":
+                expected = {"none": "StepModel", "ddp": "DistributedDataParallel"}.get(engine.split("+")[0])
+                assert found["engine"] == (expected or "DeepSpeedEngine"), (processes, case)
+
+
+@pytest.mark.distributed
+def test_bf16_is_near_and_the_same_on_engines(results: dict[int, dict[str, Any]]) -> None:
+    exact = results[1]["none/dense/curve"]["losses"]
+    for found in (results[1]["none+bf16/dense/curve"], *(results[2][f"zero{n}+bf16/dense/curve"] for n in (2, 3))):
+        assert found["losses"] != exact
+        for losses, right in zip(found["losses"], exact, strict=True):
+            assert losses == pytest.approx(right, rel=0.02)
+
+
+@pytest.mark.distributed
+def test_old_gradients_that_are_not_cleared_are_seen(results: dict[int, dict[str, Any]]) -> None:
+    # Where the gradient of a step is small, an old one makes most of the norm.
+    exact = results[1]["none/flat/curve"]["norms"]
+    kept = results[2]["zero3/flat/kept_gradients"]["norms"]
+    assert kept[0] == pytest.approx(exact[0], rel=1e-5)
+    assert max(abs(a - b) / b for a, b in zip(kept, exact, strict=True)) > 10
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("engine", ["ddp", *STAGES])
+def test_parameters_of_absent_tasks_stay_bit_equal(results: dict[int, dict[str, Any]], engine: str) -> None:
+    changed = results[2][f"{engine}/dense/idle"]
+    for group in ("weights", "exp_avg", "exp_avg_sq", "steps"):
+        assert IDLE.isdisjoint(changed[group]), group
+        assert {"text.word.weight", "log_scales.next", "encoder.blocks.0.mlp.up.weight"} <= set(changed[group]), group
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("stage", ["zero2", "zero3"])
+def test_a_gradient_that_is_not_finite_changes_nothing(results: dict[int, dict[str, Any]], stage: str) -> None:
+    found = results[2][f"{stage}/dense/not_finite"]
+    assert "the gradient is not finite. task 'retrieve'" in found["message"]
+    assert found["changed"] == []
+
+
+@pytest.mark.distributed
+def test_runs_go_on_on_any_engine_and_number_of_processes(results: dict[int, dict[str, Any]]) -> None:
+    sources = set()
+    for processes, cases in results.items():
+        for case in (case for case in cases if case.endswith("resumed")):
+            found = cases[case]
+            assert found["differ"] == [], f"{case} on {processes} does not go on bit for bit"
+            for source, losses in found["from"].items():
+                sources.add((processes, case, source))
+                for own, right in zip(losses, found["whole"][3:], strict=True):
+                    assert own == pytest.approx(right, abs=1e-5), (case, processes, source)
+    assert {(1, "zero3/dense/resumed", "1none"), (2, "zero3/dense/resumed", "1zero2")} <= sources
+    assert {(2, "zero1/dense/resumed", "1none"), (2, "zero3/dense/resumed", "2zero1")} <= sources
+
+
+@pytest.mark.distributed
+def test_ranks_with_texts_of_other_lengths_do_not_wait_for_each_other(results: dict[int, dict[str, Any]]) -> None:
+    found = results[2]["zero3/dense/uneven"]
+    assert found["buckets"] == [1, 2]
+    assert found["finite"]
+
+
+def engine_of(tmp_path: Path, **train: Any) -> Recipe:
+    recipe = tiny_recipe(tmp_path)
+    return replace(recipe, train=replace(recipe.train, **train))
+
+
+def test_the_engine_follows_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert chosen(engine_of(tmp_path)) == "none"
+    assert chosen(engine_of(tmp_path, engine="deepspeed")) == "deepspeed"
+    with pytest.raises(RecipeError, match=r"'ddp' needs several processes.*torchrun --nproc-per-node"):
+        chosen(engine_of(tmp_path, engine="ddp"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert chosen(engine_of(tmp_path)) == "ddp"
+    with pytest.raises(RecipeError, match=r"'none' runs in one process, found 2"):
+        chosen(engine_of(tmp_path, engine="none"))
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    assert chosen(engine_of(tmp_path)) == "deepspeed"
+    with pytest.raises(RecipeError, match="launcher was configured for DeepSpeed"):
+        chosen(engine_of(tmp_path, engine="ddp"))
+
+
+@pytest.mark.parametrize(
+    ("content", "train", "message"),
+    [
+        ("zero_optimization: {stage: 4}", {}, r"stage: expected 0, 1, 2 or 3, found 4"),
+        ("bf16: {enabled: true}", {}, r"'bf16' is not for this file; set train.precision"),
+        ("zero_optimization: {stage: 2}\ntrain_batch_size: 8", {}, r"'train_batch_size' is not for this file; tasks"),
+        ("zero_optimization: {stage: 0}", {"precision": "bf16"}, r"stage 0 is exact in fp32 only.*the engine ddp"),
+        ("zero_optimization: {stage: 2, offload_param: {device: cpu}}", {}, r"offload_param needs a stage of 3"),
+        ("zero_optimization: {stage: 2, offload_optimizer: {device: nvme}}", {}, r"expected cpu or none, found 'nvme'"),
+    ],
+)
+def test_settings_that_would_compute_something_else_are_refused(
+    tmp_path: Path, content: str, train: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(content)
+    with pytest.raises(RecipeError, match=message):
+        deepspeed_settings(engine_of(tmp_path, deepspeed=str(path), **train))
+
+
+def test_unknown_settings_name_those_that_there_are(tmp_path: Path) -> None:
+    with pytest.raises(
+        RecipeError, match=r"'zero4' is neither a path nor a name in recipes/launch; did you mean 'zero"
+    ):
+        deepspeed_settings(engine_of(tmp_path, deepspeed="zero4"))
