@@ -150,7 +150,7 @@ def test_parameters_of_absent_tasks_stay_bit_equal(results: dict[int, dict[str, 
 @pytest.mark.parametrize("stage", ["zero2", "zero3"])
 def test_a_gradient_that_is_not_finite_changes_nothing(results: dict[int, dict[str, Any]], stage: str) -> None:
     found = results[2][f"{stage}/dense/not_finite"]
-    assert "the gradient is not finite. task 'retrieve'" in found["message"]
+    assert "the gradient is not finite. task '" in found["message"]
     assert found["changed"] == []
 
 
