@@ -1,8 +1,8 @@
 #!/bin/bash
 # Many machines under SLURM: one torchrun a machine, which starts a process a GPU.
 #   sbatch recipes/launch/slurm.sh recipes/uni_perceiver_base_moe.yaml --train.engine deepspeed --train.precision bf16
-# The same command goes on from the newest complete checkpoint. SLURM sends SIGTERM five minutes before the time is
-# up: the run then stops after its step with a checkpoint, and --requeue starts it again.
+# The same command goes on from the newest complete checkpoint. Five minutes before its time is up the job's processes
+# get SIGTERM: the run stops after the step that it makes, with a checkpoint.
 #SBATCH --job-name=unified
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
@@ -10,7 +10,6 @@
 #SBATCH --cpus-per-task=96
 #SBATCH --time=24:00:00
 #SBATCH --signal=TERM@300
-#SBATCH --requeue
 #SBATCH --output=slurm-%j.txt
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-.}"

@@ -30,6 +30,13 @@ def test_ctrl_c_ends_a_command_with_status_130_and_a_word(capsys: pytest.Capture
     assert capsys.readouterr().err == "interrupted\n"
 
 
+def test_train_takes_the_flag_that_the_launcher_of_deepspeed_adds(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.train(["--local_rank=0", "--help"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == cli.TRAIN_HELP
+
+
 def test_errors_of_the_file_system_end_a_command_with_their_message() -> None:
     with pytest.raises(SystemExit, match=r"error: .*No space left on device: 'results\.json'"):
         cli._guarded(full)

@@ -71,12 +71,15 @@ def curve(recipe: Recipe, folder: Path) -> Any:
     trainer, loader = start(recipe, folder)
     steps = [trainer.train_step(slots_of(loader, tasks)) for tasks in VARY]
     tensors = trainer.tensors()
+    with trainer.engine.evaluated(trainer.ema) as model:
+        right = model is None or all(model.state_dict()[n].equal(t) for n, t in tensors["ema"].items())
     trainer.engine.close()
     away = sum(float((tensors["ema"][n] - tensors["weights"][n]).norm()) for n in tensors["ema"])
     sizes = {name: float(tensor.norm()) for name, tensor in tensors["weights"].items()}
     return {
         "losses": [step.losses for step in steps],
         "norms": [step.norm for step in steps],
+        "evaluated": right,
         "engine": type(trainer.engine.module).__name__,
         "experts": trainer.experts.record(),
         "away": away,

@@ -80,6 +80,8 @@ def _deepspeed(recipe: Recipe, common: dict[str, Any], cuda: bool) -> Accelerato
             f"train.deepspeed: {recipe.train.deepspeed} is ZeRO stage {stage}, and the launcher was configured for "
             f"stage {by_launcher}; name settings of that stage with --train.deepspeed, or start with torchrun"
         )
+    if not cuda:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read when deepspeed is imported; it guesses otherwise
     import deepspeed  # takes seconds
     from transformers.integrations import unset_hf_deepspeed_config
 

@@ -190,8 +190,8 @@ class Zero(Plain):
         for flat, group in zip(self.flats, self.groups, strict=True):
             there = [self.names[parameter] for parameter in group if self.names[parameter] in tensors["exp_avg"]]
             state = self.optimizer.state[flat]
-            # Parameters of a group always step together.
-            state["step"].fill_(float(tensors["steps"][there[0]]) if there else 0.0)
+            # Parameters of a group step together, unless they were in others before the tasks of the run changed.
+            state["step"].fill_(max((float(tensors["steps"][name]) for name in there), default=0.0))
             for parameter in group:
                 for key in MOMENTS:
                     value = tensors[key].get(self.names[parameter])
