@@ -12,9 +12,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from accelerate.state import AcceleratorState
+from safetensors.torch import save_file
 from tiny import with_experts
 from torch import Tensor
 
@@ -46,8 +48,9 @@ def recipe_of(folder: Path, engine: str, model: str) -> Recipe:
         recipe = with_experts(recipe)
     elif model == "token":
         recipe = with_experts(recipe, "token", balance=1.0, z_loss=0.1, bias_rate=0.01)
-    name, _, precision = engine.partition("+")
-    train = replace(recipe.train, precision=precision or "fp32")
+    name, _, option = engine.partition("+")
+    precision = "bf16" if option == "bf16" else "fp32"
+    train = replace(recipe.train, precision=precision, checkpoint_activations=option == "recomputed")
     if name in ("none", "ddp"):
         return replace(recipe, train=replace(train, engine=name))
     settings = folder / f"{name}.yaml"
@@ -67,23 +70,25 @@ def slots_of(loader: StepLoader, tasks: str) -> list[tuple[Slot, Batch]]:
 
 
 def curve(recipe: Recipe, folder: Path) -> Any:
-    """Losses and norms of each step, the load of the experts, and how far the average is from the weights."""
+    """Losses and norms of each step, the load of the experts, and a file of all tensors at the end."""
     trainer, loader = start(recipe, folder)
     steps = [trainer.train_step(slots_of(loader, tasks)) for tasks in VARY]
     tensors = trainer.tensors()
     with trainer.engine.evaluated(trainer.ema) as model:
         right = model is None or all(model.state_dict()[n].equal(t) for n, t in tensors["ema"].items())
     trainer.engine.close()
-    away = sum(float((tensors["ema"][n] - tensors["weights"][n]).norm()) for n in tensors["ema"])
-    sizes = {name: float(tensor.norm()) for name, tensor in tensors["weights"].items()}
+    file = folder / f"{dist.world_size()}_{uuid4().hex}.safetensors"
+    if dist.rank() == 0:
+        save_file(
+            {f"{group}/{name}": t.contiguous() for group, named in tensors.items() for name, t in named.items()}, file
+        )
     return {
         "losses": [step.losses for step in steps],
         "norms": [step.norm for step in steps],
         "evaluated": right,
         "engine": type(trainer.engine.module).__name__,
         "experts": trainer.experts.record(),
-        "away": away,
-        "sizes": sizes,
+        "tensors": str(file),
     }
 
 

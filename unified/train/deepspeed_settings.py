@@ -63,6 +63,9 @@ def _check_stage(zero: Any, recipe: Recipe, where: str) -> None:
             f"{where}: ZeRO stage 0 is exact in fp32 only, found train.precision {recipe.train.precision}; use the "
             "engine ddp, which is the same without DeepSpeed, or stage 1"
         )
+    for key in ("mics_shard_size", "zero_hpz_partition_size"):
+        if zero.get(key, 0) > 1:
+            raise RecipeError(f"{where}: {key}: parts over fewer than all processes are not supported; leave it out")
     for part, stages in (("offload_optimizer", (1, 2, 3)), ("offload_param", (3,))):
         device = (zero.get(part) or {}).get("device", "none")
         if device not in ("none", "cpu"):
