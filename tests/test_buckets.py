@@ -2,7 +2,7 @@ import pytest
 import torch
 from test_official_arithmetic import END, draw_ids, draw_video, model
 
-from unified.buckets import by_length, trimmed
+from unified.buckets import by_length, trimmed, whole_batches
 from unified.matching import Drawn, score
 from unified.modalities.image import patches
 from unified.model import UnifiedModel, text_tokens
@@ -33,6 +33,14 @@ def test_equal_lengths_and_small_batches_stay_whole() -> None:
     assert by_length(text_tokens(draw_ids(64, 5, "equal"))) is None
     assert by_length(texts(rows=16)) is None
     assert by_length(texts(), extra=100) is None, "padding is little beside 100 other tokens"
+
+
+def test_batches_stay_whole_where_they_are_asked_to() -> None:
+    with whole_batches():
+        assert by_length(texts()) is None
+        with whole_batches(False):
+            assert by_length(texts()) is not None
+    assert by_length(texts()) is not None
 
 
 @torch.no_grad()
