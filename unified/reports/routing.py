@@ -81,7 +81,7 @@ class Routing:
             found.append(f"dead: no row has expert {', '.join(map(str, dead))}")
         used = self.shares[place] > 0
         if not counted and len(self.rows) > 1 and self.top < experts and bool((used == used[0]).all()):
-            found.append(f"same experts: all {len(self.rows)} rows have them, so nothing is kept apart")
+            found.append(f"same experts: all {len(self.rows)} rows have them, and differ in their weights alone")
         return found
 
 
