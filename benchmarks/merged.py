@@ -116,7 +116,7 @@ def _quietly(run: Callable[[], object]) -> object:
     return run()
 
 
-def rows(rounds: int = 3) -> list[Row]:
+def rows(rounds: int = 5) -> list[Row]:
     """The ratios of times, experts / dense."""
     shape = Shape()
     found = []
