@@ -74,3 +74,25 @@ def routing(
     from unified.reports.commands import routing_command
 
     routing_command(model, data=data, batches=batches, seed=seed, out=out)
+
+
+@report.command(name="run")
+def run(
+    path: Annotated[Path, Positional, arg(metavar="RUN")],
+    /,
+    out: Annotated[Path | None, arg(metavar="FOLDER")] = None,
+) -> None:
+    """Draw the curves of a run, and say in words what is wrong with it; also while it is still training.
+
+    Looks for: data-bound training, spikes, losses that do not fall, idle or collapsed experts, falling speed, bad
+    samples, resumes, numbers that are not finite. Writes run.html (one file, with the figure), run.png and run.json.
+
+    Example: unified report run runs/quickstart_moe
+
+    Args:
+        path: The folder of a run.
+        out: Folder to write; default: reports in the run's folder.
+    """
+    from unified.reports.run_report import run_command
+
+    run_command(path, out)

@@ -1,0 +1,180 @@
+"""The curves of a run as one figure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from unified.reports.figures import DPI
+from unified.reports.run import Curve, Run
+from unified.reports.run_diagnosis import DATA_BOUND, Diagnosis
+
+WIDTH, HEIGHT = 6.4, 2.7  # inches of a panel
+ACROSS = 2
+LINES = 10  # more in a panel cannot be told apart
+MAPS = 12  # heat maps of the load; a deep model has more layers than a page has room
+RATIO = 8  # between highest and lowest value from which on an axis is logarithmic
+POINTS = 5000  # up to which the best place for a legend is looked for, as that is slow
+SMOOTH = 50  # parts of a curve that its moving average keeps
+COLOURS = "tab10"
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Curves over steps in one panel."""
+
+    title: str
+    curves: dict[str, Curve]
+    low: float | None = None
+    """Where the axis begins; None: where the values do."""
+    limit: tuple[float, str] | None = None
+    """A level to draw, and what it is."""
+    spikes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Steps to mark, by curve."""
+
+    def points(self) -> int:
+        """Of all curves."""
+        return sum(len(curve.steps) for curve in self.curves.values())
+
+
+@dataclass(frozen=True)
+class Load:
+    """The share of each expert over the records, as a heat map."""
+
+    title: str
+    steps: NDArray[np.int64]
+    shares: NDArray[np.float64]
+    """(experts, records)"""
+
+
+def draw(run: Run, found: Sequence[Diagnosis], out: Path) -> None:
+    """Write the panels that the run has numbers for; upright lines are resumes, triangles are spikes."""
+    lines, maps = lines_of(run, found), maps_of(run)
+    panels: list[Lines | Load] = [*lines, *maps]
+    rows = -(-len(panels) // ACROSS)
+    figure = Figure(figsize=(ACROSS * WIDTH, rows * HEIGHT + 0.5), layout="constrained")
+    axes = figure.subplots(rows, ACROSS, squeeze=False).ravel()
+    for axis, panel in zip(axes, panels, strict=False):
+        if isinstance(panel, Lines):
+            _draw_lines(axis, panel, run)
+        else:
+            _draw_load(figure, axis, panel)
+        axis.set_title(panel.title, fontsize=10, loc="left")
+        axis.tick_params(labelsize=8)
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    figure.suptitle(f"{run.path.resolve().name}: step {run.step:,} of {run.recipe.max_steps:,}", fontsize=12)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=DPI, format="png")
+
+
+def lines_of(run: Run, found: Sequence[Diagnosis]) -> list[Lines]:
+    """The panels of curves; those without a number are left out."""
+    spiked = {one.subject or "norm": one.steps for one in found if one.kind in ("loss spike", "gradient spike")}
+    panels = [Lines("loss", {task: run.curve(f"loss/{task}") for task in run.tasks()}, spikes=spiked)]
+    panels += [Lines(name, curves) for name, curves in by_metric(run, "metric/", ".").items()]
+    panels += [Lines(f"evaluation: {name}", curves) for name, curves in by_metric(run, "eval/", "/").items()]
+    panels.append(Lines("learning rate", {"lr": run.curve("lr")}, low=0))
+    clip = (run.recipe.optim.clip, "clipped above")
+    panels.append(Lines("gradient norm", {"norm": run.curve("gradient_norm")}, limit=clip, spikes=spiked))
+    panels.append(Lines("samples/s", {"samples/s": run.curve("samples_per_second")}, low=0))
+    panels.append(Lines("tokens/s", {"tokens/s": run.curve("tokens_per_second")}, low=0))
+    wait = (DATA_BOUND.value, "data-bound above")
+    panels.append(Lines("share of the time waiting for data", {"wait": run.curve("data_wait")}, low=0, limit=wait))
+    panels.append(Lines("model FLOPs utilization", {"MFU": run.curve("mfu")}, low=0))
+    for ending, title in (("/effective", "effective experts"), ("/dead", "idle experts")):
+        names = [name for name in run.names("experts/") if name.endswith(ending)]
+        places = {name.removeprefix("experts/").removesuffix(ending): run.curve(name) for name in names}
+        panels.append(Lines(title, places, low=0))
+    return [panel for panel in panels if any(len(curve.finite().steps) for curve in panel.curves.values())]
+
+
+def by_metric(run: Run, prefix: str, mark: str) -> dict[str, dict[str, Curve]]:
+    """Curves by the metric that a key ends with, then by what it is of."""
+    found: dict[str, dict[str, Curve]] = {}
+    for name in run.names(prefix):
+        subject, _, metric = name.removeprefix(prefix).rpartition(mark)
+        found.setdefault(metric, {})[subject] = run.curve(name)
+    return found
+
+
+def maps_of(run: Run) -> list[Load]:
+    """The load of each layer and decision; of the least even ones where there are too many."""
+    names = [name for name in run.names("experts/") if name.endswith("/load")]
+    panels = []
+    for name in names:
+        records = [record for record in run.records if name in record]
+        shares = np.array([record[name] for record in records], dtype=np.float64).T
+        place = name.removeprefix("experts/").removesuffix("/load")
+        panels.append(Load(f"load of experts: {place}", np.array([record["step"] for record in records]), shares))
+    kept = sorted(range(len(panels)), key=lambda number: -panels[number].shares[:, -1].max())[:MAPS]
+    return [panels[number] for number in sorted(kept)]
+
+
+def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean of each value's neighbourhood, a `SMOOTH`th of the curve; shorter at the ends."""
+    width = len(values) // SMOOTH * 2 + 1
+
+    def total(of: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.convolve(of, np.ones(width))[width // 2 :][: len(of)]
+
+    return total(values) / total(np.ones_like(values))
+
+
+def _draw_lines(axis: Axes, panel: Lines, run: Run) -> None:
+    colours, tasks = colormaps[COLOURS], run.tasks()
+    everything = []
+    for number, (name, curve) in enumerate(list(panel.curves.items())[:LINES]):
+        place = tasks.index(name) if name in tasks else number  # a task has one colour in all panels
+        fine, colour = curve.finite(), colours(place % colours.N)
+        if not len(fine.steps):
+            continue
+        everything.append(fine.values)
+        many = len(fine.steps) > SMOOTH
+        axis.plot(
+            fine.steps, smooth(fine.values), color=colour, label=name, linewidth=1.4, marker=None if many else ".",
+            markersize=4,
+        )  # fmt: skip
+        if many:
+            axis.plot(fine.steps, fine.values, color=colour, linewidth=0.7, alpha=0.3)
+        for step in panel.spikes.get(name, ()):
+            value = fine.values[fine.steps == step]
+            axis.plot([step] * len(value), value, color=colour, marker="^", markersize=7, markeredgecolor="black")
+    values = np.concatenate(everything)
+    if panel.low is None and values.min() > 0 and values.max() > RATIO * values.min():
+        axis.set_yscale("log")
+    elif panel.low is not None:
+        axis.set_ylim(bottom=panel.low)
+    if panel.limit is not None:
+        axis.axhline(panel.limit[0], color="0.4", linestyle="--", linewidth=0.9, label=panel.limit[1])
+    for resume in run.resumes:
+        axis.axvline(resume.step, color="0.6", linestyle=":", linewidth=1)
+    hidden = len(panel.curves) - LINES
+    if len(panel.curves) > 1 or panel.limit:
+        where = "best" if panel.points() <= POINTS else "upper right"
+        title = f"and {hidden} more" if hidden > 0 else None
+        axis.legend(fontsize=7, title=title, title_fontsize=7, loc=where, framealpha=0.6, edgecolor="none")
+    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axis.grid(color="0.92", linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_load(figure: Figure, axis: Axes, panel: Load) -> None:
+    experts = len(panel.shares)
+    middle = (panel.steps[1:] + panel.steps[:-1]) / 2
+    edges = np.concatenate([[panel.steps[0] - 0.5], middle, [panel.steps[-1] + 0.5]])
+    mesh = axis.pcolormesh(
+        edges, np.arange(experts + 1) - 0.5, panel.shares, cmap="Blues", vmin=0,
+        vmax=max(float(np.nanmax(panel.shares)), 2 / experts), rasterized=True,
+    )  # fmt: skip
+    axis.set_ylabel("expert", fontsize=8)
+    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axis.yaxis.set_major_locator(MaxNLocator(8, integer=True))
+    figure.colorbar(mesh, ax=axis, pad=0.01, fraction=0.03).ax.tick_params(labelsize=7)
