@@ -229,14 +229,15 @@ def test_records_cover_the_steps_since_the_last_one_or_the_resume(recipe: Recipe
 def test_the_log_is_read_from_where_the_run_last_began(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     assert read_log(log) == Log()
-    bad = "2026-01-01 00:00:00,000 WARNING bad sample, replaced by the next good one: "
+    bad, stall = "WARNING bad sample, replaced by the next good one:", "step 4: no batch for 60 s; waiting"
+    again = "INFO continuing runs/x from step 20 of 60"
     lines = [
-        "continuing a from step 3 of 6", "step 1/60  a 2.0", "step 20/60  a 1.0", "step 27/60  a 1.0",
-        "continuing runs/x from step 20 of 60", "step 29/60  a 1.0", "continuing runs/x from step 20 of 60",
+        f"{bad} of another run", "INFO step  3/60  a 2.0", "INFO continuing runs/x from step 3 of 60",
+        "INFO step  1/60  a 2.0", "INFO step 20/60  a 1.0", "INFO step 27/60  a 1.0", again, "INFO step 29/60  a 1.0",
+        again, f"{bad} one", f"{bad} one", f"WARNING {stall}", f"{bad} two", "WARNING something else",
     ]  # fmt: skip
-    content = "".join(f"2026-01-01 00:00:00,000 INFO {line}\n" for line in lines)
-    log.write_text(content + f"{bad}one\n{bad}one\n{bad}two\n2026 WARNING step 4: no batch for 60 s; waiting\nleft o")
-    assert read_log(log) == Log(((20, 7), (20, 9)), ("one", "two"), ("step 4: no batch for 60 s; waiting",))
+    log.write_text("".join(f"2026-01-01 00:00:00,000 {line}\n" for line in lines) + "2026-01-01 00:00")
+    assert read_log(log) == Log(((20, 7), (20, 9)), ("one", "two"), (stall,))
 
 
 def test_steps_that_go_back_replace_what_was_there(recipe: Recipe) -> None:

@@ -23,8 +23,8 @@ Record = Mapping[str, Any]
 TRAINED = "gradient_norm"  # records of training have it, those of evaluation do not
 PROGRESS = re.compile(r"INFO step +(\d+)/\d+ ")
 CONTINUING = re.compile(r"INFO continuing .* from step (\d+) of \d+$")
-BAD = "WARNING bad sample, replaced by the next good one: "
-STALL = re.compile(r"WARNING step \d+: no batch for .*")
+BAD = "bad sample, replaced by the next good one: "
+STALL = re.compile(r"step \d+: no batch for ")
 
 
 @dataclass(frozen=True)
@@ -186,24 +186,24 @@ def forward(records: Iterable[Record]) -> tuple[list[Record], int]:
 def read_log(path: Path) -> Log:
     """What log.txt says; an empty `Log` where there is none."""
     continued: list[tuple[int, int]] = []
-    bad: dict[str, None] = {}
-    stalls: list[str] = []
-    last = 0
+    warnings: list[str] = []
+    last = told = 0  # the last step, and the warnings that came before it was told
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     for line in lines:
         if progress := PROGRESS.search(line):
             last = int(progress[1])
             if last == 1:  # begun at step 0 again: what came before is of another run
                 continued.clear()
+                del warnings[:told]
+            told = len(warnings)
         elif again := CONTINUING.search(line):
             step = int(again[1])
             continued.append((step, max(last - step, 0)))
             last = step
-        elif BAD in line:
-            bad[line.partition(BAD)[2]] = None
-        elif stall := STALL.search(line):
-            stalls.append(stall[0].removeprefix("WARNING "))
-    return Log(tuple(continued), tuple(bad), tuple(stalls))
+        elif " WARNING " in line:
+            warnings.append(line.partition(" WARNING ")[2])
+    bad = dict.fromkeys(warning.removeprefix(BAD) for warning in warnings if warning.startswith(BAD))
+    return Log(tuple(continued), tuple(bad), tuple(warning for warning in warnings if STALL.match(warning)))
 
 
 def starts(path: Path) -> list[int]:

@@ -52,8 +52,8 @@ SHOWN = 4
 
 LIMITS = {
     "data_bound": DATA_BOUND, "window": WINDOW, "steady": STEADY, "before": BEFORE, "spike": SPIKE,
-    "loss_rise": LOSS_RISE, "norm_rise": NORM_RISE, "third": THIRD, "fall": FALL, "rise": RISE, "learned": LEARNED, "tail": TAIL,
-    "slower": SLOWER, "near_bad": NEAR_BAD, "collapse": COLLAPSE, "crowd": CROWD,
+    "loss_rise": LOSS_RISE, "norm_rise": NORM_RISE, "third": THIRD, "fall": FALL, "rise": RISE,
+    "learned": LEARNED, "tail": TAIL, "slower": SLOWER, "near_bad": NEAR_BAD, "collapse": COLLAPSE, "crowd": CROWD,
 }  # fmt: skip
 
 

@@ -1,15 +1,16 @@
 """The curves of a run as one figure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
+from scipy.ndimage import median_filter
 
 from unified.reports.figures import DPI
 from unified.reports.run import Curve, Run
@@ -21,7 +22,8 @@ LINES = 10  # more in a panel cannot be told apart
 MAPS = 12  # heat maps of the load; a deep model has more layers than a page has room
 RATIO = 8  # between highest and lowest value from which on an axis is logarithmic
 POINTS = 5000  # up to which the best place for a legend is looked for, as that is slow
-SMOOTH = 50  # parts of a curve that its moving average keeps
+SMOOTH = 50  # parts of a curve that its moving median keeps
+DECADES = 100  # between highest and lowest value up to which such an axis has room for 2 and 5 as well
 COLOURS = "tab10"
 
 
@@ -31,6 +33,7 @@ class Lines:
 
     title: str
     curves: dict[str, Curve]
+    """By what they are of; nothing where the title says it."""
     low: float | None = None
     """Where the axis begins; None: where the values do."""
     limit: tuple[float, str] | None = None
@@ -76,23 +79,24 @@ def draw(run: Run, found: Sequence[Diagnosis], out: Path) -> None:
 
 def lines_of(run: Run, found: Sequence[Diagnosis]) -> list[Lines]:
     """The panels of curves; those without a number are left out."""
-    spiked = {one.subject or "norm": one.steps for one in found if one.kind in ("loss spike", "gradient spike")}
+    spiked = {one.subject or "": one.steps for one in found if one.kind in ("loss spike", "gradient spike")}
     panels = [Lines("loss", {task: run.curve(f"loss/{task}") for task in run.tasks()}, spikes=spiked)]
     panels += [Lines(name, curves) for name, curves in by_metric(run, "metric/", ".").items()]
     panels += [Lines(f"evaluation: {name}", curves) for name, curves in by_metric(run, "eval/", "/").items()]
-    panels.append(Lines("learning rate", {"lr": run.curve("lr")}, low=0))
+    panels.append(Lines("learning rate", {"": run.curve("lr")}, low=0))
     clip = (run.recipe.optim.clip, "clipped above")
-    panels.append(Lines("gradient norm", {"norm": run.curve("gradient_norm")}, limit=clip, spikes=spiked))
-    panels.append(Lines("samples/s", {"samples/s": run.curve("samples_per_second")}, low=0))
-    panels.append(Lines("tokens/s", {"tokens/s": run.curve("tokens_per_second")}, low=0))
+    panels.append(Lines("gradient norm", {"": run.curve("gradient_norm")}, limit=clip, spikes=spiked))
+    panels.append(Lines("samples/s", {"": run.curve("samples_per_second")}, low=0))
+    panels.append(Lines("tokens/s", {"": run.curve("tokens_per_second")}, low=0))
     wait = (DATA_BOUND.value, "data-bound above")
-    panels.append(Lines("share of the time waiting for data", {"wait": run.curve("data_wait")}, low=0, limit=wait))
-    panels.append(Lines("model FLOPs utilization", {"MFU": run.curve("mfu")}, low=0))
+    panels.append(Lines("share of the time waiting for data", {"": run.curve("data_wait")}, low=0, limit=wait))
+    panels.append(Lines("model FLOPs utilization", {"": run.curve("mfu")}, low=0))
     for ending, title in (("/effective", "effective experts"), ("/dead", "idle experts")):
         names = [name for name in run.names("experts/") if name.endswith(ending)]
         places = {name.removeprefix("experts/").removesuffix(ending): run.curve(name) for name in names}
         panels.append(Lines(title, places, low=0))
-    return [panel for panel in panels if any(len(curve.finite().steps) for curve in panel.curves.values())]
+    shown = [{name: one for name, one in panel.curves.items() if len(one.finite().steps)} for panel in panels]
+    return [replace(panel, curves=curves) for panel, curves in zip(panels, shown, strict=True) if curves]
 
 
 def by_metric(run: Run, prefix: str, mark: str) -> dict[str, dict[str, Curve]]:
@@ -118,13 +122,8 @@ def maps_of(run: Run) -> list[Load]:
 
 
 def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean of each value's neighbourhood, a `SMOOTH`th of the curve; shorter at the ends."""
-    width = len(values) // SMOOTH * 2 + 1
-
-    def total(of: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.convolve(of, np.ones(width))[width // 2 :][: len(of)]
-
-    return total(values) / total(np.ones_like(values))
+    """The median of each value's neighbourhood, two `SMOOTH`ths of the curve, which a spike does not change."""
+    return np.asarray(median_filter(values, len(values) // SMOOTH * 2 + 1, mode="nearest"))
 
 
 def _draw_lines(axis: Axes, panel: Lines, run: Run) -> None:
@@ -133,8 +132,6 @@ def _draw_lines(axis: Axes, panel: Lines, run: Run) -> None:
     for number, (name, curve) in enumerate(list(panel.curves.items())[:LINES]):
         place = tasks.index(name) if name in tasks else number  # a task has one colour in all panels
         fine, colour = curve.finite(), colours(place % colours.N)
-        if not len(fine.steps):
-            continue
         everything.append(fine.values)
         many = len(fine.steps) > SMOOTH
         axis.plot(
@@ -149,14 +146,20 @@ def _draw_lines(axis: Axes, panel: Lines, run: Run) -> None:
     values = np.concatenate(everything)
     if panel.low is None and values.min() > 0 and values.max() > RATIO * values.min():
         axis.set_yscale("log")
+        if values.max() < DECADES * values.min():
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.yaxis.set_minor_formatter(NullFormatter())
     elif panel.low is not None:
         axis.set_ylim(bottom=panel.low)
+    if (values == values.round()).all():
+        axis.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     if panel.limit is not None:
         axis.axhline(panel.limit[0], color="0.4", linestyle="--", linewidth=0.9, label=panel.limit[1])
     for resume in run.resumes:
         axis.axvline(resume.step, color="0.6", linestyle=":", linewidth=1)
     hidden = len(panel.curves) - LINES
-    if len(panel.curves) > 1 or panel.limit:
+    if any(panel.curves) or panel.limit:
         where = "best" if panel.points() <= POINTS else "upper right"
         title = f"and {hidden} more" if hidden > 0 else None
         axis.legend(fontsize=7, title=title, title_fontsize=7, loc=where, framealpha=0.6, edgecolor="none")

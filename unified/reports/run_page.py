@@ -68,7 +68,7 @@ def tasks(content: Mapping[str, Any]) -> list[Sequence[str]]:
     rows = []
     for name, one in content["tasks"].items():
         metrics = ", ".join(f"{metric} {number(value)}" for metric, value in one["metrics"].items())
-        losses = [number(one["first"]), number(one["lowest"]), f"{one['lowest_step']}", number(one["last"])]
+        losses = [number(one["first"]), number(one["lowest"]), str(one["lowest_step"] or "–"), number(one["last"])]
         rows.append((escape(name), str(one["records"]), *losses, escape(metrics)))
     return rows
 

@@ -144,7 +144,7 @@ def text(content: Mapping[str, Any]) -> str:
         [
             name,
             number(one["first"]),
-            f"{number(one['lowest'])} (step {one['lowest_step']})",
+            "–" if one["lowest"] is None else f"{number(one['lowest'])} (step {one['lowest_step']})",
             number(one["last"]),
             ", ".join(f"{metric} {number(value)}" for metric, value in one["metrics"].items()),
         ]
