@@ -123,7 +123,7 @@ def maps_of(run: Run) -> list[Load]:
 
 def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """The median of each value's neighbourhood, two `SMOOTH`ths of the curve, which a spike does not change."""
-    return np.asarray(median_filter(values, len(values) // SMOOTH * 2 + 1, mode="nearest"))
+    return np.asarray(median_filter(values, len(values) // SMOOTH * 2 + 1, mode="reflect"))
 
 
 def _draw_lines(axis: Axes, panel: Lines, run: Run) -> None:
@@ -151,7 +151,7 @@ def _draw_lines(axis: Axes, panel: Lines, run: Run) -> None:
         axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axis.yaxis.set_minor_formatter(NullFormatter())
     elif panel.low is not None:
-        axis.set_ylim(bottom=panel.low)
+        axis.set_ylim(panel.low, None if values.max() > panel.low else panel.low + 1)
     if (values == values.round()).all():
         axis.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     if panel.limit is not None:

@@ -65,7 +65,7 @@ def diagnoses(found: Sequence[Mapping[str, Any]]) -> str:
 
 def tasks(content: Mapping[str, Any]) -> list[Sequence[str]]:
     """A row a task."""
-    rows = []
+    rows: list[Sequence[str]] = []
     for name, one in content["tasks"].items():
         metrics = ", ".join(f"{metric} {number(value)}" for metric, value in one["metrics"].items())
         losses = [number(one["first"]), number(one["lowest"]), str(one["lowest_step"] or "–"), number(one["last"])]
