@@ -49,7 +49,7 @@ def mask_of(*lengths: int) -> Tensor:
     return torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
 
 
-def close(found: Tensor, expected: Tensor, tolerance: float) -> None:
+def assert_close(found: Tensor, expected: Tensor, tolerance: float) -> None:
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
 
 
@@ -60,9 +60,11 @@ def test_features_of_pictures_and_names(pair: Pair) -> None:
     model, official = pair
     video = draw_video(2, 1)
     with torch.no_grad():
-        close(model.embed(pixel_values=video[:, 0]), official.features(official.picture_states(video)[:, 0]), 1e-5)
+        assert_close(
+            model.embed(pixel_values=video[:, 0]), official.features(official.picture_states(video)[:, 0]), 1e-5
+        )
         found = model.represent({"text": text_tokens(NAMES, NAMES_MASK)}, "candidate")
-    close(found, official.names(NAMES, NAMES_MASK), 1e-5)
+    assert_close(found, official.names(NAMES, NAMES_MASK), 1e-5)
 
 
 @pytest.mark.parametrize(("frames", "family"), [(1, "img_cls"), (3, "video_cls"), (1, "downstream")])
@@ -76,9 +78,9 @@ def test_classification_of_pictures_and_videos(pair: Pair, frames: int, family: 
             pixel_values=given, input_ids=NAMES, attention_mask=NAMES_MASK.to(torch.uint8), family=family
         ).logits_per_image
     expected = official.classify(video, NAMES, NAMES_MASK, family)
-    close(found, expected, 1e-4)
+    assert_close(found, expected, 1e-4)
     names = text_tokens(NAMES, NAMES_MASK)
-    close(model.classify({"pixel_values": given}, names, family=family), expected.softmax(1), 1e-4)
+    assert_close(model.classify({"pixel_values": given}, names, family=family), expected.softmax(1), 1e-4)
 
 
 def test_captioning_with_the_right_words_before(pair: Pair) -> None:
@@ -90,10 +92,10 @@ def test_captioning_with_the_right_words_before(pair: Pair) -> None:
         expected = official.caption(video, ids, real)
         words = model.vocabulary("encoder")
         found = similarity(model.project(states[real]), words, model.scale("caption"))
-    close(words, official.vocabulary(), 1e-5)
-    close(states[real], expected[real], 1e-4)
+    assert_close(words, official.vocabulary(), 1e-5)
+    assert_close(states[real], expected[real], 1e-4)
     logits = official.features(expected) @ official.vocabulary().T * official.scale("caption")
-    close(found, logits[real], 1e-4)
+    assert_close(found, logits[real], 1e-4)
     assert target.tolist() == ids.masked_fill(~real, -1).tolist()
 
 
@@ -110,11 +112,11 @@ def test_generation_step_by_step(pair: Pair, beams: int, monkeypatch: pytest.Mon
     inputs = {"image": patches(video[:, 0], files.PATCH)}
     found = generation.generate(model, inputs, beams=beams, max_length=4, family="caption", vocabulary="encoder")[0]
     words = official.vocabulary()
-    close(steps[0][0], official.next_word(video, [], words), 1e-4)
+    assert_close(steps[0][0], official.next_word(video, [], words), 1e-4)
     assert found == official.beam_search(video, beams, 4)[0]
     if beams == 1:
         for step, logits in enumerate(steps[1:], 1):
-            close(logits[0], official.next_word(video, found[:step], words), 1e-4)
+            assert_close(logits[0], official.next_word(video, found[:step], words), 1e-4)
 
 
 def test_hidden_words_and_cloze(pair: Pair) -> None:
@@ -125,12 +127,14 @@ def test_hidden_words_and_cloze(pair: Pair) -> None:
     with torch.no_grad():
         encoded = model.encode([(Attributes("text"), text_tokens(ids, real))]).states[:, 1:]
         expected = official.text_states(ids, real, "text")[:, 1:]
-        close(encoded[real], expected[real], 1e-4)
+        assert_close(encoded[real], expected[real], 1e-4)
         read = encoded[:, 2]
         found = similarity(model.project(read), model.vocabulary("encoder"), model.scale("text_mlm"))
-        close(found, official.features(expected[:, 2]) @ official.vocabulary().T * official.scale("text_mlm"), 1e-4)
+        assert_close(
+            found, official.features(expected[:, 2]) @ official.vocabulary().T * official.scale("text_mlm"), 1e-4
+        )
         candidates = model.candidates(labels, given=["text"])
-    close(candidates, official.names(labels, torch.ones_like(labels, dtype=torch.bool), "word"), 1e-5)
+    assert_close(candidates, official.names(labels, torch.ones_like(labels, dtype=torch.bool), "word"), 1e-5)
 
 
 def test_retrieval(pair: Pair) -> None:
@@ -139,9 +143,9 @@ def test_retrieval(pair: Pair) -> None:
     texts, real = draw_ids(3, 7, "texts"), mask_of(7, 5, 6)
     with torch.no_grad():
         found = model(pixel_values=video[:, 0], input_ids=texts, attention_mask=real, family="retrieve")
-    close(found.text_embeds, official.names(texts, real), 1e-5)
+    assert_close(found.text_embeds, official.names(texts, real), 1e-5)
     expected = official.features(official.picture_states(video)[:, 0]) @ official.names(texts, real).T
-    close(found.logits_per_image, expected * official.scale("retrieve"), 1e-4)
+    assert_close(found.logits_per_image, expected * official.scale("retrieve"), 1e-4)
 
 
 def test_attributes_of_the_published_tasks_are_the_published_ones() -> None:

@@ -125,8 +125,6 @@ Merged = tuple[Float[Tensor, "o i"], Float[Tensor, "o"]]
 class Dense:
     """How a layer applies its linears: as they are."""
 
-    whole_mlp = False
-
     def linear(self, name: str, module: nn.Module, x: Tensor) -> Tensor:  # noqa: ARG002 - layers with experts ask
         """`module`, called `name`, on tokens (b, n, inputs)."""
         return module(x)  # type: ignore[no-any-return]
@@ -136,8 +134,8 @@ class Dense:
         return self.linear(name, module, x)
 
     def mlp(self, up: nn.Module, down: nn.Module, x: Tensor) -> Tensor:
-        """Both linears of the MLP at once, where `whole_mlp` says so."""
-        raise NotImplementedError
+        """Both linears of the MLP, with the exact (erf) GELU between them."""
+        return self.linear("down", down, F.gelu(self.linear("up", up, x)))
 
     def context(self) -> dict[str, Tensor]:
         """What the routers keep to go on with the sequence."""
@@ -183,7 +181,6 @@ class ByToken(Dense):
         self, experts: Experts, named: nn.ModuleDict, conditions: Conditions, before: Mapping[str, Tensor] | None
     ) -> None:
         """`before`: the context of a sequence that these tokens continue."""
-        self.whole_mlp = experts.whole_mlp
         self._experts, self._routers, self._conditions = experts, named, conditions
         self._before = before
         self._chosen: dict[str, tuple[Plan, Tensor]] = {}
@@ -209,7 +206,9 @@ class ByToken(Dense):
         )
 
     def mlp(self, up: nn.Module, down: nn.Module, x: Tensor) -> Tensor:
-        """Each token through the whole MLP of each of its experts, and their outputs mixed."""
+        """Each token through the whole MLP of each of its experts, where both linears follow one decision."""
+        if not self._experts.whole_mlp:
+            return super().mlp(up, down, x)
         assert isinstance(up, ConditionalLinear)
         assert isinstance(down, ConditionalLinear)
         where, weights = self._decide("mlp", x)

@@ -1,6 +1,5 @@
 """The feed-forward layer."""
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -18,6 +17,4 @@ class Mlp(nn.Module):
 
     def forward(self, x: Float[Tensor, "b n w"], layer: Dense) -> Float[Tensor, "b n w"]:
         """Each token on its own."""
-        if layer.whole_mlp:
-            return layer.mlp(self.up, self.down, x)
-        return layer.linear("down", self.down, F.gelu(layer.linear("up", self.up, x)))
+        return layer.mlp(self.up, self.down, x)

@@ -4,6 +4,7 @@ A router that does not look at the data chooses once for each *row*, a kind of t
 its experts are merged. The others choose for each token (`nn/dispatch.py`). Gates are fp32 whatever the autocast.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -88,7 +89,7 @@ class _ExactNorm(nn.LayerNorm):
             return F.layer_norm(x.float(), self.normalized_shape, self.weight.float(), self.bias.float(), self.eps)
 
 
-class _RowRouter(nn.Module):
+class _RowRouter(nn.Module, ABC):
     """h = LN(embedded row); logits = G h  (Uni-Perceiver-MoE, NeurIPS 2022)."""
 
     def __init__(self, width: int, experts: int) -> None:
@@ -96,9 +97,9 @@ class _RowRouter(nn.Module):
         self.norm = _ExactNorm(width)
         self.gate = _ExactLinear(width, experts, bias=False)
 
+    @abstractmethod
     def embedded(self, conditions: Conditions) -> Float[Tensor, "r w"]:
         """What the rows are, as vectors."""
-        raise NotImplementedError
 
     def forward(self, conditions: Conditions) -> Float[Tensor, "r e"]:
         """The logits of each row, in fp32."""
