@@ -1,9 +1,11 @@
 """Collectives that are the identity at world size 1, so that one code path serves one process and many."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as distributed
+from jaxtyping import Shaped
 from torch import Tensor
 
 
@@ -48,6 +50,35 @@ def gather_rows(value: Tensor) -> Tensor:
     With gradients averaged over ranks, a loss of local rows against all columns has the exact global gradient.
     """
     return value if world_size() == 1 else _GatherRows.apply(value)  # type: ignore[no-any-return]
+
+
+class _AllToAll(torch.autograd.Function):
+    """Rows to and from the processes of a group; the gradient goes the other way."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, sent: Sequence[int], received: Sequence[int], group: Any) -> Tensor:
+        ctx.sent, ctx.received, ctx.group = sent, received, group
+        return _all_to_all(rows, sent, received, group)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        return _all_to_all(gradients[0], ctx.received, ctx.sent, ctx.group), None, None, None
+
+
+def _all_to_all(rows: Tensor, sent: Sequence[int], received: Sequence[int], group: Any) -> Tensor:
+    found = rows.new_empty(sum(received), *rows.shape[1:])
+    distributed.all_to_all_single(found, rows.contiguous(), list(received), list(sent), group=group)
+    return found
+
+
+def exchange_rows(
+    rows: Shaped[Tensor, "s *d"], sent: Sequence[int], received: Sequence[int], group: Any
+) -> Shaped[Tensor, "r *d"]:
+    """Rows that the processes of a group give each other, with gradient.
+
+    The first `sent[0]` rows go to process 0 of the group, and so on; the first `received[0]` come from there.
+    """
+    return _AllToAll.apply(rows, sent, received, group)  # type: ignore[no-any-return]
 
 
 def broadcast_object(value: Any) -> Any:

@@ -146,7 +146,7 @@ def test_rows_there_and_back() -> None:
     assert torch.equal(index.reshape(-1)[where.order], where.experts)
     assert torch.equal(where.offsets, torch.bincount(index.reshape(-1), minlength=5).cumsum(0).int())
     other = torch.randn(rows.shape, generator=seed.torch_generator(0, "adjoint"), dtype=torch.float64)
-    back = dispatch._combine(other, torch.ones_like(leaves["weights"]), where)
+    back = dispatch.combine(other, torch.ones_like(leaves["weights"]), where)
     torch.testing.assert_close((rows * other).sum(), (x * back).sum())
 
 
@@ -239,7 +239,7 @@ def test_many_choices_are_summed_exactly_in_bf16() -> None:
     rows = torch.full((16, 8), 1.0, dtype=torch.bfloat16)
     rows[0] = 512
     where = plan(torch.arange(16)[None], 16)
-    assert torch.equal(dispatch._combine(rows, torch.ones(1, 16), where), torch.full((1, 8), 528.0).bfloat16())
+    assert torch.equal(dispatch.combine(rows, torch.ones(1, 16), where), torch.full((1, 8), 528.0).bfloat16())
 
 
 @pytest.mark.parametrize("run", [linear, mlp])

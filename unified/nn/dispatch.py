@@ -116,7 +116,7 @@ def expert_linear(
 
     Computes in the dtype of autocast where it is on. Keeps `x` alone for the backward pass.
     """
-    x, weights = _entry(x, plan, weights)
+    x, weights = entry(x, plan, weights)
     return _Linear.apply(x, weight, bias, weights, plan)
 
 
@@ -134,11 +134,13 @@ def expert_mlp(
     Computes in the dtype of autocast where it is on. Keeps for the backward pass what a dense layer of width k·h does:
     `x` and the hidden rows before and after the GELU.
     """
-    x, weights = _entry(x, plan, weights)
+    x, weights = entry(x, plan, weights)
     return _Mlp.apply(x, up_weight, up_bias, down_weight, down_bias, weights, plan)
 
 
-def _entry(x: Tensor, plan: Plan, weights: Tensor) -> tuple[Tensor, Tensor]:
+def entry(
+    x: Float[Tensor, "t d"], plan: Plan, weights: Float[Tensor, "t k"]
+) -> tuple[Float[Tensor, "t d"], Float[Tensor, "t k"]]:
     """The tokens in the dtype of the products; weights of choices beyond the capacity set to zero."""
     device = x.device.type
     available = torch.amp.is_autocast_available(device)  # not on the meta device
@@ -160,7 +162,7 @@ class _Linear(torch.autograd.Function):
         rows = x.new_empty(len(plan.tokens), weight.shape[1])
         for part, expert in _groups(plan, matrix):
             rows[part] = _product(x.index_select(0, plan.tokens[part]), matrix[expert], plan)
-        return _add_bias(_combine(rows, weights, plan), bias, weights, plan)
+        return _add_bias(combine(rows, weights, plan), bias, weights, plan)
 
     @staticmethod
     @once_differentiable
@@ -178,7 +180,7 @@ class _Linear(torch.autograd.Function):
                 weight_gradient[expert] = _outer(outer, rows.mul_(shares[part, None]), matrix[expert], plan)
         bias_gradient, through_bias = _bias_gradients(gradient, bias, weights, plan)
         weights_gradient = _by_choice(share_gradient, plan).to(weights.dtype) + through_bias
-        return _combine(inner, weights, plan), weight_gradient, bias_gradient, weights_gradient, None
+        return combine(inner, weights, plan), weight_gradient, bias_gradient, weights_gradient, None
 
 
 class _Mlp(torch.autograd.Function):
@@ -207,7 +209,7 @@ class _Mlp(torch.autograd.Function):
             hidden += [before, after]
         ctx.save_for_backward(x, up_weight, up_bias, down_weight, down_bias, weights, *hidden)
         ctx.plan = plan
-        return _add_bias(_combine(rows, weights, plan), down_bias, weights, plan)
+        return _add_bias(combine(rows, weights, plan), down_bias, weights, plan)
 
     @staticmethod
     @once_differentiable
@@ -236,7 +238,7 @@ class _Mlp(torch.autograd.Function):
             inner[part] = _product_back(back, up[expert], plan)
         down_bias_gradient, through_bias = _bias_gradients(gradient, down_bias, weights, plan)
         weights_gradient = _by_choice(share_gradient, plan).to(weights.dtype) + through_bias
-        x_gradient = _combine(inner, weights, plan)
+        x_gradient = combine(inner, weights, plan)
         return x_gradient, up_gradient, up_bias_gradient, down_gradient, down_bias_gradient, weights_gradient, None
 
 
@@ -296,7 +298,7 @@ def _by_choice(values: Float[Tensor, "r"], plan: Plan) -> Float[Tensor, "t k"]:
     return values.index_select(0, plan.inverse).view(plan.index.shape)
 
 
-def _combine(rows: Float[Tensor, "r d"], weights: Float[Tensor, "t k"], plan: Plan) -> Float[Tensor, "t d"]:
+def combine(rows: Float[Tensor, "r d"], weights: Float[Tensor, "t k"], plan: Plan) -> Float[Tensor, "t d"]:
     """The weighted sum of each token's rows; a gather, so the order of the sum is fixed."""
     # Two numbers lose nothing in bf16 that the result keeps; a long sum does.
     exact = rows.dtype if weights.shape[1] <= 4 else torch.promote_types(rows.dtype, torch.float32)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unified.nn.dispatch import Plan, expert_linear, expert_mlp, plan
+from unified.nn.exchange import Exchange, Journey, Use
 from unified.nn.routing import (
     BY_TOKEN,
     FOLDED,
@@ -177,13 +178,11 @@ class ByRow(Dense):
 class ByToken(Dense):
     """Conditional linears that each token uses experts of its own of."""
 
-    def __init__(
-        self, experts: Experts, named: nn.ModuleDict, conditions: Conditions, before: Mapping[str, Tensor] | None
-    ) -> None:
+    def __init__(self, layer: "ConditionalLayer", conditions: Conditions, before: Mapping[str, Tensor] | None) -> None:
         """`before`: the context of a sequence that these tokens continue."""
-        self._experts, self._routers, self._conditions = experts, named, conditions
+        self._experts, self._routers, self._conditions = layer.experts, layer, conditions
         self._before = before
-        self._chosen: dict[str, tuple[Plan, Tensor]] = {}
+        self._chosen: dict[str, tuple[Plan | Journey, Tensor]] = {}
         self._context: dict[str, Tensor] = {}
         self._usage: list[Usage] = []
 
@@ -191,10 +190,11 @@ class ByToken(Dense):
         """Each token through its experts, and their outputs mixed."""
         if not isinstance(module, ConditionalLinear):
             return module(x)  # type: ignore[no-any-return]
-        where, weights = self._decide(self._experts.decision(name), x)
-        flat = x.flatten(0, 1)
-        found: Tensor = module(lambda weight, bias: expert_linear(flat, weight, bias, where, weights))
-        return found.unflatten(0, x.shape[:2])
+        return self._through(
+            self._experts.decision(name),
+            x,
+            lambda x, where, weights: module(lambda weight, bias: expert_linear(x, weight, bias, where, weights)),
+        )
 
     def leading(self, name: str, module: nn.Module, x: Tensor) -> Tensor:
         """Not possible where vectors are no tokens that could be sent."""
@@ -211,12 +211,20 @@ class ByToken(Dense):
             return super().mlp(up, down, x)
         assert isinstance(up, ConditionalLinear)
         assert isinstance(down, ConditionalLinear)
-        where, weights = self._decide("mlp", x)
+        return self._through(
+            "mlp",
+            x,
+            lambda x, where, weights: up(lambda w, b: down(lambda v, c: expert_mlp(x, w, b, v, c, where, weights))),
+        )
+
+    def _through(self, decision: str, x: Float[Tensor, "b n i"], use: Use) -> Float[Tensor, "b n o"]:
+        """`use` of the tokens, here or where their experts are."""
+        where, weights = self._decide(decision, x)
         flat = x.flatten(0, 1)
-        found: Tensor = up(lambda w, b: down(lambda v, c: expert_mlp(flat, w, b, v, c, where, weights)))
+        found = where.through(flat, weights, use) if isinstance(where, Journey) else use(flat, where, weights)
         return found.unflatten(0, x.shape[:2])
 
-    def _decide(self, name: str, x: Float[Tensor, "b n w"]) -> tuple[Plan, Tensor]:
+    def _decide(self, name: str, x: Float[Tensor, "b n w"]) -> tuple[Plan | Journey, Tensor]:
         """The experts of each token; of two linears that share a decision the first one makes it."""
         if name in self._chosen:
             return self._chosen[name]
@@ -230,7 +238,8 @@ class ByToken(Dense):
         capacity = experts.capacity if self._routers.training else None
         where = plan(choice.experts, experts.count, real=real, capacity=capacity, priority=first)
         self._usage.append(_token_usage(choice.logits, choice.experts, real))
-        self._chosen[name] = (where, choice.weights)
+        exchange = self._routers.exchange
+        self._chosen[name] = (where if exchange is None else Journey(where, exchange), choice.weights)
         return self._chosen[name]
 
     def context(self) -> dict[str, Tensor]:
@@ -288,6 +297,8 @@ class ConditionalLayer(nn.ModuleDict):
         self.experts, self.number = experts, layer
         self.shared: dict[Any, Any] | None = None
         """Merged linears by row and noise, kept while a forward pass asks for them again; None: they are not kept."""
+        self.exchange: Exchange | None = None
+        """The way to the experts that other processes keep, for routers by token; None: all are here."""
 
     def apply_to(
         self,
@@ -299,7 +310,7 @@ class ConditionalLayer(nn.ModuleDict):
     ) -> Dense:
         """How this layer applies its linears to one sequence."""
         if self.experts.router in BY_TOKEN:
-            return ByToken(self.experts, self, conditions, before)
+            return ByToken(self, conditions, before)
         conditional = {name: linear for name, linear in linears.items() if isinstance(linear, ConditionalLinear)}
         if self.experts.router == FOLDED:
             return ByRow({name: linear.selected(conditions.index) for name, linear in conditional.items()}, segments)
