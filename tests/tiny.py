@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import yaml
 from PIL import Image
+from torch import Tensor
 
 from unified import seed
 from unified.config import build
 from unified.data.write import ShardWriter
+from unified.dist import rank
 from unified.recipe import ExpertSettings, Recipe
+from unified.train.trainer import Trainer
 
 COLOURS = {"red": (230, 40, 40), "green": (40, 200, 60), "blue": (40, 60, 230), "grey": (128, 128, 128)}
 
@@ -92,6 +95,15 @@ def write_recipe(folder: Path, **changes: Any) -> Path:
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(recipe_content(data, folder / "colours.yaml", **changes)))
     return path
+
+
+def tensors_of(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
+    """Copies of everything that a checkpoint holds, by group and name: on rank 0, while the others take part."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for group, name, tensor in trainer.tensors():
+        if rank() == 0:
+            found.setdefault(group, {})[name] = tensor.detach().clone()
+    return found
 
 
 def losses(run: Path) -> list[dict[str, float]]:

@@ -17,8 +17,7 @@ from uuid import uuid4
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
-from tiny import with_experts
-from torch import Tensor
+from tiny import tensors_of, with_experts
 
 from unified import dist
 from unified.buckets import by_length
@@ -73,7 +72,7 @@ def curve(recipe: Recipe, folder: Path) -> Any:
     """Losses and norms of each step, the load of the experts, and a file of all tensors at the end."""
     trainer, loader = start(recipe, folder)
     steps = [trainer.train_step(slots_of(loader, tasks)) for tasks in VARY]
-    tensors = trainer.tensors()
+    tensors = tensors_of(trainer)
     with trainer.engine.evaluated(trainer.ema) as model:
         right = model is None or all(model.state_dict()[n].equal(t) for n, t in tensors["ema"].items())
     trainer.engine.close()
@@ -96,18 +95,14 @@ def idle(recipe: Recipe, folder: Path) -> Any:
     """Names of the tensors that a step of one task changes, by group, after a step of all."""
     trainer, loader = start(recipe, folder)
     trainer.train_step(loader.probe())
-    before = copied(trainer)
+    before = tensors_of(trainer)
     trainer.train_step(slots_of(loader, "next"))
-    after = copied(trainer)
+    after = tensors_of(trainer)
     trainer.engine.close()
     return {
         group: sorted(name for name in named if not torch.equal(named[name], after[group][name]))
         for group, named in before.items()
     }
-
-
-def copied(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
-    return {group: {n: t.clone() for n, t in named.items()} for group, named in trainer.tensors().items()}
 
 
 def kept_gradients(recipe: Recipe, folder: Path) -> Any:
@@ -123,7 +118,7 @@ def not_finite(recipe: Recipe, folder: Path) -> Any:
     """What changes, and what is said, where the loss is finite and its gradient is not."""
     trainer, loader = start(recipe, folder)
     trainer.train_step(loader.probe())
-    before = copied(trainer)
+    before = tensors_of(trainer)
     change = trainer.engine.change
     trainer.engine.change = lambda loss: change(loss * float("inf"))  # type: ignore[method-assign]
     message = ""
@@ -131,7 +126,7 @@ def not_finite(recipe: Recipe, folder: Path) -> Any:
         trainer.train_step(loader.probe())
     except NonFiniteError as error:
         message = str(error)
-    after = copied(trainer)
+    after = tensors_of(trainer)
     trainer.engine.close()
     return {
         "message": message,
@@ -167,7 +162,7 @@ def resumed(recipe: Recipe, folder: Path) -> Any:
         losses.append(trainer.train_step(slots_of(loader, tasks)).losses)
         if trainer.step == half:
             trainer.save(folder / "resume" / own, {})
-    last = copied(trainer)
+    last = tensors_of(trainer)
     trainer.engine.close()
     found: dict[str, Any] = {"whole": losses, "from": {}}
     for source in sorted((folder / "resume").iterdir()):
@@ -175,7 +170,7 @@ def resumed(recipe: Recipe, folder: Path) -> Any:
         trainer.load(next(source.glob("step_*")))
         found["from"][source.name] = [trainer.train_step(slots_of(loader, tasks)).losses for tasks in VARY[half:]]
         if source.name == own:
-            after = copied(trainer)
+            after = tensors_of(trainer)
             found["differ"] = [n for g, named in last.items() for n in named if not torch.equal(named[n], after[g][n])]
         trainer.engine.close()
     return found

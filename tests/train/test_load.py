@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_trainer import only, start
-from tiny import tiny_recipe, with_experts
+from tiny import tensors_of, tiny_recipe, with_experts
 
 from unified.config import RecipeError
 from unified.nn.routing import Usage
@@ -69,7 +69,7 @@ def test_the_bias_moves_against_the_load_and_is_saved(tmp_path: Path) -> None:
     name = "encoder.blocks.0.routers.mlp.bias"
     bias = trainer.model.state_dict()[name]
     assert torch.equal(bias, 0.25 * (load.mean() - load).sign())
-    assert torch.equal(trainer.tensors()["weights"][name], bias)
+    assert torch.equal(tensors_of(trainer)["weights"][name], bias)
     again, _ = start(recipe, tmp_path)
     trainer.save(tmp_path / "checkpoints", {})
     again.load(next((tmp_path / "checkpoints").glob("step_*")))

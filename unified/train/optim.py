@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -148,14 +148,15 @@ def load_optimizer_tensors(
 ) -> None:
     """Put back what `optimizer_tensors` took, bit for bit; other groups in `tensors` are left alone.
 
-    Raises `CheckpointError` as `check_moments` does.
+    Reads one tensor at a time. Raises `CheckpointError` as `check_moments` and `check_moment` do.
     """
     trained = {p: bool(group["fused"]) for group in optimizer.param_groups for p in group["params"]}
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter in trained}
-    check_moments({name: parameter.shape for name, parameter in parameters.items()}, tensors)
+    check_moments(parameters, tensors)
     optimizer.state.clear()
     for name, average in tensors["exp_avg"].items():
         parameter = parameters[name]
+        check_moment(name, average, parameter.shape)
         place = parameter.device
         optimizer.state[parameter] = {
             # A fused step counts on the device, any other on the CPU.
@@ -165,21 +166,24 @@ def load_optimizer_tensors(
         }
 
 
-def check_moments(trained: Mapping[str, torch.Size], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Raise `CheckpointError` when moments are missing, or belong to none of the trained parameters.
-
-    `trained`: shapes by name.
-    """
+def check_moments(trained: Collection[str], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Raise `CheckpointError` when moments are missing, or belong to none of the trained parameters."""
     for key in (*MOMENTS, "steps"):
         if key not in tensors:
             raise CheckpointError(f"the checkpoint has no {key!r}; found {sorted(tensors)}. Start a new run instead")
-    for name, average in tensors["exp_avg"].items():
-        if trained.get(name) != average.shape:
-            found = tuple(trained[name]) if name in trained else "none that is trained"
-            raise CheckpointError(
-                f"moments of {name!r} have the shape {tuple(average.shape)}; the model's parameter: {found}. "
-                "Resume with the recipe of the run"
-            )
+    for name in tensors["exp_avg"]:
+        if name not in trained:
+            check_moment(name, tensors["exp_avg"][name], None)
+
+
+def check_moment(name: str, moment: Tensor, shape: torch.Size | None) -> None:
+    """Raise `CheckpointError` unless a moment has the shape of its parameter; None where none is trained."""
+    if shape != moment.shape:
+        found = "none that is trained" if shape is None else tuple(shape)
+        raise CheckpointError(
+            f"moments of {name!r} have the shape {tuple(moment.shape)}; the model's parameter: {found}. "
+            "Resume with the recipe of the run"
+        )
 
 
 class Ema:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -176,16 +176,21 @@ class Trainer:
             ranks=self.accelerator.num_processes,
         )
 
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Everything that a checkpoint holds, by group and parameter name: on rank 0, while the others take part."""
-        groups = {"weights": self.engine.weights(), **self.engine.moments()}
+    def tensors(self) -> Iterator[tuple[str, str, Tensor]]:
+        """Group, name and tensor of everything that a checkpoint holds, each whole; every rank iterates to the end."""
+        for name, tensor in self.engine.weights():
+            yield "weights", name, tensor
+        yield from self.engine.moments()
         if self.ema is not None:
-            groups["ema"] = self.engine.whole(self.ema.tensors())
-        return groups
+            for name, tensor in self.engine.whole(self.ema.tensors()):
+                yield "ema", name, tensor
 
     def save(self, folder: Path, state: dict[str, Any]) -> None:
         """Write a checkpoint of this step; on rank 0, while the others wait."""
-        tensors = self.tensors()
+        tensors: dict[str, dict[str, Tensor]] = {}
+        for group, name, tensor in self.tensors():
+            if rank() == 0:
+                tensors.setdefault(group, {})[name] = tensor.detach().cpu()
         if rank() == 0:
             checkpoint.save(
                 folder, self.step, tensors, {"step": self.step, **state}, keep_last=self.recipe.train.keep_last

@@ -1,12 +1,14 @@
 """The model as the engine of a run holds it: whole in every process, or split over them by DeepSpeed's ZeRO.
 
-Weights and moments go in and out whole, by parameter name, so that nothing else needs to know. Whatever is called on
-one rank is called on all: what is split is gathered, and only rank 0 gets it.
+Weights and moments go in and out whole, by parameter name and one after the other, so that nothing else needs to know
+and no process holds more than one that it does not keep. Whatever is called on one rank is called on all, and iterated
+over to the end in the same order: what is split is gathered on the way.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from unified.train.optim import (
     MOMENTS,
     Ema,
     GroupSkipAdamW,
+    check_moment,
     check_moments,
     clip_gradients,
     load_optimizer_tensors,
@@ -39,7 +42,8 @@ class Whole:
     def __init__(self, accelerator: Accelerator, step_model: StepModel, optimizer: GroupSkipAdamW, clip: float) -> None:
         self.accelerator, self.optimizer, self.clip = accelerator, optimizer, clip
         self.model: UnifiedModel = step_model.model
-        self.names = {parameter: name for name, parameter in self.model.named_parameters()}
+        self.parameters: dict[str, Any] = dict(self.model.named_parameters())
+        self.names = {parameter: name for name, parameter in self.parameters.items()}
         self.module: Any = self._wrap(step_model)
 
     def _wrap(self, step_model: StepModel) -> nn.Module:
@@ -58,25 +62,37 @@ class Whole:
         self.optimizer.zero_grad()
         return norm
 
-    def weights(self) -> Named:
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
         """The state of the model."""
-        return dict(self.model.state_dict())
+        yield from self.model.state_dict().items()
 
-    def moments(self) -> dict[str, Named]:
-        """Moments and step counts of the parameters that had a step."""
-        return optimizer_tensors(self.optimizer, self.model)
+    def moments(self) -> Iterator[tuple[str, str, Tensor]]:
+        """Moments and step counts of the parameters that had a step: key, name and tensor."""
+        for key, named in optimizer_tensors(self.optimizer, self.model).items():
+            for name, tensor in named.items():
+                yield key, name, tensor
 
+    @torch.no_grad()
     def load_weights(self, named: Mapping[str, Tensor]) -> None:
-        """Put back what `weights` gave; `RuntimeError` where it is of another model."""
-        self.model.load_state_dict(named, strict=True)
+        """Put back what `weights` gave, reading one tensor at a time; `RuntimeError` where it is of another model."""
+        state = self.model.state_dict()
+        wrong = sorted(named.keys() ^ state.keys())
+        if wrong:
+            raise RuntimeError(f"missing or unknown: {', '.join(wrong)}")
+        for name, place in state.items():
+            self._load_weight(name, place, named[name])
+
+    def _load_weight(self, name: str, place: Tensor, value: Tensor) -> None:
+        _check_shape(name, place.shape, value)
+        place.copy_(value)
 
     def load_moments(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Put back what `moments` gave; `CheckpointError` where it is of another model."""
         load_optimizer_tensors(self.optimizer, self.model, tensors)
 
-    def whole(self, parts: Mapping[str, Tensor]) -> Named:
+    def whole(self, parts: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """Tensors of this process's parts of parameters as whole ones."""
-        return dict(parts)
+        yield from parts.items()
 
     def parts(self, whole: Mapping[str, Tensor]) -> Named:
         """What `whole` would make these of."""
@@ -157,17 +173,15 @@ class Zero(Plain):
         if flats:
             self.zero.norm_for_param_grads.clear()
 
-    def moments(self) -> dict[str, Named]:
+    def moments(self) -> Iterator[tuple[str, str, Tensor]]:
         """As `Whole.moments`."""
-        found: dict[str, Named] = {key: {} for key in (*MOMENTS, "steps")}
         for flat, group in zip(self.flats, self.groups, strict=True):
             steps = self.optimizer.state[flat]["step"]
             for parameter in group if steps > 0 else ():
                 name = self.names[parameter]
-                found["steps"][name] = steps.detach().cpu().clone()
+                yield "steps", name, steps.detach().clone()
                 for key in MOMENTS:
-                    found[key][name] = _kept(self._moment(parameter, key))
-        return found
+                    yield key, name, self._moment(parameter, key)
 
     def _moment(self, parameter: Any, key: str) -> Tensor:
         from deepspeed.utils import safe_get_full_optimizer_state
@@ -186,17 +200,18 @@ class Zero(Plain):
 
     def load_moments(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         """As `Whole.load_moments`."""
-        check_moments({self.names[p]: _shape(p) for group in self.groups for p in group}, tensors)
+        check_moments({self.names[parameter] for group in self.groups for parameter in group}, tensors)
         for flat, group in zip(self.flats, self.groups, strict=True):
             there = [self.names[parameter] for parameter in group if self.names[parameter] in tensors["exp_avg"]]
             state = self.optimizer.state[flat]
             # Parameters of a group step together, unless they were in others before the tasks of the run changed.
             state["step"].fill_(max((float(tensors["steps"][name]) for name in there), default=0.0))
             for parameter in group:
+                name = self.names[parameter]
                 for key in MOMENTS:
-                    value = tensors[key].get(self.names[parameter])
-                    empty = torch.zeros(_shape(parameter)) if value is None else value
-                    self._set_moment(parameter, key, empty.to(flat.device))
+                    value = tensors[key][name] if name in tensors[key] else torch.zeros(_shape(parameter))
+                    check_moment(name, value, _shape(parameter))
+                    self._set_moment(parameter, key, value.to(flat.device))
 
 
 class Sharded(Zero):
@@ -239,45 +254,38 @@ class Sharded(Zero):
         distributed.all_gather(parts, own)
         return torch.cat(parts)[: parameter.ds_numel].view(parameter.ds_shape)
 
-    def weights(self) -> Named:
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
         """As `Whole.weights`."""
-        parts = {name: parameter.ds_tensor for name, parameter in self.model.named_parameters()}
-        return {**self.model.state_dict(), **self.whole(parts)}
+        for name, tensor in self.model.state_dict().items():
+            parameter = self.parameters.get(name)
+            yield name, tensor if parameter is None else self._gathered(parameter, parameter.ds_tensor)
 
-    def load_weights(self, named: Mapping[str, Tensor]) -> None:
-        """As `Whole.load_weights`."""
-        parameters: dict[str, Any] = dict(self.model.named_parameters())
-        state = self.model.state_dict()
-        shapes = {name: _shape(parameters[name]) if name in parameters else t.shape for name, t in state.items()}
-        wrong = sorted(name for name in {*shapes, *named} if name not in named or shapes.get(name) != named[name].shape)
-        if wrong:
-            raise RuntimeError(f"missing, unknown or of another shape: {', '.join(wrong)}")
-        with torch.no_grad():
-            for name, value in named.items():
-                parameter = parameters.get(name)
-                if parameter is None:
-                    state[name].copy_(value)
-                    continue
-                parameter.ds_tensor.data.copy_(_part(parameter, value))
-                if parameter.data.shape == value.shape:  # a small one, which every process keeps whole as well
-                    parameter.data.copy_(value)
-        self.zero.refresh_fp32_params()
+    def _load_weight(self, name: str, place: Tensor, value: Tensor) -> None:
+        parameter = self.parameters.get(name)
+        if parameter is None:
+            super()._load_weight(name, place, value)
+            return
+        _check_shape(name, parameter.ds_shape, value)
+        parameter.ds_tensor.data.copy_(_part(parameter, value))
+        if parameter.data.shape == value.shape:  # a small one, which every process keeps whole as well
+            parameter.data.copy_(value)
 
-    def whole(self, parts: Mapping[str, Tensor]) -> Named:
+    def whole(self, parts: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """As `Whole.whole`."""
-        parameters: dict[str, Any] = dict(self.model.named_parameters())
-        return {name: _kept(self._gathered(parameters[name], part)) for name, part in parts.items()}
+        for name, part in parts.items():
+            yield name, self._gathered(self.parameters[name], part)
 
     def parts(self, whole: Mapping[str, Tensor]) -> Named:
         """As `Whole.parts`."""
-        parameters: dict[str, Any] = dict(self.model.named_parameters())
-        return {name: _part(parameters[name], tensor) for name, tensor in whole.items()}
+        return {name: _part(self.parameters[name], tensor) for name, tensor in whole.items()}
 
     @contextmanager
     def evaluated(self, ema: Ema | None) -> Iterator[UnifiedModel | None]:
         """As `Whole.evaluated`: a copy that rank 0 runs without the others."""
-        average = self.whole(ema.tensors()) if ema is not None else {}
-        state = {**self.weights(), **average}
+        state: Named = {}
+        for name, tensor in chain(self.weights(), self.whole(ema.tensors()) if ema is not None else ()):
+            if rank() == 0:
+                state[name] = tensor.cpu()
         if rank() > 0:
             yield None
             return
@@ -298,9 +306,9 @@ def _part(parameter: Any, whole: Tensor) -> Tensor:
     return padded.narrow(0, rank() * size, size)
 
 
-def _kept(gathered: Tensor) -> Tensor:
-    """What rank 0 keeps of what all have gathered: memory of the host is for one copy."""
-    return gathered.cpu() if rank() == 0 else gathered.new_empty(0, device="cpu")
+def _check_shape(name: str, shape: torch.Size, value: Tensor) -> None:
+    if shape != value.shape:
+        raise RuntimeError(f"{name} has the shape {tuple(value.shape)}; expected {tuple(shape)}")
 
 
 def wrapped(accelerator: Accelerator, step_model: StepModel, optimizer: GroupSkipAdamW, clip: float) -> Whole:
