@@ -27,6 +27,14 @@ def reduce_sum(value: Tensor) -> Tensor:
     return value
 
 
+def totals(*numbers: float | int) -> list[float]:
+    """The sum of each number over all ranks."""
+    if world_size() == 1:
+        return [float(number) for number in numbers]
+    device = "cpu" if "gloo" in distributed.get_backend() else "cuda"
+    return reduce_sum(torch.tensor(numbers, dtype=torch.float64, device=device)).tolist()
+
+
 class _GatherRows(torch.autograd.Function):
     """All-gather along the first axis; the backward pass sums the gradient over ranks and takes this rank's rows."""
 

@@ -150,6 +150,9 @@ class TrainSettings:
     keep_last: int = 2
     trackers: Sequence[str] = ()
     """Trackers of accelerate, such as `tensorboard`; metrics.jsonl is always written."""
+    hang_seconds: float | None = 1800.0
+    """Longest time of waiting for data, a forward or backward pass, an evaluation or a save, after which every process
+    says where it is and ends; null: none. An evaluation of half an hour is rare, and a cluster that waits is dear."""
 
 
 @dataclass(frozen=True)
@@ -266,7 +269,14 @@ RANGES: tuple[tuple[str, Fits, tuple[str, ...]], ...] = (
     (
         "above 0",
         lambda value: value > 0,
-        ("optim.eps", "optim.clip", "optim.layer_decay", "model.image.position_scale", "model.experts.capacity"),
+        (
+            "optim.eps",
+            "optim.clip",
+            "optim.layer_decay",
+            "model.image.position_scale",
+            "model.experts.capacity",
+            "train.hang_seconds",
+        ),
     ),
     ("at least 0 and below 1", lambda value: 0 <= value < 1, ("optim.betas", "optim.ema", "model.drop_path")),
 )

@@ -123,7 +123,7 @@ def test_the_count_of_bad_samples_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
     assert (state["bad_samples"], state["seen_samples"]) == (0, 2 * (8 + 4))
     counts = []
     count = StepLoader._count
-    monkeypatch.setattr(StepLoader, "_count", lambda self, report: (counts.append(self.seen), count(self, report)))
+    monkeypatch.setattr(StepLoader, "_count", lambda self, *new: (counts.append(self.seen), count(self, *new)))
     run(replace(recipe, max_steps=4), out)
     assert counts[0] == 2 * (8 + 4)
 

@@ -224,3 +224,39 @@ def test_closing_lets_the_next_one_in(tmp_path: Path) -> None:
     run.close()
     run.close()
     RunFolder(tmp_path).close()
+
+
+def test_what_ends_a_run_is_in_its_log(tmp_path: Path) -> None:
+    for error in (RunFolderError("words for people"), ZeroDivisionError("a fault of the code")):
+        with pytest.raises(type(error)), RunFolder(tmp_path):
+            raise error
+    log = (tmp_path / "log.txt").read_text()
+    people, code = log.split("ERROR the run ends: ")[1:]
+    assert people.startswith("words for people")
+    assert "Traceback" not in people
+    assert code.startswith("ZeroDivisionError('a fault of the code')\nTraceback")
+
+
+FULL = """
+import resource, signal, sys
+from unified.log import logger
+from unified.train.run_folder import RunFolder
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+with RunFolder(sys.argv[1]) as run:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
+    for step in range(9):
+        logger.warning("step %d: %s", step, "x" * 50)
+    run.append({"step": 1, "lr": 0.5})
+    run.append({"step": 2, "text": "y" * 300})
+"""
+
+
+def test_a_full_disk_ends_a_run_at_its_metrics_and_not_at_its_log(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("log.txt: [Errno 27] File too large; the log goes on without what is missing") == 1
+    assert "metrics.jsonl: could not be written: [Errno 27] File too large. Make room" in done.stderr
+    assert "Logging error" not in done.stderr
+    assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [1]

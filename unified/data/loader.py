@@ -88,6 +88,9 @@ class Steps(Dataset[Step]):
             return Step(number, [(slot, self.batch(slot, report)) for slot in slots], report)
         except UserError as error:
             return Step(number, [], report, error)
+        except OSError as error:
+            lost = f"step {number}: {error}. Make that readable again; then the same command goes on"
+            return Step(number, [], report, DataError(lost))
 
     def share(self, slot: Slot) -> range:
         """This rank's contiguous part of the global samples of a slot."""
@@ -232,11 +235,9 @@ class StepLoader:
             try:
                 for number in range(self.start_step, self.recipe.max_steps):
                     watchdog.wait_for(number)
-                    step = next(batches)
+                    step = _next(batches, number)
                     watchdog.wait_for(None)
-                    if step.failure is not None:
-                        raise step.failure
-                    self._count(step.report)
+                    self._agree(step)
                     yield step.number, step.slots, step.report
             finally:
                 del batches  # ends the loader processes now, also where a traceback keeps this frame
@@ -270,10 +271,22 @@ class StepLoader:
             "; ".join(waiting),
         )
 
-    def _count(self, report: Report) -> None:
-        self.seen += report.samples
-        self.bad += len(report.bad)
-        for message in report.bad:
+    def _agree(self, step: Step) -> None:
+        """Count the samples of all ranks, which end together where one of them has no batch or too many are bad."""
+        report = step.report
+        failed, samples, bad = dist.totals(step.failure is not None, report.samples, len(report.bad))
+        if failed:
+            failures = dist.gather_objects(None if step.failure is None else str(step.failure))
+            raise step.failure or DataError(
+                "; ".join(f"rank {rank}: {failure}" for rank, failure in enumerate(failures) if failure is not None)
+            )
+        messages = [text for of_rank in dist.gather_objects(report.bad) for text in of_rank] if bad else []
+        self._count(int(samples), messages)
+
+    def _count(self, samples: int, bad: list[str]) -> None:
+        self.seen += samples
+        self.bad += len(bad)
+        for message in bad:
             if message not in self._named and len(self._named) < MESSAGES:
                 self._named.add(message)
                 logger.warning("bad sample, replaced by the next good one: %s", message)
@@ -281,8 +294,16 @@ class StepLoader:
         if self.bad > limit * max(self.seen, SETTLED):
             raise DataError(
                 f"{self.bad} of {self.seen} samples could not be used, more than data.max_bad_fraction = {limit} "
-                f"allows. Look at the shards with `unified shards verify`. The last: {report.bad[-1]}"
+                f"allows. Look at the shards with `unified shards verify`.{f' The last: {bad[-1]}' if bad else ''}"
             )
+
+
+def _next(batches: Iterator[Step], number: int) -> Step:
+    """The next step; what ends loader processes (no memory, a shard cut short) is its failure, to be told to all."""
+    try:
+        return next(batches)
+    except (RuntimeError, OSError) as error:
+        return Step(number, [], Report(), DataError(f"step {number}: the loader processes failed: {error}"))
 
 
 def _set_up_worker(number: int) -> None:  # noqa: ARG001

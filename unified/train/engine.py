@@ -5,6 +5,7 @@ import os
 import socket
 import warnings
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from unified.log import logger
 from unified.recipe import Recipe
 from unified.train.deepspeed_settings import deepspeed_settings
 
+SLACK = 60.0
+"""Seconds by which a collective waits longer than the watchdog."""
 _BY_LAUNCHER = "ACCELERATE_USE_DEEPSPEED"  # set by `accelerate launch` with a DeepSpeed configuration
 
 
@@ -58,7 +61,7 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
             accelerator = Accelerator(
                 cpu=not cuda,  # otherwise every process of a CPU run takes itself for the only one
                 mixed_precision="bf16" if recipe.train.precision == "bf16" else "no",
-                kwargs_handlers=[ddp],
+                kwargs_handlers=[ddp, *([_group(recipe, cuda)] if "WORLD_SIZE" in os.environ else [])],
                 **common,
             )
     except (ImportError, ValueError) as error:
@@ -91,14 +94,20 @@ def _deepspeed(recipe: Recipe, common: dict[str, Any], cuda: bool) -> Accelerato
         # Otherwise the first use compiles an operation for a minute, or waits for one that was killed meanwhile.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     _join_alone()
-    backend = InitProcessGroupKwargs(backend="nccl" if cuda else "gloo")
     with _environment_kept(_BY_LAUNCHER):
         # `cpu=True` would make accelerate run DDP instead, without a word.
         plugin = DeepSpeedPlugin(hf_ds_config=settings, zero3_init_flag=False)
-        accelerator = Accelerator(deepspeed_plugin=plugin, kwargs_handlers=[backend], **common)
+        accelerator = Accelerator(deepspeed_plugin=plugin, kwargs_handlers=[_group(recipe, cuda)], **common)
     # Models that are loaded later, such as the start of a run, are whole.
     unset_hf_deepspeed_config()
     return accelerator
+
+
+def _group(recipe: Recipe, cuda: bool) -> InitProcessGroupKwargs:
+    """How processes join, and how long a collective waits: longer than the watchdog does, which says more."""
+    patience = recipe.train.hang_seconds
+    backend = "nccl" if cuda else "gloo"
+    return InitProcessGroupKwargs(backend, timeout=None if patience is None else timedelta(seconds=patience + SLACK))
 
 
 def _join_alone() -> None:

@@ -23,6 +23,7 @@ from unified.train.progress import Progress
 from unified.train.run_folder import RunFolder
 from unified.train.stop import StopRequest
 from unified.train.trainer import Trainer
+from unified.train.watchdog import Watchdog
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -33,6 +34,7 @@ def run(recipe: Recipe, out: Path) -> None:
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(RunFolder(out)) if rank() == 0 else None
         barrier()
+        watchdog = stack.enter_context(Watchdog(recipe.train.hang_seconds, out / "log.txt"))
         stop = stack.enter_context(StopRequest())
         found = broadcast_object(_newest(out / "checkpoints") if rank() == 0 else None)
         parts = build(recipe, fresh=found is None)
@@ -42,7 +44,7 @@ def run(recipe: Recipe, out: Path) -> None:
         if start >= recipe.max_steps:
             logger.info("%s is at step %d of %d: nothing is left to train", out, start, recipe.max_steps)
             return
-        session = _Session(recipe, out, accelerator, parts, folder, found)
+        session = _Session(recipe, out, accelerator, parts, folder, found, watchdog)
         stack.callback(accelerator.end_training)
         stack.callback(session.trainer.engine.close)
         session.begin(start)  # only now, as until here a wrong recipe must leave the run as it was
@@ -72,15 +74,17 @@ class _Session:
         parts: Parts,
         folder: RunFolder | None,
         found: Path | None,
+        watchdog: Watchdog,
     ) -> None:
         self.recipe, self.out, self.accelerator, self.folder, self.parts = recipe, out, accelerator, folder, parts
+        self.watchdog = watchdog
         stored = checkpoint.load(found, groups=()) if found else None
         start, state = (stored.step, stored.state) if stored else (0, {})
         self.origin = resume(recipe, recipe.seed, start, state["schedule"]) if stored else START
         self.loader = StepLoader(recipe, parts.tokenizers, parts.labels, start_step=start, origin=self.origin)
         if stored:
             _check_data(state["data"], self.loader.digests(), recipe)
-        self.trainer = Trainer(recipe, accelerator, parts, self.loader.probe())
+        self.trainer = Trainer(recipe, accelerator, parts, self.loader.probe(), enter=watchdog.enter)
         if found:
             self.trainer.load(found)
             # The share of bad samples is one of the whole run.
@@ -116,16 +120,20 @@ class _Session:
         train, last = self.recipe.train, self.recipe.max_steps
         batches = iter(self.loader)
         for _ in range(self.trainer.step, last):
+            self.watchdog.begin(self.trainer.step + 1)
             with self.progress.waiting():
                 _, slots, _ = next(batches)
+            self.watchdog.has(slot.task for slot, _ in slots)
             done = self.trainer.train_step(slots)
             step = self.trainer.step
             self.progress.step(step, **done.values())
             stopping = stop.agreed(self.accelerator.device)
             if train.eval_every and (step % train.eval_every == 0 or step == last):
+                self.watchdog.enter("evaluating")
                 with self.progress.paused():
                     self._evaluate()
             if step == last or stopping or step % train.save_every == 0:
+                self.watchdog.enter("saving")
                 with self.progress.paused():
                     self._save()
             if stopping and step < last:

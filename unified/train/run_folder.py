@@ -17,6 +17,7 @@ import os
 import platform
 import socket
 import subprocess
+import sys
 import weakref
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -65,7 +66,7 @@ class RunFolder:
         os.ftruncate(self._lock, 0)
         os.write(self._lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
         _held.add(self)
-        self._log = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
+        self._log = _LogFile(self.path / "log.txt", encoding="utf-8")
         self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(self._log)
 
@@ -94,6 +95,11 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None and self in _held:
+            own = isinstance(error, UserError | OSError | KeyboardInterrupt)  # a traceback would say no more
+            text = f"the run ends: {error}" if own and str(error) else f"the run ends: {error!r}"
+            told = None if own or kind is None else (kind, error, trace)
+            self._log.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, text, (), told))
         self.close()
 
     def forget_in_child(self) -> None:
@@ -142,8 +148,15 @@ class RunFolder:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add a record, which has a `step`, to metrics.jsonl; it is there even if the process is killed right after."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        path = self.path / "metrics.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise RunFolderError(
+                f"{path}: could not be written: {error}. Make room on the disk; then the same command goes on from the "
+                "last checkpoint"
+            ) from error
 
     def metrics(self) -> list[dict[str, Any]]:
         """All records of metrics.jsonl, in order."""
@@ -154,6 +167,17 @@ class RunFolder:
         path = self.path / "metrics.jsonl"
         kept = [r for r in read_metrics(path) if r["step"] <= step] if step > 0 and path.is_file() else []
         _replace(path, "".join(json.dumps(record) + "\n" for record in [{"format": FORMAT}, *kept]))
+
+
+class _LogFile(logging.FileHandler):
+    """Says once, and goes on, where the log cannot be written; training need not end for it."""
+
+    _told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, ARG002 - logging calls it so
+        if not self._told:
+            self._told = True
+            sys.stderr.write(f"{self.baseFilename}: {sys.exc_info()[1]}; the log goes on without what is missing\n")
 
 
 _held: "weakref.WeakSet[RunFolder]" = weakref.WeakSet()  # a forked process cannot know otherwise what it inherited

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,10 +61,18 @@ class Trainer:
     """Model, optimizer and counters of a run; knows nothing of files but checkpoints, nothing of printing."""
 
     def __init__(
-        self, recipe: Recipe, accelerator: Accelerator, parts: Parts, probe: Sequence[tuple[Slot, Batch]]
+        self,
+        recipe: Recipe,
+        accelerator: Accelerator,
+        parts: Parts,
+        probe: Sequence[tuple[Slot, Batch]],
+        enter: Callable[[str], None] = lambda _phase: None,
     ) -> None:
-        """`probe`: a batch of every task, from which the parameters that each task uses are found."""
-        self.recipe, self.accelerator = recipe, accelerator
+        """`probe`: a batch of every task, from which the parameters that each task uses are found.
+
+        `enter` is told what a step begins with: forward, backward.
+        """
+        self.recipe, self.accelerator, self.enter = recipe, accelerator, enter
         self.step = 0
         self.new_temperatures = False  # whether the loaded checkpoint has others than the model
         self.cost = Cost(parts.model)
@@ -116,11 +124,13 @@ class Trainer:
             group["active"] = bool(tasks & set(group["tasks"]))
             group["lr"] = lr * group["lr_scale"]
         items = [self._item(slot, batch) for slot, batch in slots]
+        self.enter("forward")
         try:
             loss, sums, load = self.engine.module(items)
         except GateError as error:  # weights are those of all ranks, so all end here
             raise NonFiniteError(f"step {self.step}: {error}. {_where(slots)}") from error
         self._check_finite(slots, sums)
+        self.enter("backward")
         norm = self.engine.change(loss)
         if not math.isfinite(norm):
             raise NonFiniteError(f"step {self.step}: the gradient is not finite. {_where(slots)}")
