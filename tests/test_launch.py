@@ -1,7 +1,6 @@
 """recipes/launch: each file is read by what it is for."""
 
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,19 +10,19 @@ from tiny import tiny_recipe
 from unified.train.deepspeed_settings import deepspeed_settings
 
 LAUNCH = Path(__file__).parent.parent / "recipes" / "launch"
-SETTINGS = {"zero0": 0, "zero1": 1, "zero2": 2, "zero3": 3, "zero2_offload": 2, "zero3_offload": 3}
+SETTINGS = [(0, "none"), *[(n, kind) for n in (1, 2, 3) for kind in ("none", "optimizer")], (3, "all")]
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_deepspeed_accepts_its_settings(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("stage", "offload"), SETTINGS)
+def test_deepspeed_accepts_its_settings(tmp_path: Path, stage: int, offload: str) -> None:
     from deepspeed.runtime.config import DeepSpeedConfig
 
-    recipe = tiny_recipe(tmp_path)
-    recipe = replace(recipe, train=replace(recipe.train, deepspeed=name))
+    recipe = tiny_recipe(tmp_path, engine={"kind": "deepspeed", "zero": stage, "offload": offload})
     settings = deepspeed_settings(recipe)
     found = DeepSpeedConfig(settings).zero_config
-    assert found.stage == SETTINGS[name]
-    assert (found.offload_optimizer is not None) == name.endswith("offload")
+    assert found.stage == stage
+    assert (found.offload_optimizer is not None) == (offload != "none")
+    assert (found.offload_param is not None) == (offload == "all")
     assert settings["gradient_clipping"] == (recipe.optim.clip if found.stage else 0)
 
 
@@ -44,4 +43,5 @@ def test_scripts_are_shell_and_may_be_run(path: Path) -> None:
 
 def test_every_file_is_tested() -> None:
     names = {path.stem for path in LAUNCH.glob("*.yaml")}
-    assert names == {*SETTINGS, "accelerate_one_node", "accelerate_many_nodes"}
+    settings = {"zero0", "zero3_offload_all", *(f"zero{n}{kind}" for n in (1, 2, 3) for kind in ("", "_offload"))}
+    assert names == {*settings, "accelerate_one_node", "accelerate_many_nodes"}

@@ -132,16 +132,32 @@ class DataSettings:
 
 
 @dataclass(frozen=True)
+class EngineSettings:
+    """What runs the steps. A run goes on under any other engine."""
+
+    kind: Literal["none", "ddp", "deepspeed"] | None = None
+    """One process, DistributedDataParallel, or DeepSpeed with ZeRO; null: `none` in one process, `ddp` in more."""
+    zero: Literal[0, 1, 2, 3] | None = None
+    """Stage of ZeRO, for DeepSpeed; null: 2, or that of the file that `deepspeed` names."""
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """What ZeRO keeps in the memory of the host: moments and fp32 weights (`optimizer`), in stage 3 also the weights
+    that are computed with (`all`)."""
+    deepspeed: str | None = None
+    """A YAML file with DeepSpeed's own keys; null: the one in recipes/launch for this stage and offload."""
+    expert_parallel: int = 1
+    """Processes that share the experts which tokens are sent to; 1: every process has them all."""
+    chunks: int = 1
+    """Passes that the slots of a step are run in, one after the other, where activations of all do not fit, at most as
+    many as there are slots. The result is the same, but that experts are balanced over a pass at a time."""
+
+
+@dataclass(frozen=True)
 class TrainSettings:
     """The loop."""
 
-    engine: Literal["none", "ddp", "deepspeed"] | None = None
-    """What runs the steps: one process, DistributedDataParallel, or DeepSpeed with ZeRO; null: `none` in one process,
-    `ddp` in more."""
-    deepspeed: str = "zero2"
-    """Settings of DeepSpeed, for that engine: a name in recipes/launch (zero1, zero2, zero3, zero2_offload,
-    zero3_offload), or a YAML file of one's own."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """What products are computed in, over weights in fp32 (autocast); fp16, with a scale of the loss that adapts, is
+    for GPUs without bf16."""
     checkpoint_activations: bool = False
     """Recompute activations in the backward pass, which saves memory and costs about a third more time."""
     log_every: int = 20
@@ -182,6 +198,7 @@ class Recipe:
     optim: OptimSettings = field(default_factory=OptimSettings)
     data: DataSettings = field(default_factory=DataSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
     start: StartSettings | None = None
     """Begin with the weights of another model; null: with drawn ones."""
     evaluate: Sequence[str] = ()
@@ -255,6 +272,7 @@ RANGES: tuple[tuple[str, Fits, tuple[str, ...]], ...] = (
             *("model.text.max_length", "model.text.positions"),
             *("model.experts.count", "model.experts.top", "model.experts.hidden"),
             *("train.log_every", "train.eval_every", "train.save_every", "train.keep_last"),
+            *("engine.expert_parallel", "engine.chunks"),
         ),
     ),
     (

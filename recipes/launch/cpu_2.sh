@@ -1,6 +1,6 @@
 #!/bin/sh
 # Two processes on CPUs: what the tests run, and a rehearsal of a run on GPUs.
-#   recipes/launch/cpu_2.sh recipes/quickstart.yaml --train.engine deepspeed --train.deepspeed zero3
+#   recipes/launch/cpu_2.sh recipes/quickstart.yaml --engine.kind deepspeed --engine.zero 3
 set -eu
 cd "$(dirname "$0")/../.."
 export CUDA_VISIBLE_DEVICES="" DS_ACCELERATOR=cpu

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Many machines under SLURM: one torchrun a machine, which starts a process a GPU.
-#   sbatch recipes/launch/slurm.sh recipes/uni_perceiver_base_moe.yaml --train.engine deepspeed --train.precision bf16
+#   sbatch recipes/launch/slurm.sh recipes/uni_perceiver_base_moe.yaml --engine.kind deepspeed --train.precision bf16
 # The same command goes on from the newest complete checkpoint. Five minutes before its time is up the job's processes
 # get SIGTERM: the run stops after the step that it makes, with a checkpoint, for which torchrun gives it 30 seconds.
 #SBATCH --job-name=unified

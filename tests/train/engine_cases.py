@@ -25,7 +25,7 @@ from unified.config import build as build_recipe
 from unified.config import read_yaml
 from unified.data.loader import StepLoader
 from unified.data.schedule import Slot
-from unified.recipe import Recipe
+from unified.recipe import EngineSettings, Recipe
 from unified.train.build import build
 from unified.train.engine import make_accelerator
 from unified.train.trainer import NonFiniteError, Trainer
@@ -48,17 +48,19 @@ def recipe_of(folder: Path, engine: str, model: str) -> Recipe:
     elif model == "token":
         recipe = with_experts(recipe, "token", balance=1.0, z_loss=0.1, bias_rate=0.01)
     name, _, option = engine.partition("+")
-    precision = "bf16" if option == "bf16" else "fp32"
+    precision = option if option in ("bf16", "fp16") else "fp32"
     train = replace(recipe.train, precision=precision, checkpoint_activations=option == "recomputed")
+    chunks = 3 if option == "chunks" else 1
     if name in ("none", "ddp"):
-        return replace(recipe, train=replace(train, engine=name))
-    settings = folder / f"{name}.yaml"
-    return replace(recipe, train=replace(train, engine="deepspeed", deepspeed=str(settings)))
+        return replace(recipe, train=train, engine=EngineSettings(kind=name, chunks=chunks))
+    settings = str(folder / f"{name}.yaml")
+    return replace(recipe, train=train, engine=EngineSettings(kind="deepspeed", deepspeed=settings, chunks=chunks))
 
 
 def start(recipe: Recipe, folder: Path) -> tuple[Trainer, StepLoader]:
     AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = make_accelerator(recipe, folder)
+    # fp16 is refused without a GPU for its speed alone; what it computes can be seen.
+    accelerator = make_accelerator(replace(recipe, train=replace(recipe.train, precision="fp32")), folder)
     parts = build(recipe)
     loader = StepLoader(recipe, parts.tokenizers, parts.labels)
     return Trainer(recipe, accelerator, parts, loader.probe()), loader
@@ -71,6 +73,8 @@ def slots_of(loader: StepLoader, tasks: str) -> list[tuple[Slot, Batch]]:
 def curve(recipe: Recipe, folder: Path) -> Any:
     """Losses and norms of each step, the load of the experts, and a file of all tensors at the end."""
     trainer, loader = start(recipe, folder)
+    if trainer.scale is not None:
+        trainer.scale.value = 2.0**10  # the first scale overflows, which is a case of its own
     steps = [trainer.train_step(slots_of(loader, tasks)) for tasks in VARY]
     tensors = tensors_of(trainer)
     with trainer.engine.evaluated(trainer.ema) as model:
@@ -119,8 +123,8 @@ def not_finite(recipe: Recipe, folder: Path) -> Any:
     trainer, loader = start(recipe, folder)
     trainer.train_step(loader.probe())
     before = tensors_of(trainer)
-    change = trainer.engine.change
-    trainer.engine.change = lambda loss: change(loss * float("inf"))  # type: ignore[method-assign]
+    backward = trainer.engine.backward
+    trainer.engine.backward = lambda loss: backward(loss * float("inf"))  # type: ignore[method-assign]
     message = ""
     try:
         trainer.train_step(loader.probe())
@@ -132,6 +136,24 @@ def not_finite(recipe: Recipe, folder: Path) -> Any:
         "message": message,
         "changed": [n for g, named in before.items() for n in named if not torch.equal(named[n], after[g][n])],
     }
+
+
+def overflow(recipe: Recipe, folder: Path) -> Any:
+    """What two steps change, by group: one with a scale that fp16 has no numbers for, and one that goes on after it."""
+    trainer, loader = start(recipe, folder)
+    assert trainer.scale is not None
+    trainer.train_step(loader.probe())
+    found: dict[str, Any] = {"changed": [], "norms": [], "scales": []}
+    for scale in (2.0**40, 2.0**10):
+        trainer.scale.value = scale
+        before = tensors_of(trainer)
+        found["norms"].append(trainer.train_step(loader.probe()).norm)
+        after = tensors_of(trainer)
+        found["scales"].append(trainer.scale.value)
+        groups = [g for g, named in before.items() if any(not torch.equal(t, after[g][n]) for n, t in named.items())]
+        found["changed"].append(sorted(set(groups) - {"ema"}))
+    trainer.engine.close()
+    return found
 
 
 def uneven(recipe: Recipe, folder: Path) -> Any:
@@ -154,7 +176,7 @@ def resumed(recipe: Recipe, folder: Path) -> Any:
 
     `differ` names the tensors that a run which went on from its own checkpoint ends with other values of.
     """
-    own = f"{dist.world_size()}{Path(recipe.train.deepspeed).stem if recipe.train.engine == 'deepspeed' else 'none'}"
+    own = f"{dist.world_size()}{Path(recipe.engine.deepspeed or 'none').stem}"
     half = len(VARY) // 2
     trainer, loader = start(recipe, folder)
     losses = []
@@ -182,6 +204,7 @@ WHAT: dict[str, Callable[[Recipe, Path], Any]] = {
     "kept_gradients": kept_gradients,
     "not_finite": not_finite,
     "resumed": resumed,
+    "overflow": overflow,
     "uneven": uneven,
 }
 

@@ -1,11 +1,11 @@
 """Engines: without one, DDP and ZeRO compute the same steps, on one process and on two, for all tasks and experts."""
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,22 @@ ALONE = [
     *[f"none/{model}/curve" for model in MODELS],
     *[f"{stage}/dense/curve" for stage in ("zero0", *STAGES)],
     *[f"zero3/{model}/curve" for model in MODELS[1:]],
-    *["none/flat/curve", "none+bf16/dense/curve", "none/dense/resumed", "zero2/dense/resumed", "zero3/dense/resumed"],
+    *[
+        "none/flat/curve",
+        "none+bf16/dense/curve",
+        "none+fp16/dense/curve",
+        "none+chunks/dense/curve",
+        "none/dense/resumed",
+        "zero2/dense/resumed",
+        "zero3/dense/resumed",
+    ],
 ]
 TOGETHER = [
     *[f"{engine}/{model}/curve" for engine in ("ddp", *STAGES) for model in MODELS],
     *["zero2+recomputed/attribute/curve", "zero3+recomputed/attribute/curve"],
     *["zero2_offload/dense/curve", "zero3_offload/dense/curve", "zero2+bf16/dense/curve", "zero3+bf16/dense/curve"],
+    *[f"{engine}+fp16/dense/{what}" for engine in ("ddp", "zero2", "zero3") for what in ("curve", "overflow")],
+    *[f"{engine}+chunks/{model}/curve" for engine in ("ddp", *STAGES) for model in MODELS[:2]],
     *[f"{engine}/dense/idle" for engine in ("ddp", *STAGES)],
     *["zero2/dense/not_finite", "zero3/dense/not_finite"],
     *["zero1/dense/resumed", "zero3/dense/resumed", "zero3/flat/kept_gradients", "zero3/dense/uneven"],
@@ -98,7 +108,7 @@ def test_every_engine_computes_what_one_process_computes(results: dict[int, dict
     for cases in results.values():
         for case, found in cases.items():
             engine, model, what = case.split("/")
-            if what != "curve" or model not in MODELS or "bf16" in engine:
+            if what != "curve" or model not in MODELS or "16" in engine:
                 continue
             expected = results[1][f"none/{model}/curve"]
             assert len(found["losses"]) == 6, case
@@ -111,7 +121,7 @@ def test_every_engine_computes_what_one_process_computes(results: dict[int, dict
             for name, value in expected["experts"].items():
                 assert found["experts"][name] == pytest.approx(value, abs=1e-4), (case, name)
             compared += 1
-    assert compared == 3 + 4 + 2 + 12 + 2 + 2
+    assert compared == 3 + 4 + 2 + 1 + 12 + 2 + 2 + 8
 
 
 def _check_tensors(found: dict[str, Tensor], expected: dict[str, Tensor], case: str) -> None:
@@ -137,12 +147,26 @@ def test_the_engine_that_was_asked_for_runs(results: dict[int, dict[str, Any]]) 
 
 
 @pytest.mark.distributed
-def test_bf16_is_near_and_the_same_on_engines(results: dict[int, dict[str, Any]]) -> None:
+def test_half_precision_is_near_and_the_same_on_engines(results: dict[int, dict[str, Any]]) -> None:
     exact = results[1]["none/dense/curve"]["losses"]
-    for found in (results[1]["none+bf16/dense/curve"], *(results[2][f"zero{n}+bf16/dense/curve"] for n in (2, 3))):
-        assert found["losses"] != exact
-        for losses, right in zip(found["losses"], exact, strict=True):
-            assert losses == pytest.approx(right, rel=0.02)
+    found = {case: of for cases in results.values() for case, of in cases.items() if "16/dense/curve" in case}
+    assert len(found) == 1 + 1 + 2 + 3
+    for case, of in found.items():
+        assert of["losses"] != exact
+        for losses, right in zip(of["losses"], exact, strict=True):
+            assert losses == pytest.approx(right, rel=0.02), case
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("engine", ["ddp", "zero2", "zero3"])
+def test_a_gradient_that_overflows_fp16_lowers_the_scale_and_changes_nothing(
+    results: dict[int, dict[str, Any]], engine: str
+) -> None:
+    found = results[2][f"{engine}+fp16/dense/overflow"]
+    assert found["changed"] == [[], ["exp_avg", "exp_avg_sq", "steps", "weights"]]
+    assert found["scales"] == [2.0**39, 2.0**10]
+    assert not math.isfinite(found["norms"][0])
+    assert math.isfinite(found["norms"][1])
 
 
 @pytest.mark.distributed
@@ -193,25 +217,24 @@ def test_ranks_with_texts_of_other_lengths_do_not_wait_for_each_other(results: d
     assert found["finite"]
 
 
-def engine_of(tmp_path: Path, **train: Any) -> Recipe:
-    recipe = tiny_recipe(tmp_path)
-    return replace(recipe, train=replace(recipe.train, **train))
+def engine_of(tmp_path: Path, precision: str = "fp32", **engine: Any) -> Recipe:
+    return tiny_recipe(tmp_path, engine=engine, train={"precision": precision})
 
 
 def test_the_engine_follows_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert chosen(engine_of(tmp_path)) == "none"
-    assert chosen(engine_of(tmp_path, engine="deepspeed")) == "deepspeed"
+    assert chosen(engine_of(tmp_path, kind="deepspeed")) == "deepspeed"
     with pytest.raises(RecipeError, match=r"'ddp' needs several processes.*torchrun --nproc-per-node"):
-        chosen(engine_of(tmp_path, engine="ddp"))
+        chosen(engine_of(tmp_path, kind="ddp"))
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert chosen(engine_of(tmp_path)) == "ddp"
     with pytest.raises(RecipeError, match=r"'none' runs in one process, found 2"):
-        chosen(engine_of(tmp_path, engine="none"))
+        chosen(engine_of(tmp_path, kind="none"))
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     assert chosen(engine_of(tmp_path)) == "deepspeed"
     with pytest.raises(RecipeError, match="launcher was configured for DeepSpeed"):
-        chosen(engine_of(tmp_path, engine="ddp"))
+        chosen(engine_of(tmp_path, kind="ddp"))
 
 
 @pytest.mark.parametrize(
@@ -250,7 +273,7 @@ def test_another_engine_than_the_one_that_was_asked_for_stops_the_run(
     accelerator = make_accelerator(engine_of(tmp_path), tmp_path)
     monkeypatch.setenv("WORLD_SIZE", str(processes))
     with pytest.raises(RuntimeError, match=f"{engine} was asked for, but Linear .* runs the steps"):
-        check_running(engine_of(tmp_path, engine=engine), accelerator, nn.Linear(1, 1))
+        check_running(engine_of(tmp_path, kind=engine), accelerator, nn.Linear(1, 1))
 
 
 def test_processes_that_do_not_see_each_other_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

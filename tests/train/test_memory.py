@@ -22,7 +22,7 @@ from unified.train.work import Cost, work
 def kept_and_estimated(recipe: Recipe) -> tuple[int, int]:
     """Bytes that the backward pass of all slots at once keeps beside the weights, and the estimate."""
     parts = build(recipe)
-    model = StepModel(parts.model, recipe.tasks)
+    model = StepModel(parts.model, recipe.tasks, recipe.train.precision)
     if recipe.train.checkpoint_activations:
         parts.model.activation_checkpointing_enable()
     weights = {parameter.untyped_storage().data_ptr() for parameter in parts.model.parameters()}
@@ -35,7 +35,7 @@ def kept_and_estimated(recipe: Recipe) -> tuple[int, int]:
         return tensor
 
     held = Activations(
-        parts.model.config, bf16=recipe.train.precision == "bf16", recomputed=recipe.train.checkpoint_activations
+        parts.model.config, half=recipe.train.precision != "fp32", recomputed=recipe.train.checkpoint_activations
     )
     items, estimated = [], 0
     for slot, batch in StepLoader(recipe, parts.tokenizers, parts.labels).probe():
@@ -45,8 +45,7 @@ def kept_and_estimated(recipe: Recipe) -> tuple[int, int]:
         estimated += held.of(
             work(task, batch, labels, parts.model.config.vocabulary_size), token_kinds(task, slot.task)
         )
-    autocast = torch.autocast("cpu", torch.bfloat16, enabled=recipe.train.precision == "bf16")
-    with autocast, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss, _ = model(items)[:2]
     assert loss.requires_grad
     return sum(kept.values()), estimated
@@ -73,7 +72,7 @@ def test_a_model_folded_for_one_row_keeps_and_costs_what_a_dense_one_does(tmp_pa
     task = recipe.tasks["retrieve"]
     _, batch = next(pair for pair in StepLoader(recipe, parts.tokenizers, parts.labels).probe())
     done, kinds = work(task, batch, None, folded.vocabulary_size), token_kinds(task, "retrieve")
-    kept = [Activations(each, bf16=False, recomputed=recomputed).of(done, kinds) for each in (folded, dense)]
+    kept = [Activations(each, half=False, recomputed=recomputed).of(done, kinds) for each in (folded, dense)]
     assert kept[0] == kept[1]
     assert Cost(skeleton(folded)).forward(done) == Cost(skeleton(dense)).forward(done)
 

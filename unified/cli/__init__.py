@@ -33,7 +33,7 @@ A run that was stopped goes on from its newest complete checkpoint when the same
                 it starts with, and stop; needs no data. --processes N: as if on so many
   --help        with a RECIPE: every flag with the value that the recipe gives it
 
-Several processes: torchrun --nproc-per-node N train.py RECIPE; with DeepSpeed: --train.engine deepspeed.
+Several processes: torchrun --nproc-per-node N train.py RECIPE; with DeepSpeed: --engine.kind deepspeed.
 recipes/launch has settings of ZeRO, and scripts for one machine and for many.
 
 example: python train.py recipes/quickstart.yaml --optim.lr 1e-3 --max-steps 200 --out runs/try

@@ -1,11 +1,12 @@
 """The settings of DeepSpeed: a file of the user's, completed by what the recipe decides."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from unified.config import RecipeError, nearest, read_yaml
 from unified.paths import find
-from unified.recipe import Recipe
+from unified.recipe import EngineSettings, Recipe
 
 BY_RECIPE = {
     "train_batch_size": "tasks.*.batch and slots decide the samples of a step",
@@ -22,23 +23,23 @@ BY_RECIPE = {
 """Keys of DeepSpeed that the recipe decides, and what to do instead."""
 
 
+_OFFLOADED = {"none": "", "optimizer": "_offload", "all": "_offload_all"}
+
+
 def deepspeed_settings(recipe: Recipe) -> dict[str, Any]:
-    """What DeepSpeed is started with: the file that `train.deepspeed` names, and the recipe's clipping and precision.
+    """What DeepSpeed is started with: the file of the stage or the one that is named, and the recipe's clipping.
 
     Raises `RecipeError` for a file that is not there, keys that the recipe decides, and stages that would not compute
     what a run without an engine computes.
     """
-    try:
-        path = find("recipes/launch", recipe.train.deepspeed, ".yaml")
-    except FileNotFoundError as error:
-        raise RecipeError(f"train.deepspeed: {error}") from error
+    path = _file(recipe.engine)
     content = read_yaml(path)
     for key, instead in BY_RECIPE.items():
         if key in content:
             raise RecipeError(f"{path}: {key!r} is not for this file; {instead}")
     _check_stage(content.get("zero_optimization"), recipe, str(path))
     stage = content["zero_optimization"]["stage"]
-    content = {
+    return {
         **content,
         # Bookkeeping of DeepSpeed alone: slots differ in their samples, and counters of this package count them.
         "train_micro_batch_size_per_gpu": 1,
@@ -47,10 +48,25 @@ def deepspeed_settings(recipe: Recipe) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }
-    if recipe.train.precision == "bf16":
-        # Autocast over fp32 parameters, as on every engine; gradients are added up in fp32.
-        content["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
-    return content
+
+
+def _file(engine: EngineSettings) -> Path:
+    """The file of the recipe's stage and offload, or the one that it names."""
+    if engine.deepspeed is not None:
+        if engine.zero is not None or engine.offload != "none":
+            raise RecipeError(
+                f"engine.deepspeed: {engine.deepspeed} says stage and offload itself; leave out engine.zero and "
+                "engine.offload, or the file"
+            )
+        try:
+            return find("recipes/launch", engine.deepspeed, ".yaml")
+        except FileNotFoundError as error:
+            raise RecipeError(f"engine.deepspeed: {error}") from error
+    stage = 2 if engine.zero is None else engine.zero
+    if engine.offload != "none" and (stage == 0 or (engine.offload == "all" and stage != 3)):
+        needed = "stage 3" if engine.offload == "all" else "a stage of 1, 2, 3"
+        raise RecipeError(f"engine.offload: {engine.offload!r} needs {needed} (engine.zero), found {stage}")
+    return find("recipes/launch", f"zero{stage}{_OFFLOADED[engine.offload]}", ".yaml")
 
 
 def _check_stage(zero: Any, recipe: Recipe, where: str) -> None:
@@ -74,3 +90,13 @@ def _check_stage(zero: Any, recipe: Recipe, where: str) -> None:
             )
         if device == "cpu" and stage not in stages:
             raise RecipeError(f"{where}: {part} needs a stage of {', '.join(map(str, stages))}, found {stage}")
+        if device == "cpu" and recipe.engine.chunks > 1:
+            raise RecipeError(
+                f"engine.chunks: {recipe.engine.chunks} passes with offload would not be exact, as DeepSpeed drops "
+                "gradients of earlier ones; set 1, or leave out the offload"
+            )
+    if stage == 1 and zero.get("overlap_comm") and recipe.engine.chunks > 1:
+        raise RecipeError(
+            f"{where}: stage 1 with overlap_comm loses gradients of all passes but the last, found engine.chunks "
+            f"{recipe.engine.chunks}; set overlap_comm: false, or stage 2"
+        )

@@ -33,23 +33,36 @@ def launched() -> int:
 
 def chosen(recipe: Recipe) -> str:
     """The engine of a run: the recipe's, or what fits the processes; `RecipeError` where it cannot be had."""
-    asked, processes = recipe.train.engine, launched()
+    asked, processes = recipe.engine.kind, launched()
     by_launcher = os.environ.get(_BY_LAUNCHER, "false").lower() == "true"
     if asked not in (None, "deepspeed") and by_launcher:
-        raise RecipeError(f"train.engine: {asked!r}, but the launcher was configured for DeepSpeed; leave one out")
+        raise RecipeError(f"engine.kind: {asked!r}, but the launcher was configured for DeepSpeed; leave one out")
     engine = asked or ("deepspeed" if by_launcher else "none" if processes == 1 else "ddp")
     if engine == "none" and processes > 1:
-        raise RecipeError(f"train.engine: 'none' runs in one process, found {processes}; use ddp or deepspeed")
+        raise RecipeError(f"engine.kind: 'none' runs in one process, found {processes}; use ddp or deepspeed")
     if engine == "ddp" and processes == 1:
         raise RecipeError(
-            "train.engine: 'ddp' needs several processes, found one; start with `torchrun --nproc-per-node N train.py` "
+            "engine.kind: 'ddp' needs several processes, found one; start with `torchrun --nproc-per-node N train.py` "
             "or use none"
         )
+    for key in ("zero", "offload", "deepspeed"):
+        value = getattr(recipe.engine, key)
+        if asked is None and engine != "deepspeed" and value not in (None, "none"):
+            raise RecipeError(
+                f"engine.{key}: {value!r} is for DeepSpeed alone; ask for it with --engine.kind deepspeed"
+            )
     return engine
+
+
+def check_precision(recipe: Recipe) -> None:
+    """Refuse fp16 where it has no fast products; a `RecipeError`."""
+    if recipe.train.precision == "fp16" and not torch.cuda.is_available():
+        raise RecipeError("train.precision: fp16 is for GPUs, and none is here; use bf16 or fp32")
 
 
 def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
     """Join the processes that a launcher started (one process needs none), for the engine that is asked for."""
+    check_precision(recipe)
     engine, cuda = chosen(recipe), torch.cuda.is_available()
     common: dict[str, Any] = {"log_with": list(recipe.train.trackers) or None, "project_dir": folder}
     # A step may lack a task, so DDP must look for parameters without a gradient.
@@ -60,7 +73,7 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
         else:
             accelerator = Accelerator(
                 cpu=not cuda,  # otherwise every process of a CPU run takes itself for the only one
-                mixed_precision="bf16" if recipe.train.precision == "bf16" else "no",
+                mixed_precision="no",  # the step itself computes in what the recipe says
                 kwargs_handlers=[ddp, *([_group(recipe, cuda)] if "WORLD_SIZE" in os.environ else [])],
                 **common,
             )
@@ -80,8 +93,8 @@ def _deepspeed(recipe: Recipe, common: dict[str, Any], cuda: bool) -> Accelerato
     by_launcher = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", stage)
     if by_launcher != stage:
         raise RecipeError(
-            f"train.deepspeed: {recipe.train.deepspeed} is ZeRO stage {stage}, and the launcher was configured for "
-            f"stage {by_launcher}; name settings of that stage with --train.deepspeed, or start with torchrun"
+            f"engine.zero: the recipe asks for stage {stage}, and the launcher was configured for stage "
+            f"{by_launcher}; give that with --engine.zero, or start with torchrun"
         )
     if not cuda:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read when deepspeed is imported; it guesses otherwise
@@ -146,7 +159,7 @@ def check_running(recipe: Recipe, accelerator: Accelerator, wrapped: nn.Module) 
         right = isinstance(wrapped, DistributedDataParallel) == (engine == "ddp")
     kind = type(wrapped).__name__
     if not right:
-        raise RuntimeError(f"train.engine: {engine} was asked for, but {kind} (ZeRO stage {stage}) runs the steps")
+        raise RuntimeError(f"engine.kind: {engine} was asked for, but {kind} (ZeRO stage {stage}) runs the steps")
     logger.info(
         "running on %s: engine %s (%s%s), %d process(es), backend %s, %d thread(s) each, precision %s",
         accelerator.device,

@@ -21,6 +21,7 @@ from unified.train.engine import make_accelerator
 from unified.train.flops import gemm_peak
 from unified.train.progress import Progress
 from unified.train.run_folder import RunFolder
+from unified.train.step import PRECISIONS
 from unified.train.stop import StopRequest
 from unified.train.trainer import Trainer
 from unified.train.watchdog import Watchdog
@@ -92,8 +93,10 @@ class _Session:
             logger.info("continuing %s from step %d of %d", out, start, recipe.max_steps)
         if recipe.train.trackers:
             accelerator.init_trackers(out.name)
-        dtype = torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32
-        peak = gemm_peak(dtype, accelerator.device, torch.get_num_threads()) * accelerator.num_processes
+        peak = (
+            gemm_peak(PRECISIONS[recipe.train.precision], accelerator.device, torch.get_num_threads())
+            * accelerator.num_processes
+        )
         self.progress = Progress(
             recipe.max_steps, every=recipe.train.log_every, tell=self._tell, start=start, peak=peak,
             more=self.trainer.experts.record,

@@ -11,12 +11,12 @@ from unified.parameters import active
 from unified.train.work import Work
 
 FLOAT, HALF = 4, 2
-"""Bytes of a number in fp32 and bf16."""
+"""Bytes of a number in fp32 and in bf16 or fp16."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes by what they hold. Weights are fp32 in every precision (bf16 is autocast)."""
+    """Bytes by what they hold. Weights are fp32 in every precision (bf16 and fp16 are autocast)."""
 
     weights: int
     gradients: int
@@ -33,11 +33,11 @@ class Memory:
 class Activations:
     """Bytes that the forward pass of a slot leaves for the backward pass."""
 
-    def __init__(self, config: UnifiedConfig, *, bf16: bool, recomputed: bool) -> None:
+    def __init__(self, config: UnifiedConfig, *, half: bool, recomputed: bool) -> None:
         """`recomputed`: activation checkpointing, which keeps the input of each block only."""
         self._config, self._recomputed = config, recomputed
-        self._number = HALF if bf16 else FLOAT
-        self._merged = (FLOAT + (HALF if bf16 else 0)) * active(config).experts
+        self._number = HALF if half else FLOAT
+        self._merged = (FLOAT + (HALF if half else 0)) * active(config).experts
 
     def of(self, done: Work, kinds: Iterable[Attributes]) -> int:
         """Those of a slot with these kinds of token."""

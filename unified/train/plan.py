@@ -26,6 +26,7 @@ from unified.task import Task
 from unified.train.build import check, label_sets, network
 from unified.train.memory import Activations, Memory, memory
 from unified.train.recipe_diff import plain
+from unified.train.step import in_chunks
 from unified.train.work import Cost, Work, bucketed_on, work
 from unified.types import IGNORE, Batch, DataError, Tokens
 from unified.upcycling import foresee
@@ -77,7 +78,8 @@ class Plan:
         """Of one process, in the step of the schedule that needs most."""
         recipe = self.recipe
         steps = range(min(sum(block_quotas(recipe)) // recipe.slots, recipe.max_steps))
-        most = max(self._activations([slot.task for slot in schedule(recipe, recipe.seed, step)]) for step in steps)
+        slots = [[slot.task for slot in schedule(recipe, recipe.seed, step)] for step in steps]
+        most = max(self._activations(chunk) for tasks in slots for chunk in in_chunks(tasks, recipe.engine.chunks))
         return memory(self.stored.total, most, average=recipe.optim.ema is not None)
 
     def _activations(self, tasks: Sequence[str]) -> int:
@@ -108,7 +110,7 @@ def make_plan(recipe: Recipe, processes: int | None = None) -> Plan:
     found = _find(recipe)
     cost = Cost(skeleton(found.config))
     held = Activations(
-        found.config, bf16=recipe.train.precision == "bf16", recomputed=recipe.train.checkpoint_activations
+        found.config, half=recipe.train.precision != "fp32", recomputed=recipe.train.checkpoint_activations
     )
     quotas, per_block = block_quotas(recipe), sum(block_quotas(recipe)) // recipe.slots
     slots = {}

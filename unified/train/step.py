@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,11 +21,16 @@ from unified.task import Task
 from unified.train.load import routing_loss
 from unified.types import Batch, Tokens
 
+T = TypeVar("T")
+
 TASK_METRICS: dict[str, Callable[[float, float, float], float]] = {
     "accuracy": lambda _loss, terms, correct: correct / terms,
     "perplexity": lambda loss, terms, _correct: math.exp(min(loss / terms, 700.0)),
 }
 """What `Task.metric` may name: a number for people from the sum of losses, the terms and the hits of a slot."""
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What `train.precision` may name: what products are computed in."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +49,16 @@ class StepModel(nn.Module):
     One forward and one backward of the weighted sum are exact on every engine, however many slots a step has.
     """
 
-    def __init__(self, model: UnifiedModel, tasks: Mapping[str, Task]) -> None:
+    def __init__(self, model: UnifiedModel, tasks: Mapping[str, Task], precision: str = "fp32") -> None:
         super().__init__()
         self.model = model
         self.tasks = dict(tasks)
+        self.computes_in = PRECISIONS[precision]
         self.whole_batches = False
         """Run each batch as one, so that all ranks run the same modules in the same order, whatever their data."""
 
     def forward(
-        self, items: Sequence[Item]
+        self, items: Sequence[Item], weight_of_step: float | None = None
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "s 4"], Float[Tensor, "m d e"] | None]:
         """The loss of the step, and for each slot the sum of losses, the terms and the hits over all ranks.
 
@@ -59,8 +67,12 @@ class StepModel(nn.Module):
 
         A slot's loss is its sum divided by the number of its valid terms on all ranks; slots are averaged by their
         tasks' weights. Engines average gradients over ranks, so the local share is multiplied by the world size.
+        `weight_of_step`: the weights of all slots of the step, where `items` are some of them; the losses of all parts
+        add up to that of the step. Experts are then balanced over a part at a time.
         """
-        with whole_batches(self.whole_batches), self.model.encoder.sharing() as passes:
+        device = self.model.device.type
+        autocast = torch.autocast(device, self.computes_in, enabled=self.computes_in != torch.float32)
+        with autocast, whole_batches(self.whole_batches), self.model.encoder.sharing() as passes:
             scores = [
                 score(self.model, self.tasks[i.task], i.batch, labels=i.labels, noise=i.noise, name=i.task)
                 for i in items
@@ -68,11 +80,21 @@ class StepModel(nn.Module):
         sums = torch.stack([s.loss.sum() for s in scores])
         local = torch.stack([torch.stack([s.loss.sum(), s.terms.sum(), s.correct.sum()]).float() for s in scores])
         whole = reduce_sum(local)
-        weight = sums.new_tensor([self.tasks[item.task].loss_weight for item in items])
-        share = weight / weight.sum() * world_size() / whole[:, 1].clamp(min=1)
+        weights = [self.tasks[item.task].loss_weight for item in items]
+        total = sum(weights) if weight_of_step is None else weight_of_step
+        share = sums.new_tensor(weights) / total * world_size() / whole[:, 1].clamp(min=1)
         extra, load = routing_loss(passes, self.model.config.experts)
         loss = (share * sums).sum()
-        return loss if extra is None else loss + extra, torch.cat([whole, local[:, :1]], dim=1), load
+        if extra is not None:
+            loss = loss + extra * (sum(weights) / total)
+        return loss, torch.cat([whole, local[:, :1]], dim=1), load
+
+
+def in_chunks(slots: Sequence[T], chunks: int) -> list[Sequence[T]]:
+    """The slots of a step in at most so many runs of nearly equal length, none of them empty."""
+    count = min(chunks, len(slots))
+    bounds = [number * len(slots) // count for number in range(count + 1)]
+    return [slots[start:stop] for start, stop in pairwise(bounds)]
 
 
 def draw_noise(

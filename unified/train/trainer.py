@@ -23,6 +23,7 @@ from unified.recipe import Recipe
 from unified.train.build import Parts
 from unified.train.engine import check_running
 from unified.train.load import ExpertLoad
+from unified.train.loss_scale import LossScale
 from unified.train.optim import (
     Ema,
     GroupSkipAdamW,
@@ -30,7 +31,7 @@ from unified.train.optim import (
     parameter_groups,
     uses_from_gradients,
 )
-from unified.train.step import TASK_METRICS, Item, StepModel, draw_noise
+from unified.train.step import TASK_METRICS, Item, StepModel, draw_noise, in_chunks
 from unified.train.work import Cost, Work, bucketed_on, work
 from unified.train.wrapped import wrapped
 from unified.types import Batch
@@ -74,6 +75,7 @@ class Trainer:
         """
         self.recipe, self.accelerator, self.enter = recipe, accelerator, enter
         self.step = 0
+        self.scale = LossScale() if recipe.train.precision == "fp16" else None
         self.new_temperatures = False  # whether the loaded checkpoint has others than the model
         self.cost = Cost(parts.model)
         self.model = parts.model.to(self.accelerator.device)
@@ -83,7 +85,7 @@ class Trainer:
         self.label_tokens = parts.label_tokens  # on the CPU, where their lengths cost no wait
         self.labels = {name: tokens.to(self.model.device) for name, tokens in parts.label_tokens.items()}
         self.experts = ExpertLoad(self.model)
-        step_model = StepModel(self.model, recipe.tasks)
+        step_model = StepModel(self.model, recipe.tasks, recipe.train.precision)
         runs = {slot.task: partial(self._probe, step_model, slot, batch) for slot, batch in probe}
         uses = uses_from_gradients(self.model, runs)
         groups = parameter_groups(self.model, uses, recipe.optim, depth=recipe.model.depth)
@@ -123,23 +125,49 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["active"] = bool(tasks & set(group["tasks"]))
             group["lr"] = lr * group["lr_scale"]
-        items = [self._item(slot, batch) for slot, batch in slots]
-        self.enter("forward")
-        try:
-            loss, sums, load = self.engine.module(items)
-        except GateError as error:  # weights are those of all ranks, so all end here
-            raise NonFiniteError(f"step {self.step}: {error}. {_where(slots)}") from error
-        self._check_finite(slots, sums)
-        self.enter("backward")
-        norm = self.engine.change(loss)
-        if not math.isfinite(norm):
+        sums, load = self._gradients(slots)
+        norm = self.engine.step()
+        if not math.isfinite(norm) and (self.scale is None or self.scale.smallest):
             raise NonFiniteError(f"step {self.step}: the gradient is not finite. {_where(slots)}")
+        if self.scale is not None:
+            self._adapt_scale(finite=math.isfinite(norm))
         settings = self.recipe.model.experts
         self.experts.step(load, settings.bias_rate if settings else 0.0)
         self.step += 1
         if self.ema is not None:
             self.ema.update(self.model)
         return self._result(slots, sums.tolist(), norm, lr)
+
+    def _gradients(self, slots: Sequence[tuple[Slot, Batch]]) -> tuple[Tensor, Tensor | None]:
+        """Forward and backward passes of a step; the sums and loads of `StepModel`, of all its slots."""
+        weight = sum(self.recipe.tasks[slot.task].loss_weight for slot, _ in slots)
+        chunks = in_chunks(slots, self.recipe.engine.chunks)
+        found: list[tuple[Tensor, Tensor | None]] = []
+        for number, chunk in enumerate(chunks, start=1):
+            items = [self._item(slot, batch) for slot, batch in chunk]
+            scale = self.scale.value if self.scale is not None else 1.0
+            with self.engine.part(last=number == len(chunks), scale=scale):
+                self.enter("forward")
+                try:
+                    loss, sums, load = self.engine.module(items, weight)
+                except GateError as error:  # weights are those of all ranks, so all end here
+                    raise NonFiniteError(f"step {self.step}: {error}. {_where(slots)}") from error
+                self._check_finite(chunk, sums)
+                self.enter("backward")
+                self.engine.backward(loss)
+            found.append((sums, load))
+        loads = [load for _, load in found if load is not None]
+        return torch.cat([sums for sums, _ in found]), sum(loads[1:], loads[0]) if loads else None
+
+    def _adapt_scale(self, *, finite: bool) -> None:
+        assert self.scale is not None
+        self.scale.update(finite=finite)
+        if not finite:
+            logger.info(
+                "step %d: changed nothing, as a gradient overflowed fp16; the loss is scaled by %g from now on",
+                self.step,
+                self.scale.value,
+            )
 
     def _check_finite(self, slots: Sequence[tuple[Slot, Batch]], sums: Tensor) -> None:
         """The sums are those over all ranks, so all end here; the samples named are of the ranks at fault."""
@@ -201,10 +229,9 @@ class Trainer:
         for group, name, tensor in self.tensors():
             if rank() == 0:
                 tensors.setdefault(group, {})[name] = tensor.detach().cpu()
+        state = {"step": self.step, **({"loss_scale": self.scale.state()} if self.scale else {}), **state}
         if rank() == 0:
-            checkpoint.save(
-                folder, self.step, tensors, {"step": self.step, **state}, keep_last=self.recipe.train.keep_last
-            )
+            checkpoint.save(folder, self.step, tensors, state, keep_last=self.recipe.train.keep_last)
         barrier()
 
     def load(self, path: Path) -> dict[str, Any]:
@@ -231,6 +258,8 @@ class Trainer:
             else:
                 logger.warning("%s has no moving average of the weights; it starts from the weights there", path)
                 self.ema = Ema(self.model, self.ema.decay)
+        if self.scale is not None and "loss_scale" in found.state:
+            self.scale.load(found.state["loss_scale"])
         self.step = found.step
         return dict(found.state)
 

@@ -5,6 +5,7 @@ and no process holds more than one that it does not keep. Whatever is called on 
 over to the end in the same order: what is split is gathered on the way.
 """
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -45,22 +46,42 @@ class Whole:
         self.parameters: dict[str, Any] = dict(self.model.named_parameters())
         self.names = {parameter: name for name, parameter in self.parameters.items()}
         self.module: Any = self._wrap(step_model)
+        self._scale = 1.0
 
     def _wrap(self, step_model: StepModel) -> nn.Module:
         alone = self.accelerator.num_processes == 1  # torchrun may start a single one, which needs no DDP
         return self.accelerator.prepare_model(step_model, evaluation_mode=alone)  # type: ignore[no-any-return]
 
-    def change(self, loss: Tensor) -> float:
-        """Backward pass, clipping and one step of the optimizer; returns the norm of the gradient before clipping.
+    @contextmanager
+    def part(self, *, last: bool, scale: float = 1.0) -> Iterator[None]:
+        """Around forward and backward pass of a part of a step, whose gradients are added to those of earlier parts.
+
+        `scale`: a factor of the loss, which `step` takes out of the gradients again.
+        """
+        self._scale = scale
+        with contextlib.nullcontext() if last else self.accelerator.no_sync(self.module):
+            yield
+
+    def backward(self, loss: Tensor) -> None:
+        """The gradients of a loss; within `part`."""
+        self.accelerator.backward(loss * self._scale)
+
+    def step(self) -> float:
+        """Clipping and one step of the optimizer; returns the norm of the gradient before clipping.
 
         Where that is not finite, nothing was changed.
         """
-        self.accelerator.backward(loss)
-        norm = float(clip_gradients(self.optimizer, self.clip))
+        norm = self._clipped()
         if math.isfinite(norm):
             self.optimizer.step()
         self.optimizer.zero_grad()
         return norm
+
+    def _clipped(self) -> float:
+        if self._scale != 1.0:
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            torch._foreach_mul_(gradients, 1.0 / self._scale)
+        return float(clip_gradients(self.optimizer, self.clip))
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """The state of the model."""
@@ -119,10 +140,20 @@ class Plain(Whole):
     def _wrap(self, step_model: StepModel) -> nn.Module:
         return self.accelerator.prepare(step_model, self.optimizer)[0]  # type: ignore[no-any-return]
 
-    def change(self, loss: Tensor) -> float:
-        """As `Whole.change`; clipped here, as DeepSpeed would not tell the norm."""
+    @contextmanager
+    def part(self, *, last: bool, scale: float = 1.0) -> Iterator[None]:
+        """As `Whole.part`."""
+        self._scale = scale
+        self.module.set_gradient_accumulation_boundary(last)  # stays so until it is set again
+        yield
+
+    def backward(self, loss: Tensor) -> None:
+        """As `Whole.backward`."""
         self.module.backward(loss)
-        norm = float(clip_gradients(self.optimizer, self.clip))
+
+    def step(self) -> float:
+        """As `Whole.step`; clipped here, as DeepSpeed would not tell the norm."""
+        norm = self._clipped()
         if math.isfinite(norm):
             self.module.step()
         return norm
@@ -155,9 +186,14 @@ class Zero(Plain):
         """Let parameters know their places in the parts; DeepSpeed does so at its first step otherwise."""
         self.zero._lazy_init_hp_params_optimizer_state()
 
-    def change(self, loss: Tensor) -> float:
-        """As `Whole.change`; DeepSpeed skips the step where the norm is not finite."""
+    def backward(self, loss: Tensor) -> None:
+        """As `Whole.backward`."""
+        if self._scale != 1.0:
+            self.zero.override_loss_scale(self._scale)  # it scales the loss, and the gradients back
         self.module.backward(loss)
+
+    def step(self) -> float:
+        """As `Whole.step`; DeepSpeed skips the step where the norm is not finite."""
         self.module.step()
         self._forget_gradients()
         return math.inf if self.zero.overflow else float(self.module.get_global_grad_norm())
