@@ -4,12 +4,13 @@ import io
 import json
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt16
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -24,6 +25,8 @@ PIXEL_LIMIT = 64_000_000
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 IMAGES = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm")
 ORIENTATION = 0x0112  # the EXIF tag
+PNG_SIGNATURE, PNG_HEADER = b"\x89PNG\r\n\x1a\n", 33  # bytes up to the end of the first chunk
+PNG_GREY, PNG_PALETTE = 0, 3
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, OverflowError, IndexError, TypeError)
 
 
@@ -77,9 +80,12 @@ def place(sample: Mapping[str, Any]) -> str:
 
 
 def decode_column(raw: Mapping[str, Any], name: str) -> Any:
-    """One column of a raw sample, decoded by the last part of its name ("seg.png" is a picture)."""
-    kind = name.rpartition(".")[2]
-    decoder = DECODERS.get(kind)
+    """One column of a raw sample, decoded by the last part of its name ("seg.png" is a picture).
+
+    Maps are told by the last two parts: "classes.png", "depth.png" and "edges.png" are numbers of a pixel, not colours,
+    and come as uint8 or uint16 (h, w) as they are stored; "normals.png" is a picture like any other.
+    """
+    decoder = MAPS.get(".".join(name.split(".")[-2:])) or DECODERS.get(name.rpartition(".")[2])
     if decoder is None:
         raise DataError(f"{place(raw)}: column {name!r}: no decoder for it; there are: {', '.join(sorted(DECODERS))}")
     try:
@@ -144,6 +150,29 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def decode_map(data: bytes, bits: Sequence[int] = (8, 16)) -> UInt8[Tensor, "h w"] | UInt16[Tensor, "h w"]:
+    """The numbers in a PNG of one channel, or the indices of one with a palette, at the depth at which they are stored.
+
+    Less than 8 bits become 8 with the same numbers. Raises `ValueError` for colours, other formats, and a depth that
+    is not in `bits`: 16 bits read as 8 have lost what they said.
+    """
+    if data[:8] != PNG_SIGNATURE or len(data) < PNG_HEADER:
+        raise ValueError("not a PNG; maps are PNGs of one channel")
+    width, height, depth, colours = struct.unpack(">IIBB", data[16:26])
+    if colours not in (PNG_GREY, PNG_PALETTE):
+        raise ValueError("a picture in colours; expected a PNG of one channel, or of indices into a palette")
+    if max(depth, 8) not in bits:
+        raise ValueError(f"{depth} bits a pixel; expected {' or '.join(map(str, bits))}")
+    check_pixels(width, height, PIXEL_LIMIT)
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        if colours == PNG_PALETTE:
+            return torch.from_numpy(np.array(image, dtype=np.uint8))
+        if depth == 16:
+            return torch.from_numpy(np.array(image, dtype=np.uint16))
+        scale = 255 // (2**depth - 1)  # by which Pillow spreads fewer bits over eight
+        return torch.from_numpy(np.array(image.convert("L"), dtype=np.uint8) // scale)
+
+
 def _decode_text(data: bytes) -> str:
     return data.decode("utf-8")
 
@@ -162,4 +191,10 @@ DECODERS: dict[str, Callable[[bytes], Any]] = {
     **dict.fromkeys(("json",), json.loads),
     **dict.fromkeys(("cls", "index"), _decode_number),
     **dict.fromkeys(("npy",), _decode_array),
+}
+
+MAPS: dict[str, Callable[[bytes], Any]] = {
+    "classes.png": decode_map,
+    "depth.png": partial(decode_map, bits=(16,)),
+    "edges.png": partial(decode_map, bits=(8,)),
 }

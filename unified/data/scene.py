@@ -1,0 +1,258 @@
+"""What a decoded sample says of its picture, as arrays: objects, segments, joints, attributes and maps.
+
+The columns are those of docs/data-format.md; all functions are pure and raise `DataError` naming shard, key and column.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from unified.config import nearest
+from unified.data.decode import place
+from unified.types import IGNORE, DataError, Sample
+
+FACTS = "json"  # the column with everything that is not a picture
+SLACK = 1.0  # pixels by which a box or a point may lie beyond the edge
+UNKNOWN = -1.0
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The objects of one picture; `masks` and `points` hold nothing for objects that have none."""
+
+    boxes: Float[Tensor, "n 4"]  # x0, y0, x1, y1 in pixels
+    labels: Int[Tensor, "n"]
+    crowd: Bool[Tensor, "n"]  # a region of many that were not told apart
+    masks: tuple[Mapping[str, Any] | None, ...]  # run lengths; `decode_masks` makes pixels of them
+    points: Float[Tensor, "n j 3"]  # x, y in pixels, and 0 unlabelled, 1 occluded, 2 visible
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The regions that share out one picture: things one by one, and stuff."""
+
+    labels: Int[Tensor, "n"]
+    things: Bool[Tensor, "n"]
+    masks: tuple[Mapping[str, Any], ...]
+
+
+def image_size(sample: Sample) -> tuple[int, int]:
+    """Height and width of the picture, as its facts say."""
+    facts = _facts(sample)
+    height, width = facts.get("height"), facts.get("width")
+    if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
+        raise _wrong(sample, f"width and height: expected whole numbers above 0, found {width!r} and {height!r}")
+    return height, width
+
+
+def objects(sample: Sample, classes: Mapping[str, int], joints: Sequence[str] = ()) -> Objects:
+    """The objects, labelled by their places in `classes`; joints that an object does not name are unlabelled."""
+    size, found = image_size(sample), _list(sample, "objects")
+    boxes = [check_box(sample, item.get("box"), size) for item in found]
+    return Objects(
+        boxes=torch.tensor(boxes, dtype=torch.float32).reshape(len(found), 4),
+        labels=_labels(sample, found, classes),
+        crowd=torch.tensor([bool(item.get("crowd")) for item in found], dtype=torch.bool),
+        masks=tuple(check_mask(sample, item["mask"], size) if item.get("mask") else None for item in found),
+        points=torch.stack([_points(sample, item.get("points") or {}, joints) for item in found])
+        if found
+        else torch.zeros(0, len(joints), 3),
+    )
+
+
+def segments(sample: Sample, classes: Mapping[str, int]) -> Segments:
+    """The regions of the picture, labelled by their places in `classes`."""
+    size, found = image_size(sample), _list(sample, "segments")
+    return Segments(
+        labels=_labels(sample, found, classes),
+        things=torch.tensor([bool(item.get("thing")) for item in found], dtype=torch.bool),
+        masks=tuple(check_mask(sample, item.get("mask"), size) for item in found),
+    )
+
+
+def decode_masks(sample: Sample, masks: Sequence[Mapping[str, Any] | None]) -> Bool[Tensor, "n h w"]:
+    """The pixels of masks of the sample's objects or segments; all False for an object without one."""
+    pixels = np.zeros((len(masks), *image_size(sample)), dtype=np.bool_)
+    for number, mask in enumerate(masks):
+        if mask is not None:
+            try:
+                pixels[number] = coco_mask.decode(mask)
+            except ValueError as error:
+                raise _wrong(sample, f"mask {number}: {error}") from error
+    return torch.from_numpy(pixels)
+
+
+def joints(sample: Sample, names: Sequence[str]) -> Float[Tensor, "j 3"]:
+    """The joints of the one body in the picture: x, y in pixels, and 0 unlabelled, 1 occluded, 2 visible."""
+    return _points(sample, _mapping(sample, "points"), names)
+
+
+def presence(sample: Sample, names: Sequence[str]) -> Float[Tensor, "q"]:
+    """Each attribute: 1, 0, or -1 where it is unknown or not mentioned."""
+    found = _mapping(sample, "attributes")
+    for name, value in found.items():
+        if value not in (0, 1, -1):
+            raise _wrong(sample, f"attribute {name!r}: expected 1, 0 or -1 for unknown, found {value!r}")
+    return torch.tensor([float(found.get(name, UNKNOWN)) for name in names])
+
+
+def identity(sample: Sample) -> str:
+    """Who or what it is: equal for pictures of the same."""
+    found = _facts(sample).get("identity")
+    if not isinstance(found, str) or not found:
+        raise _wrong(sample, f"identity: expected a text, found {found!r}")
+    return found
+
+
+def class_map(sample: Sample, classes: int, column: str = "classes.png") -> Int[Tensor, "h w"]:
+    """The class of each pixel, `IGNORE` where there is no label; `classes` is how many there are."""
+    stored = _map(sample, column)
+    none = torch.iinfo(stored.dtype).max
+    labels = stored.to(torch.int64)
+    labels = torch.where(labels == none, IGNORE, labels)
+    highest = int(labels.max())
+    if highest >= classes:
+        raise _wrong(sample, f"class {highest} is beyond the list of {classes}; no label is {none}", column)
+    return labels
+
+
+def depth_map(sample: Sample, column: str = "depth.png") -> tuple[Float[Tensor, "h w"], Bool[Tensor, "h w"]]:
+    """Depth in metres, and where there is a reading."""
+    unit = _facts(sample).get("depth_unit")
+    if not isinstance(unit, int | float) or not 0 < unit < math.inf:
+        raise _wrong(sample, f"depth_unit: expected metres a step of {column}, found {unit!r}")
+    depth = _map(sample, column).to(torch.float32)
+    return depth * unit, depth > 0
+
+
+def normal_map(sample: Sample, column: str = "normals.png") -> tuple[Float[Tensor, "3 h w"], Bool[Tensor, "h w"]]:
+    """Unit normals in the camera's axes (x right, y down, z away), and where there is one."""
+    stored = _value(sample, column)
+    if not isinstance(stored, Tensor) or stored.shape[0] != 3:
+        raise _wrong(sample, "expected a picture in RGB", column)
+    _check_shape(sample, column, stored)
+    vectors = stored.to(torch.float32) / 127.5 - 1
+    valid = (stored != 0).any(0)
+    return torch.nn.functional.normalize(vectors, dim=0) * valid, valid
+
+
+def edge_map(sample: Sample, column: str = "edges.png") -> Float[Tensor, "h w"]:
+    """The share of people who drew a boundary at each pixel, 0 to 1."""
+    return _map(sample, column).to(torch.float32) / 255
+
+
+def intrinsics(sample: Sample) -> tuple[float, float, float, float]:
+    """Focal lengths and principal point of the camera in pixels: fx, fy, cx, cy."""
+    found: Any = _facts(sample).get("intrinsics")
+    if not _numbers(found, 4) or min(found[:2]) <= 0:
+        raise _wrong(sample, f"intrinsics: expected [fx, fy, cx, cy], found {found!r}")
+    fx, fy, cx, cy = map(float, found)
+    return fx, fy, cx, cy
+
+
+def check_box(sample: Sample, box: Any, size: tuple[int, int]) -> list[float]:
+    """A box within the picture, cut where it is up to a pixel beyond it; raises `DataError` for any other."""
+    reason, clipped = clip_box(box, *size)
+    if reason:
+        raise _wrong(sample, reason)
+    return clipped
+
+
+def clip_box(box: Any, height: int, width: int) -> tuple[str, list[float]]:
+    """What is wrong with [x0, y0, x1, y1], or "", and the box cut at the edges of the picture."""
+    if not _numbers(box, 4):
+        return f"box {box!r}: expected four finite numbers", []
+    x0, y0, x1, y1 = (float(value) for value in box)
+    if x1 <= x0 or y1 <= y0:
+        return f"box {box}: without area; expected [x0, y0, x1, y1] with x1 > x0 and y1 > y0", []
+    clipped = [max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))]
+    beyond = max(abs(before - after) for before, after in zip((x0, y0, x1, y1), clipped, strict=True))
+    if beyond > SLACK or clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
+        return f"box {box}: outside the image of {width}×{height}", []
+    return "", [round(value, 3) for value in clipped]
+
+
+def check_mask(sample: Sample, mask: Any, size: tuple[int, int]) -> Mapping[str, Any]:
+    """Run lengths of the picture's size; raises `DataError` for any other."""
+    if not isinstance(mask, Mapping) or not isinstance(mask.get("counts"), str):
+        raise _wrong(sample, f"mask: expected run lengths as size and counts, found {type(mask).__name__}")
+    if list(mask.get("size", ())) != list(size):
+        raise _wrong(sample, f"mask of {mask.get('size')}, the image has [height, width] = {list(size)}")
+    return mask
+
+
+def _facts(sample: Sample) -> Mapping[str, Any]:
+    facts = _value(sample, FACTS)
+    if not isinstance(facts, Mapping):
+        raise _wrong(sample, f"expected an object, found {type(facts).__name__}")
+    return facts
+
+
+def _value(sample: Sample, column: str) -> Any:
+    if column not in sample:
+        raise _wrong(sample, "missing; build the shards with a kind that writes it", column)
+    return sample[column]
+
+
+def _list(sample: Sample, name: str) -> list[Mapping[str, Any]]:
+    found = _facts(sample).get(name)
+    if not isinstance(found, list) or not all(isinstance(item, Mapping) for item in found):
+        raise _wrong(sample, f"{name}: expected a list of objects, found {type(found).__name__}")
+    return found
+
+
+def _mapping(sample: Sample, name: str) -> Mapping[str, Any]:
+    found = _facts(sample).get(name)
+    if not isinstance(found, Mapping):
+        raise _wrong(sample, f"{name}: expected an object, found {type(found).__name__}")
+    return found
+
+
+def _labels(sample: Sample, found: Sequence[Mapping[str, Any]], classes: Mapping[str, int]) -> Int[Tensor, "n"]:
+    for item in found:
+        if item.get("label") not in classes:
+            hint = nearest(str(item.get("label")), list(classes))
+            raise _wrong(sample, f"label {item.get('label')!r} is none of the {len(classes)} classes{hint}")
+    return torch.tensor([classes[item["label"]] for item in found], dtype=torch.int64)
+
+
+def _points(sample: Sample, found: Mapping[str, Any], names: Sequence[str]) -> Float[Tensor, "j 3"]:
+    for name, point in found.items():
+        if not _numbers(point, 3) or point[2] not in (0, 1, 2):
+            raise _wrong(sample, f"point {name!r}: expected [x, y, 0 | 1 | 2], found {point!r}")
+    rows = [found.get(name, (0.0, 0.0, 0.0)) for name in names]
+    return torch.tensor(rows, dtype=torch.float32).reshape(len(names), 3)
+
+
+def _map(sample: Sample, column: str) -> Tensor:
+    stored = _value(sample, column)
+    if not isinstance(stored, Tensor) or stored.dim() != 2:
+        raise _wrong(sample, "expected a map of one channel", column)
+    _check_shape(sample, column, stored)
+    return stored
+
+
+def _check_shape(sample: Sample, column: str, stored: Tensor) -> None:
+    size = image_size(sample)
+    if stored.shape[-2:] != size:
+        height, width = stored.shape[-2:]
+        raise _wrong(sample, f"{width}×{height} pixels, the image has {size[1]}×{size[0]}", column)
+
+
+def _numbers(value: Any, count: int) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == count
+        and all(isinstance(item, int | float) and math.isfinite(item) for item in value)
+    )
+
+
+def _wrong(sample: Sample, what: str, column: str = FACTS) -> DataError:
+    return DataError(f"{place(sample)}: column {column!r}: {what}")
