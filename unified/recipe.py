@@ -129,6 +129,17 @@ class DataSettings:
     """Go on with a run although its shards have changed since it began."""
     cache_mb: int = 0
     """Memory of each loader process for decoded samples; worth it where all small pictures of a data set fit in."""
+    shard_cache: str | None = None
+    """Folder of a local disk for shards that are named by URL, shared by all processes of a machine; null:
+    `$XDG_CACHE_HOME/unified/shards`, or `~/.cache/unified/shards`."""
+    shard_cache_gb: float = 50.0
+    """Most bytes there, in 10⁹; the shards that were used least recently go first."""
+    prefetch_shards: int = 4
+    """Remote shards that each process fetches before their first step is reached; 0: only when they are needed."""
+    retries: int = 6
+    """Attempts in a row without a new byte after which a remote shard is given up; waits between them double."""
+    timeout: float = 30.0
+    """Seconds without a connection or a byte after which an attempt at a remote shard is ended."""
 
 
 @dataclass(frozen=True)
@@ -280,7 +291,7 @@ RANGES: tuple[tuple[str, Fits, tuple[str, ...]], ...] = (
         lambda value: 0 <= value < math.inf,
         (
             *("optim.lr", "optim.final_lr", "optim.warmup", "optim.weight_decay", "model.layer_scale"),
-            *("data.workers", "data.cache_mb", "data.max_bad_fraction"),
+            *("data.workers", "data.cache_mb", "data.max_bad_fraction", "data.prefetch_shards", "data.retries"),
             *("model.experts.noise", "model.experts.balance", "model.experts.z_loss", "model.experts.bias_rate"),
         ),
     ),
@@ -288,12 +299,8 @@ RANGES: tuple[tuple[str, Fits, tuple[str, ...]], ...] = (
         "above 0",
         lambda value: value > 0,
         (
-            "optim.eps",
-            "optim.clip",
-            "optim.layer_decay",
-            "model.image.position_scale",
-            "model.experts.capacity",
-            "train.hang_seconds",
+            *("optim.eps", "optim.clip", "optim.layer_decay", "model.image.position_scale", "model.experts.capacity"),
+            *("train.hang_seconds", "data.shard_cache_gb", "data.timeout"),
         ),
     ),
     ("at least 0 and below 1", lambda value: 0 <= value < 1, ("optim.betas", "optim.ema", "model.drop_path")),

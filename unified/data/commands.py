@@ -15,7 +15,8 @@ from unified.data.build.sources import Files
 from unified.data.build.table import SUFFIXES, build_table, parse_columns
 from unified.data.index import build_index, index_path, write_index
 from unified.data.inspect import choose, contact_sheet, describe
-from unified.data.shards import MANIFEST, Shards, parts, read_manifest, shard_paths
+from unified.data.patterns import MANIFEST, parts, read_manifest, shard_paths
+from unified.data.shards import Shards
 from unified.data.verify import verify as verify_shards
 from unified.data.write import SAMPLES_PER_SHARD
 from unified.types import DataError

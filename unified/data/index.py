@@ -29,6 +29,8 @@ FORMAT = 1
 MAGIC = b"UNIFIDX\0"
 # magic, format, bytes of column names, tar bytes, samples, members, key bytes, SHA-256 of the tar, BLAKE2b of the body
 HEADER = struct.Struct("<8sIIQQQQ32s16s")
+MOST_HEADER = 1 << 16
+"""Bytes in which a header lies, with the names of its columns."""
 WORD = np.dtype("<u8")
 BLOCK = tarfile.BLOCKSIZE
 _META = re.compile(r"__[^/]*__($|/)")
@@ -239,23 +241,27 @@ def write_index(index: Index, path: Path) -> None:
 
 def read_header(path: Path) -> Header:
     """The header of an index file. Raises `DataError` where it is damaged, cut off or of a newer format."""
+    again = f"rebuild it with: unified shards index {path.with_suffix('')}"
     with path.open("rb") as file:
-        start = file.read(HEADER.size)
-        again = f"rebuild it with: unified shards index {path.with_suffix('')}"
-        if len(start) < HEADER.size or not start.startswith(MAGIC):
-            raise DataError(f"{path}: not an index of a shard; {again}")
-        _, version, names_size, size, samples, members, key_bytes, digest, body_digest = HEADER.unpack(start)
-        if version != FORMAT:
-            raise DataError(f"{path}: index format {version}, this version of unified reads {FORMAT}; {again}")
-        names = file.read(names_size)
-    try:
-        header = Header(size, samples, members, key_bytes, digest, body_digest, tuple(names.decode().split()))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: damaged index ({error}); {again}") from error
+        header = parse_header(file.read(MOST_HEADER), str(path), again)
     found = path.stat().st_size
     if found != header.file_bytes:
         raise DataError(f"{path}: the index has {found:,} bytes, its header says {header.file_bytes:,}; {again}")
     return header
+
+
+def parse_header(start: bytes, name: str, again: str) -> Header:
+    """The header in the first `MOST_HEADER` bytes of an index; `name` begins every error message, `again` ends it."""
+    if len(start) < HEADER.size or not start.startswith(MAGIC):
+        raise DataError(f"{name}: not an index of a shard; {again}")
+    _, version, names_size, size, samples, members, key_bytes, digest, body_digest = HEADER.unpack_from(start)
+    if version != FORMAT:
+        raise DataError(f"{name}: index format {version}, this version of unified reads {FORMAT}; {again}")
+    try:
+        columns = tuple(start[HEADER.size : HEADER.size + names_size].decode().split())
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}: damaged index ({error}); {again}") from error
+    return Header(size, samples, members, key_bytes, digest, body_digest, columns)
 
 
 def open_index(path: Path) -> Index:

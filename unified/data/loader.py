@@ -18,8 +18,11 @@ from unified.config import RecipeError
 from unified.data.cache import SampleCache
 from unified.data.collate import Collator, Example
 from unified.data.order import order, positions
+from unified.data.prefetch import Prefetcher, check_room
+from unified.data.remote import CachedShard
 from unified.data.schedule import START, Origin, Slot, schedule
 from unified.data.shards import Shards
+from unified.data.transfer import UnavailableError
 from unified.errors import UserError
 from unified.labels import Labels
 from unified.log import logger
@@ -102,6 +105,17 @@ class Steps(Dataset[Step]):
         sizes, window = self.sources[slot.task].shards.sizes, self.recipe.data.window
         return positions(self.recipe.seed, slot.task, np.array(self.share(slot)), sizes, window).tolist()
 
+    def remote_shards(self, number: int) -> list[CachedShard]:
+        """The remote shards that this rank reads in a step, each once."""
+        found: dict[str, CachedShard] = {}
+        for slot in schedule(self.recipe, self.recipe.seed, number, self.origin):
+            shards = self.sources[slot.task].shards
+            if shards.remote:
+                for place in dict.fromkeys(shards.locate(position)[0] for position in self.positions(slot)):
+                    if isinstance(file := shards.files[place], CachedShard):
+                        found.setdefault(file.shard.sha256, file)
+        return list(found.values())
+
     def batch(self, slot: Slot, report: Report) -> Batch:
         """This rank's batch of a slot; `report` is added to."""
         share = self.share(slot)
@@ -112,6 +126,7 @@ class Steps(Dataset[Step]):
             self._example(slot.task, index, position, report, rows, row)
             for row, (index, position) in enumerate(zip(share, self.positions(slot), strict=True))
         ]
+        self.sources[slot.task].shards.release()
         middle = perf_counter()
         batch = collator.batch(examples, np.array(share), rows)
         report.decode_seconds += middle - start
@@ -127,6 +142,8 @@ class Steps(Dataset[Step]):
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return self._read(source, position, report, rows, row)
+            except UnavailableError:
+                raise
             except DataError as error:
                 report.bad.append(str(error))
                 position = order(self.recipe.seed, task, index + attempt, source.shards.sizes, self.recipe.data.window)
@@ -206,8 +223,9 @@ class StepLoader:
         for name, task in recipe.tasks.items():
             pattern = task.data if isinstance(task.data, str) else tuple(task.data)
             if pattern not in opened:
-                opened[pattern] = Shards.open(task.data)
+                opened[pattern] = Shards.open(task.data, recipe.data)
             sources[name] = Source(opened[pattern], Collator(name, task, tokenizers, labels.get(name), recipe.seed))
+        check_room({name: source.shards for name, source in sources.items()}, recipe.data)
         self.steps = Steps(recipe, sources, origin, rank, world)
         self.seen = 0
         self.bad = 0
@@ -231,9 +249,13 @@ class StepLoader:
 
     def __iter__(self) -> Iterator[tuple[int, list[tuple[Slot, Batch]], Report]]:
         batches = iter(self._torch_loader())
-        with Watchdog(self.patience, self._complain) as watchdog:
+        steps = range(self.start_step, self.recipe.max_steps)
+        remote = any(source.shards.remote for source in self.steps.sources.values())
+        prefetcher = Prefetcher(self.steps.remote_shards, steps, self.recipe.data, remote=remote)  # threads after forks
+        with prefetcher, Watchdog(self.patience, self._complain) as watchdog:
             try:
-                for number in range(self.start_step, self.recipe.max_steps):
+                for number in steps:
+                    prefetcher.reached(number)
                     watchdog.wait_for(number)
                     step = _next(batches, number)
                     watchdog.wait_for(None)
@@ -260,7 +282,7 @@ class StepLoader:
         waiting = []
         for slot in slots:
             shards = self.steps.sources[slot.task].shards
-            where = sorted({str(shards.paths[shards.locate(position)[0]]) for position in self.steps.positions(slot)})
+            where = sorted({shards.files[shards.locate(position)[0]].name for position in self.steps.positions(slot)})
             more = f" and {len(where) - 3} more" if len(where) > 3 else ""
             waiting.append(f"{slot.task} from {', '.join(where[:3])}{more}")
         logger.warning(

@@ -1,25 +1,117 @@
 """Reading webdataset tars by memory map: sample i of many shards, in any order, at the cost of a slice."""
 
 import hashlib
-import json
 import mmap
-import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from unified.data.index import Header, Index, build_index, index_path, open_index, read_header, write_index
+from unified.data.patterns import local_shards, several
+from unified.data.remote import CachedShard, remote_shards
+from unified.data.shard_cache import ShardCache
+from unified.data.transfer import UnavailableError, is_remote, shown
 from unified.log import logger
+from unified.recipe import DataSettings
 from unified.types import DataError
 
 OPEN_SHARDS = 128  # each open shard holds two file descriptors
-MANIFEST = "manifest.json"
-FORMAT = 1
-_BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+class ShardFile(Protocol):
+    """One tar: its facts, and its bytes when they are needed."""
+
+    @property
+    def name(self) -> str:
+        """Path or URL, for messages."""
+        ...
+
+    @property
+    def samples(self) -> int:
+        """How many it holds."""
+        ...
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of its samples."""
+        ...
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the tar."""
+        ...
+
+    @property
+    def stays_open(self) -> bool:
+        """Whether it may stay mapped while nothing of it is read."""
+        ...
+
+    def is_here(self) -> bool:
+        """Whether it can be opened without waiting."""
+        ...
+
+    def open(self) -> tuple[Index, mmap.mmap]:
+        """Its index and its bytes."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalShard:
+    """A tar of this machine with its index beside it, or `built` where that could not be written."""
+
+    path: Path
+    header: Header
+    built: Index | None = None
+    stays_open = True
+
+    @classmethod
+    def find(cls, path: Path) -> Self:
+        """The shard at `path`; a tar without an index gets one. Raises `DataError` where the two do not fit."""
+        if index_path(path).is_file():
+            header = read_header(index_path(path))
+            _check_size(path, header.tar_bytes)
+            return cls(path, header)
+        index = _add_index(path)
+        return cls(path, index.header, None if index_path(path).is_file() else index)
+
+    @property
+    def name(self) -> str:
+        """Its path."""
+        return str(self.path)
+
+    @property
+    def samples(self) -> int:
+        """How many it holds."""
+        return self.header.samples
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of its samples."""
+        return self.header.columns
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the tar."""
+        return self.header.digest
+
+    def is_here(self) -> bool:
+        """Always."""
+        return True
+
+    def open(self) -> tuple[Index, mmap.mmap]:
+        """Its index and its bytes."""
+        try:
+            index = self.built or open_index(index_path(self.path))
+            _check_size(self.path, index.tar_bytes)
+            with self.path.open("rb") as file:
+                return index, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise UnavailableError(
+                f"{self.path}: cannot be read any more ({error}); put it back and start again"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -35,38 +127,38 @@ class Shards:
     Tars are opened when first read, in each process anew: an instance may be handed to forked and spawned workers.
     """
 
-    def __init__(self, paths: Sequence[Path], headers: Sequence[Header], built: dict[int, Index]) -> None:
-        self.paths = tuple(paths)
-        self.sizes = tuple(header.samples for header in headers)
-        self.columns = tuple(sorted({column for header in headers for column in header.columns}))
-        self.digest = hashlib.sha256(b"".join(header.digest for header in headers)).hexdigest()
+    def __init__(self, files: Sequence[ShardFile]) -> None:
+        self.files = tuple(files)
+        self.sizes = tuple(file.samples for file in files)
+        self.columns = tuple(sorted({column for file in files for column in file.columns}))
+        self.digest = hashlib.sha256(b"".join(file.digest for file in files)).hexdigest()
+        self.remote = [file for file in files if isinstance(file, CachedShard)]
         self._stops = list(accumulate(self.sizes))
-        self._built = built  # indexes that could not be written beside their tars
         self._open: dict[int, _OpenShard] = {}
 
     @classmethod
-    def open(cls, patterns: str | Path | Sequence[str | Path]) -> Self:
-        """The shards that `patterns` name: a folder, a tar, a glob, or braces such as "s-{000..012}.tar".
+    def open(cls, patterns: str | Path | Sequence[str | Path], settings: DataSettings | None = None) -> Self:
+        """The shards that `patterns` name: a folder, a tar, a glob, braces such as "s-{000..012}.tar", or URLs.
 
-        A tar without an index gets one. Raises `DataError` where a shard is missing, damaged, or not that of its index.
+        A tar without an index gets one. `settings`: how remote shards are fetched and kept. Raises `DataError` where a
+        shard is missing, damaged, or not that of its index.
         """
-        paths = shard_paths(patterns)
-        headers, built = [], {}
-        for number, path in enumerate(paths):
-            if not index_path(path).is_file():
-                built[number] = _add_index(path)
-            headers.append(built[number].header if number in built else _checked_header(path))
-            if number in built and index_path(path).is_file():
-                del built[number]
-        if not sum(header.samples for header in headers):
-            raise DataError(f"{patterns}: the {len(paths)} shards hold no samples")
-        return cls(paths, headers, built)
+        cache = ShardCache(settings or DataSettings())
+        files: list[ShardFile] = []
+        for pattern in several(patterns):
+            if is_remote(pattern):
+                files += remote_shards(pattern, cache)
+            else:
+                files += [LocalShard.find(path) for path in local_shards(pattern)]
+        if not sum(file.samples for file in files):
+            raise DataError(f"{shown(str(patterns))}: the {len(files)} shards hold no samples")
+        return cls(files)
 
     def __len__(self) -> int:
         return self._stops[-1]
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        """Sample `number`: its columns as bytes, its key under "__key__", the path of its tar under "__shard__"."""
+        """Sample `number`: its columns as bytes, its key under "__key__", its tar's path or URL under "__shard__"."""
         shard, sample = self.locate(number)
         opened = self._opened(shard)
         key, members = opened.index.entry(sample)
@@ -83,6 +175,11 @@ class Shards:
         shard = bisect_right(self._stops, number)
         return shard, number - (self._stops[shard - 1] if shard else 0)
 
+    def release(self) -> None:
+        """Close the remote shards, so that they may leave the cache; they are opened again when they are read."""
+        if self.remote:
+            self._open = {shard: opened for shard, opened in self._open.items() if self.files[shard].stays_open}
+
     def _opened(self, shard: int) -> _OpenShard:
         opened = self._open.pop(shard, None)
         if opened is None:
@@ -93,20 +190,13 @@ class Shards:
         return opened
 
     def _map(self, shard: int) -> _OpenShard:
-        path = self.paths[shard]
-        index = self._built.get(shard) or open_index(index_path(path))
-        _check_size(path, index.tar_bytes)
-        with path.open("rb") as file:
-            return _OpenShard(str(path), index, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        file = self.files[shard]
+        if not file.is_here():
+            self.release()  # whoever waits for a shard must not keep others from leaving
+        return _OpenShard(file.name, *file.open())
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}
-
-
-def _checked_header(path: Path) -> Header:
-    header = read_header(index_path(path))
-    _check_size(path, header.tar_bytes)
-    return header
 
 
 def _check_size(path: Path, expected: int) -> None:
@@ -127,91 +217,3 @@ def _add_index(path: Path) -> Index:
     except OSError as error:
         logger.info("%s: indexed %s samples, in memory only (%s)", path, f"{len(index):,}", error)
     return index
-
-
-def shard_paths(patterns: str | Path | Sequence[str | Path]) -> list[Path]:
-    """The tars that `patterns` name, in order; every pattern must name at least one that exists."""
-    several = [patterns] if isinstance(patterns, str | Path) else list(patterns)
-    if not several:
-        raise DataError("no shard pattern given; expected a folder, a tar, a glob or braces")
-    return [path for pattern in several for path in _expand(str(pattern))]
-
-
-def _expand(pattern: str) -> list[Path]:
-    if Path(pattern).is_dir():
-        return _folder(Path(pattern))
-    found: list[Path] = []
-    for name in expand_braces(pattern):
-        matches = sorted(_glob(name), key=natural) if re.search(r"[*?\[]", name) else [Path(name)]
-        if not matches or not matches[0].is_file():
-            raise DataError(
-                f"{pattern}: no shard {name}; expected a folder, a tar, a glob, or braces such as {{000..012}}.tar"
-            )
-        found += matches
-    return found
-
-
-def _glob(pattern: str) -> list[Path]:
-    path = Path(pattern)
-    return list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-
-
-def _folder(folder: Path) -> list[Path]:
-    """The tars that a folder's manifest lists, or all that lie in it, by number."""
-    if (folder / MANIFEST).is_file():
-        found = [folder / shard["path"] for shard in read_manifest(folder)["shards"]]
-        for path in found:
-            if not path.is_file():
-                raise DataError(f"{path}: listed in {MANIFEST} but missing; copy it again or rebuild the folder")
-        return found
-    found = sorted(folder.glob("*.tar"), key=natural)
-    if not found:
-        inner = sorted(path.name for path in folder.iterdir() if path.is_dir() and any(path.glob("*.tar")))
-        hint = f"name one of its parts: {', '.join(inner)}" if inner else "expected *.tar files"
-        raise DataError(f"{folder}: no shards in this folder; {hint}")
-    return found
-
-
-def parts(path: str | Path) -> list[str | Path]:
-    """The folders of shards that lie in a folder of splits, or `path` alone where it is no such folder."""
-    folder = Path(path)
-    if not folder.is_dir() or (folder / MANIFEST).is_file() or any(folder.glob("*.tar")):
-        return [path]
-    return sorted(inner for inner in folder.iterdir() if inner.is_dir() and any(inner.glob("*.tar"))) or [path]
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder of shards. Raises `DataError` where it is damaged or of a newer format."""
-    path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        version, shards = manifest["format"], [Path(shard["path"]) for shard in manifest["shards"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a manifest of shards ({type(error).__name__}: {error})") from error
-    if version != FORMAT:
-        raise DataError(f"{path}: manifest format {version}, this version of unified reads {FORMAT}; update unified")
-    if any(shard.is_absolute() or ".." in shard.parts for shard in shards):
-        raise DataError(f"{path}: lists shards outside its folder")
-    return dict(manifest)
-
-
-def natural(path: Path) -> list[tuple[int, int, str]]:
-    """A sort key under which 2.tar comes before 10.tar."""
-    parts = re.split(r"(\d+)", str(path))
-    return [(1, int(part), part) if part.isdecimal() else (0, 0, part) for part in parts]
-
-
-def expand_braces(pattern: str) -> list[str]:
-    """All names of a brace pattern: "{00..02}" counts with the width of its first number, "{a,b}" lists."""
-    found = _BRACES.search(pattern)
-    if not found:
-        return [pattern]
-    bounds = _RANGE.fullmatch(found[1])
-    if bounds:
-        width = len(bounds[1])
-        choices = [f"{number:0{width}d}" for number in range(int(bounds[1]), int(bounds[2]) + 1)]
-    else:
-        choices = found[1].split(",")
-    return [
-        name for choice in choices for name in expand_braces(pattern[: found.start()] + choice + pattern[found.end() :])
-    ]

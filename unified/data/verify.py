@@ -10,7 +10,8 @@ import numpy as np
 
 from unified.data.decode import DECODERS, decode_column
 from unified.data.index import Index, build_index, index_path, open_index
-from unified.data.shards import MANIFEST, Shards, parts, read_manifest, shard_paths
+from unified.data.patterns import MANIFEST, parts, read_manifest, shard_paths
+from unified.data.shards import LocalShard, Shards
 from unified.data.write import progress
 from unified.types import DataError
 
@@ -48,7 +49,7 @@ def _verify_shard(path: Path, found: Verification) -> int:
     found.shards += 1
     try:
         index = build_index(path)
-        shards = Shards([path], [index.header], {0: index})
+        shards = Shards([LocalShard(path, index.header, index)])
     except DataError as error:
         found.problems.append(str(error))
         return 0

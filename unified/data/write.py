@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from unified.data.index import IndexBuilder, index_path, split_name, write_index
-from unified.data.shards import FORMAT, MANIFEST
+from unified.data.patterns import FORMAT, MANIFEST
 from unified.log import logger
 from unified.types import DataError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unified.config import RecipeError
-from unified.data.shards import MANIFEST, read_manifest
+from unified.data.patterns import MANIFEST, read_manifest
 
 
 class Groups:

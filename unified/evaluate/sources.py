@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from unified.data.decode import IMAGES
-from unified.data.shards import MANIFEST, Shards, read_manifest
+from unified.data.patterns import MANIFEST, read_manifest
+from unified.data.shards import Shards
 from unified.labels import CLASS_NAMES
 from unified.types import DataError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unified.config import RecipeError, build, nearest, read_yaml
-from unified.data.shards import MANIFEST, read_manifest
+from unified.data.patterns import MANIFEST, read_manifest
 from unified.evaluate.sources import COUNT, class_folders, class_names
 from unified.paths import find
 

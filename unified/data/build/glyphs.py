@@ -13,7 +13,7 @@ from fontTools.ttLib import TTFont  # type: ignore[import-untyped]
 from PIL import Image, ImageDraw, ImageFont
 
 from unified.data.build import characters
-from unified.data.shards import FORMAT
+from unified.data.patterns import FORMAT
 from unified.data.write import ShardWriter, complete_folder, progress
 from unified.seed import key
 

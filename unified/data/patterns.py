@@ -1,0 +1,117 @@
+"""Which shards a pattern names: folders and their manifests, tars, globs and braces."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unified.types import DataError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+_BRACES = re.compile(r"\{([^{}]*,[^{}]*|\d+\.\.\d+)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+def shard_paths(patterns: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The tars of this machine that `patterns` name, in order; every pattern must name at least one that exists."""
+    return [path for pattern in several(patterns) for path in local_shards(pattern)]
+
+
+def several(patterns: str | Path | Sequence[str | Path]) -> list[str]:
+    """One pattern or some, as a list that is not empty."""
+    found = [str(pattern) for pattern in ([patterns] if isinstance(patterns, str | Path) else patterns)]
+    if not found:
+        raise DataError("no shard pattern given; expected a folder, a tar, a glob, braces or a URL")
+    return found
+
+
+def local_shards(pattern: str) -> list[Path]:
+    """The tars of this machine that one pattern names."""
+    if Path(pattern).is_dir():
+        return _folder(Path(pattern))
+    found: list[Path] = []
+    for name in expand_braces(pattern):
+        matches = sorted(_glob(name), key=natural) if re.search(r"[*?\[]", name) else [Path(name)]
+        if not matches or not matches[0].is_file():
+            raise DataError(
+                f"{pattern}: no shard {name}; expected a folder, a tar, a glob, or braces such as {{000..012}}.tar"
+            )
+        found += matches
+    return found
+
+
+def _glob(pattern: str) -> list[Path]:
+    path = Path(pattern)
+    return list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+
+
+def _folder(folder: Path) -> list[Path]:
+    """The tars that a folder's manifest lists, or all that lie in it, by number."""
+    if (folder / MANIFEST).is_file():
+        found = [folder / shard["path"] for shard in read_manifest(folder)["shards"]]
+        for path in found:
+            if not path.is_file():
+                raise DataError(f"{path}: listed in {MANIFEST} but missing; copy it again or rebuild the folder")
+        return found
+    found = sorted(folder.glob("*.tar"), key=natural)
+    if not found:
+        inner = sorted(path.name for path in folder.iterdir() if path.is_dir() and any(path.glob("*.tar")))
+        hint = f"name one of its parts: {', '.join(inner)}" if inner else "expected *.tar files"
+        raise DataError(f"{folder}: no shards in this folder; {hint}")
+    return found
+
+
+def parts(path: str | Path) -> list[str | Path]:
+    """The folders of shards that lie in a folder of splits, or `path` alone where it is no such folder."""
+    folder = Path(path)
+    if not folder.is_dir() or (folder / MANIFEST).is_file() or any(folder.glob("*.tar")):
+        return [path]
+    return sorted(inner for inner in folder.iterdir() if inner.is_dir() and any(inner.glob("*.tar"))) or [path]
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder of shards. Raises `DataError` where it is damaged or of a newer format."""
+    path = folder / MANIFEST
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: not a manifest of shards ({type(error).__name__}: {error})") from error
+    return parse_manifest(content, str(path))
+
+
+def parse_manifest(content: bytes, name: str) -> dict[str, Any]:
+    """A manifest from its bytes; `name` begins every error message."""
+    try:
+        manifest = json.loads(content)
+        version, shards = manifest["format"], [Path(shard["path"]) for shard in manifest["shards"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{name}: not a manifest of shards ({type(error).__name__}: {error})") from error
+    if version != FORMAT:
+        raise DataError(f"{name}: manifest format {version}, this version of unified reads {FORMAT}; update unified")
+    if any(shard.is_absolute() or ".." in shard.parts for shard in shards):
+        raise DataError(f"{name}: lists shards outside its folder")
+    return dict(manifest)
+
+
+def natural(path: Path) -> list[tuple[int, int, str]]:
+    """A sort key under which 2.tar comes before 10.tar."""
+    parts = re.split(r"(\d+)", str(path))
+    return [(1, int(part), part) if part.isdecimal() else (0, 0, part) for part in parts]
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """All names of a brace pattern: "{00..02}" counts with the width of its first number, "{a,b}" lists."""
+    found = _BRACES.search(pattern)
+    if not found:
+        return [pattern]
+    bounds = _RANGE.fullmatch(found[1])
+    if bounds:
+        width = len(bounds[1])
+        choices = [f"{number:0{width}d}" for number in range(int(bounds[1]), int(bounds[2]) + 1)]
+    else:
+        choices = found[1].split(",")
+    return [
+        name for choice in choices for name in expand_braces(pattern[: found.start()] + choice + pattern[found.end() :])
+    ]

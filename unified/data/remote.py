@@ -1,0 +1,130 @@
+"""Shards that are named by URL: what is known of them at the start, and how they are opened when they are needed."""
+
+import mmap
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from unified.data.download import read_bytes
+from unified.data.index import MOST_HEADER, Index, parse_header
+from unified.data.patterns import MANIFEST, expand_braces, parse_manifest
+from unified.data.shard_cache import RemoteShard, ShardCache, index_url
+from unified.data.transfer import PIPE, RefusedError, shown
+from unified.log import logger
+from unified.types import DataError
+
+ASKED_AT_ONCE = 16
+FETCHED_AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class CachedShard:
+    """A remote shard as one of `Shards`: fetched into the cache where it is not there."""
+
+    shard: RemoteShard
+    cache: ShardCache
+    stays_open = False  # a mapped shard cannot leave the cache
+
+    @property
+    def name(self) -> str:
+        """The URL for messages."""
+        return self.shard.name
+
+    @property
+    def samples(self) -> int:
+        """How many it holds."""
+        return self.shard.samples
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those of all its samples, or of its data set."""
+        return self.shard.columns
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the tar."""
+        return bytes.fromhex(self.shard.sha256)
+
+    def is_here(self) -> bool:
+        """Whether the cache has it."""
+        return self.cache.has(self.shard)
+
+    def open(self) -> tuple[Index, mmap.mmap]:
+        """Its index and its bytes."""
+        return self.cache.open(self.shard)
+
+
+def remote_shards(pattern: str, cache: ShardCache) -> list[CachedShard]:
+    """The shards that a URL names: a folder's manifest (the folder with a slash at its end), a tar, or braces of tars.
+
+    The manifest tells all of them at once. Without it the head of each index beside its tar is read; a tar without an
+    index is fetched now. Raises `DataError` where one cannot be had.
+    """
+    address = pattern.partition("?")[0]
+    if not pattern.startswith(PIPE) and (address.endswith(("/", f"/{MANIFEST}"))):
+        shards = _of_manifest(pattern, cache)
+    elif not pattern.startswith(PIPE) and re.search(r"[*\[]", address):
+        raise DataError(
+            f"{shown(pattern)}: what matches cannot be listed over the network; name shards with braces such as "
+            f"{{000..012}}.tar, or a folder that has a {MANIFEST} as FOLDER/"
+        )
+    else:
+        shards = _of_tars(expand_braces(pattern), cache)
+    cache.check(shards)
+    return [CachedShard(shard, cache) for shard in shards]
+
+
+def _of_manifest(pattern: str, cache: ShardCache) -> list[RemoteShard]:
+    address, mark, query = pattern.partition("?")
+    folder = address.removesuffix(MANIFEST)
+    url = f"{folder}{MANIFEST}{mark}{query}"
+    try:
+        content = read_bytes(url, cache.patience)
+    except RefusedError as error:
+        raise RefusedError(
+            f"{error}. Without a {MANIFEST} name the shards with braces such as {{000..012}}.tar"
+        ) from error
+    manifest = parse_manifest(content, shown(url))
+    web = address.lower().startswith(("http://", "https://"))
+    try:
+        columns = tuple(manifest["columns"])
+        return [
+            RemoteShard(
+                f"{folder}{quote(shard['path']) if web else shard['path']}{mark}{query}",
+                *(int(shard["samples"]), int(shard["bytes"]), str(shard["sha256"]), columns),
+            )
+            for shard in manifest["shards"]
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{shown(url)}: a shard lacks samples, bytes or sha256 ({error}); build it anew") from error
+
+
+def _of_tars(urls: Sequence[str], cache: ShardCache) -> list[RemoteShard]:
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+        found = list(pool.map(lambda url: _by_index(url, cache), urls))
+    unknown = [url for url, shard in zip(urls, found, strict=True) if shard is None]
+    new = [url for url in unknown if not cache.knows(url)]
+    if new:
+        cache.check(())
+        logger.info(
+            "%s: %d of %d shards have no index beside them: they are fetched now, to be read through. Indexes (unified "
+            "shards index) or a manifest spare this",
+            *(shown(new[0]), len(new), len(urls)),
+        )
+    with ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
+        learned = dict(zip(unknown, pool.map(cache.learn, unknown), strict=True))
+    return [shard or learned[url] for url, shard in zip(urls, found, strict=True)]
+
+
+def _by_index(url: str, cache: ShardCache) -> RemoteShard | None:
+    address = index_url(url)
+    if address is None:
+        return None
+    try:
+        start = read_bytes(address, cache.patience, MOST_HEADER)
+    except RefusedError:
+        return None
+    header = parse_header(start, shown(address), "build it anew with unified shards index, beside its tar")
+    return RemoteShard(url, header.samples, header.tar_bytes, header.digest.hex(), header.columns)
