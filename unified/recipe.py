@@ -224,6 +224,7 @@ class Recipe:
                     _check(name, attrgetter(name)(self), expected, fits)
         if self.model.experts is not None:
             _check_experts(self.model.experts, self.model)
+        _check_expert_parallel(self.engine.expert_parallel, self.model.experts)
         if self.model.width % self.model.heads:
             raise RecipeError(f"model.heads: {self.model.heads} does not divide model.width {self.model.width}")
         text = self.model.text
@@ -269,6 +270,19 @@ def _check_experts(experts: ExpertSettings, model: ModelSettings) -> None:
     for key in ("capacity", "bias_rate", "z_loss"):
         if getattr(experts, key) and not by_token:
             raise RecipeError(f"{where}.{key}: for the routers token and context alone; found {experts.router!r}")
+
+
+def _check_expert_parallel(size: int, experts: ExpertSettings | None) -> None:
+    """Refuse to split experts that are not sent tokens, or not evenly."""
+    where = f"engine.expert_parallel: {size}"
+    if size > 1 and (experts is None or experts.router not in ("token", "context")):
+        found = "a dense model" if experts is None else f"the router {experts.router!r}"
+        raise RecipeError(
+            f"{where} is for experts that tokens are sent to, by the routers token and context; found {found}. Other "
+            "experts are parameters like any, which engine.zero 3 splits"
+        )
+    if experts is not None and experts.count % size:
+        raise RecipeError(f"{where} does not divide model.experts.count {experts.count}")
 
 
 Fits = Callable[[float], bool]

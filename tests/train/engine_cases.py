@@ -18,6 +18,7 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
 from tiny import tensors_of, with_experts
+from torch import Tensor
 
 from unified import dist
 from unified.buckets import by_length
@@ -28,6 +29,7 @@ from unified.data.schedule import Slot
 from unified.recipe import EngineSettings, Recipe
 from unified.train.build import build
 from unified.train.engine import make_accelerator
+from unified.train.expert_parallel import ExpertShare
 from unified.train.trainer import NonFiniteError, Trainer
 from unified.train.wrapped import Sharded
 from unified.types import IGNORE, Batch
@@ -45,16 +47,18 @@ def recipe_of(folder: Path, engine: str, model: str) -> Recipe:
         recipe = replace(recipe, model=replace(recipe.model, layer_scale=None))
     if model == "attribute":
         recipe = with_experts(recipe)
-    elif model == "token":
-        recipe = with_experts(recipe, "token", balance=1.0, z_loss=0.1, bias_rate=0.01)
-    name, _, option = engine.partition("+")
-    precision = option if option in ("bf16", "fp16") else "fp32"
-    train = replace(recipe.train, precision=precision, checkpoint_activations=option == "recomputed")
-    chunks = 3 if option == "chunks" else 1
-    if name in ("none", "ddp"):
-        return replace(recipe, train=train, engine=EngineSettings(kind=name, chunks=chunks))
-    settings = str(folder / f"{name}.yaml")
-    return replace(recipe, train=train, engine=EngineSettings(kind="deepspeed", deepspeed=settings, chunks=chunks))
+    elif model in ("token", "context"):
+        recipe = with_experts(recipe, model, balance=1.0, z_loss=0.1, bias_rate=0.01)
+    name, *options = engine.split("+")
+    precision = next((option for option in options if option in ("bf16", "fp16")), "fp32")
+    train = replace(recipe.train, precision=precision, checkpoint_activations="recomputed" in options)
+    settings = EngineSettings(
+        kind="deepspeed" if name.startswith("zero") else name,  # type: ignore[arg-type]
+        deepspeed=str(folder / f"{name}.yaml") if name.startswith("zero") else None,
+        chunks=3 if "chunks" in options else 1,
+        expert_parallel=next((int(option[2:]) for option in options if option.startswith("ep")), 1),
+    )
+    return replace(recipe, train=train, engine=settings)
 
 
 def start(recipe: Recipe, folder: Path) -> tuple[Trainer, StepLoader]:
@@ -120,11 +124,31 @@ def kept_gradients(recipe: Recipe, folder: Path) -> Any:
 
 def not_finite(recipe: Recipe, folder: Path) -> Any:
     """What changes, and what is said, where the loss is finite and its gradient is not."""
+    return after_backward(recipe, folder, lambda backward, _: lambda loss: backward(loss * float("inf")))
+
+
+def bad_expert(recipe: Recipe, folder: Path) -> Any:
+    """The same where one number is wrong, in the gradient of an expert of the last process."""
+
+    def spoilt(backward: Callable[[Tensor], None], trainer: Trainer) -> Callable[[Tensor], None]:
+        def run(loss: Tensor) -> None:
+            backward(loss)
+            if dist.rank() == dist.world_size() - 1:
+                gradient = trainer.model.get_parameter("encoder.blocks.0.mlp.down.weight").grad
+                assert gradient is not None
+                gradient[-1, 0, 0] = float("nan")
+
+        return run
+
+    return after_backward(recipe, folder, spoilt)
+
+
+def after_backward(recipe: Recipe, folder: Path, change: Callable[[Any, Trainer], Any]) -> Any:
+    """What a step with another backward pass changes, and what is said."""
     trainer, loader = start(recipe, folder)
     trainer.train_step(loader.probe())
     before = tensors_of(trainer)
-    backward = trainer.engine.backward
-    trainer.engine.backward = lambda loss: backward(loss * float("inf"))  # type: ignore[method-assign]
+    trainer.engine.backward = change(trainer.engine.backward, trainer)  # type: ignore[method-assign]
     message = ""
     try:
         trainer.train_step(loader.probe())
@@ -154,6 +178,24 @@ def overflow(recipe: Recipe, folder: Path) -> Any:
         found["changed"].append(sorted(set(groups) - {"ema"}))
     trainer.engine.close()
     return found
+
+
+def not_averaged(recipe: Recipe, folder: Path) -> Any:
+    """The curve where the gradients of experts stay as the backward pass leaves them."""
+    return with_average(recipe, folder, lambda _share, _gradients: None)
+
+
+def own_average(recipe: Recipe, folder: Path) -> Any:
+    """The curve where processes with the same experts do not add up their gradients."""
+    return with_average(recipe, folder, lambda _share, found: [each.div_(dist.world_size()) for each in found])
+
+
+def with_average(recipe: Recipe, folder: Path, average: Callable[[ExpertShare, list[Tensor]], Any]) -> Any:
+    before, ExpertShare.average = ExpertShare.average, average  # type: ignore[method-assign, assignment]
+    try:
+        return curve(recipe, folder)
+    finally:
+        ExpertShare.average = before  # type: ignore[method-assign]
 
 
 def uneven(recipe: Recipe, folder: Path) -> Any:
@@ -203,6 +245,9 @@ WHAT: dict[str, Callable[[Recipe, Path], Any]] = {
     "idle": idle,
     "kept_gradients": kept_gradients,
     "not_finite": not_finite,
+    "bad_expert": bad_expert,
+    "not_averaged": not_averaged,
+    "own_average": own_average,
     "resumed": resumed,
     "overflow": overflow,
     "uneven": uneven,

@@ -1,16 +1,12 @@
 """Engines: without one, DDP and ZeRO compute the same steps, on one process and on two, for all tasks and experts."""
 
-import json
 import math
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from accelerate.state import AcceleratorState
+from launched import launch
 from safetensors.torch import load_file
 from tiny import tiny_recipe, write_recipe
 from torch import Tensor, nn
@@ -21,8 +17,6 @@ from unified.train import engine as engine_module
 from unified.train.deepspeed_settings import deepspeed_settings
 from unified.train.engine import check_running, chosen, make_accelerator
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
 MODELS = ("dense", "attribute", "token")
 STAGES = ("zero1", "zero2", "zero3")
 ALONE = [
@@ -49,40 +43,7 @@ TOGETHER = [
     *["zero2/dense/not_finite", "zero3/dense/not_finite"],
     *["zero1/dense/resumed", "zero3/dense/resumed", "zero3/flat/kept_gradients", "zero3/dense/uneven"],
 ]
-SECONDS = 240
 IDLE = {"image.projection.weight", "image.temporal.weight", "log_scales.retrieve", "log_scales.hidden"}
-
-
-def launch(folder: Path, processes: int, cases: list[str]) -> dict[str, Any]:
-    """The results of cases; torchrun's workers are in groups of their own, so that only it can end them."""
-    script = str(HERE / "engine_cases.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join((str(ROOT), str(HERE.parent))),
-        "TORCH_EXTENSIONS_DIR": str(folder / "extensions"),
-    }
-    environment.pop("DS_ACCELERATOR", None)  # the engine sets it
-    with (folder / f"log{processes}.txt").open("w+") as log:
-        process = subprocess.Popen(
-            [*command, script, str(folder), *cases], env=environment, stdout=log, stderr=log, process_group=0
-        )
-        try:
-            code = process.wait(timeout=SECONDS)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-            code = None
-        log.seek(0)
-        text = log.read()
-    assert code == 0, text[-4000:]
-    results: dict[str, Any] = json.loads((folder / f"results{processes}.json").read_text())
-    assert list(results) == cases, text[-4000:]
-    return results
 
 
 @pytest.fixture(scope="module")

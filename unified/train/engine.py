@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from unified.config import RecipeError
 from unified.dist import world_size
 from unified.log import logger
+from unified.nn.experts import ConditionalLayer
 from unified.recipe import Recipe
 from unified.train.deepspeed_settings import deepspeed_settings
 
@@ -60,9 +61,31 @@ def check_precision(recipe: Recipe) -> None:
         raise RecipeError("train.precision: fp16 is for GPUs, and none is here; use bf16 or fp32")
 
 
+def check_expert_parallel(recipe: Recipe) -> None:
+    """Refuse to split experts where it would not be exact, or does not come out even; a `RecipeError`."""
+    size, processes, engine = recipe.engine.expert_parallel, launched(), chosen(recipe)
+    if size == 1:
+        return
+    where = f"engine.expert_parallel: {size}"
+    if processes % size:
+        raise RecipeError(
+            f"{where} does not divide the number of processes, {processes}; start as many as a multiple of it with "
+            "`torchrun --nproc-per-node N train.py`"
+        )
+    if engine != "deepspeed":
+        return
+    zero = deepspeed_settings(recipe)["zero_optimization"]
+    if zero["stage"] not in (1, 2):
+        why = "which splits all parameters alike" if zero["stage"] == 3 else "which averages all gradients alike"
+        raise RecipeError(f"{where} does not go with ZeRO stage {zero['stage']}, {why}; use stage 1 or 2, or ddp")
+    if (zero.get("offload_optimizer") or {}).get("device", "none") != "none":
+        raise RecipeError(f"{where} does not go with offload, as experts stay on the device; leave one of them out")
+
+
 def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
     """Join the processes that a launcher started (one process needs none), for the engine that is asked for."""
     check_precision(recipe)
+    check_expert_parallel(recipe)
     engine, cuda = chosen(recipe), torch.cuda.is_available()
     common: dict[str, Any] = {"log_with": list(recipe.train.trackers) or None, "project_dir": folder}
     # A step may lack a task, so DDP must look for parameters without a gradient.
@@ -160,12 +183,20 @@ def check_running(recipe: Recipe, accelerator: Accelerator, wrapped: nn.Module) 
     kind = type(wrapped).__name__
     if not right:
         raise RuntimeError(f"engine.kind: {engine} was asked for, but {kind} (ZeRO stage {stage}) runs the steps")
+    layers = [module for module in wrapped.modules() if isinstance(module, ConditionalLayer)]
+    shared_by = {1 if layer.exchange is None else layer.exchange.processes for layer in layers} or {1}
+    if shared_by != {recipe.engine.expert_parallel}:
+        raise RuntimeError(
+            f"engine.expert_parallel: {recipe.engine.expert_parallel} was asked for, but experts are shared by "
+            f"{shared_by} processes"
+        )
     logger.info(
-        "running on %s: engine %s (%s%s), %d process(es), backend %s, %d thread(s) each, precision %s",
+        "running on %s: engine %s (%s%s%s), %d process(es), backend %s, %d thread(s) each, precision %s",
         accelerator.device,
         engine,
         kind,
         "" if stage is None else f", ZeRO stage {stage}",
+        "" if shared_by == {1} else f", expert parallel {recipe.engine.expert_parallel}",
         accelerator.num_processes,
         torch.distributed.get_backend() if torch.distributed.is_initialized() else "none",
         torch.get_num_threads(),

@@ -127,10 +127,14 @@ def learning_rate(step: int, optim: OptimSettings, max_steps: int) -> float:
     return optim.final_lr + (optim.lr - optim.final_lr) * 0.5 * (1 + math.cos(math.pi * done))
 
 
+def active(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The parameters of the active groups."""
+    return [parameter for group in optimizer.param_groups if group["active"] for parameter in group["params"]]
+
+
 def clip_gradients(optimizer: torch.optim.Optimizer, limit: float) -> Float[Tensor, ""]:
     """Scale the gradients of the active groups to a common norm of at most `limit`; returns the norm before."""
-    active = [parameter for group in optimizer.param_groups if group["active"] for parameter in group["params"]]
-    return torch.nn.utils.clip_grad_norm_(active, limit)
+    return torch.nn.utils.clip_grad_norm_(active(optimizer), limit)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, dict[str, Tensor]]:

@@ -22,6 +22,7 @@ from unified.nn.routing import GateError
 from unified.recipe import Recipe
 from unified.train.build import Parts
 from unified.train.engine import check_running
+from unified.train.expert_parallel import ExpertShare, beside_experts
 from unified.train.load import ExpertLoad
 from unified.train.loss_scale import LossScale
 from unified.train.optim import (
@@ -78,6 +79,8 @@ class Trainer:
         self.scale = LossScale() if recipe.train.precision == "fp16" else None
         self.new_temperatures = False  # whether the loaded checkpoint has others than the model
         self.cost = Cost(parts.model)
+        size = recipe.engine.expert_parallel
+        share = ExpertShare(parts.model, size) if size > 1 else None  # before a device would have to hold all experts
         self.model = parts.model.to(self.accelerator.device)
         self.model.train()
         if recipe.train.checkpoint_activations:
@@ -86,6 +89,7 @@ class Trainer:
         self.labels = {name: tokens.to(self.model.device) for name, tokens in parts.label_tokens.items()}
         self.experts = ExpertLoad(self.model)
         step_model = StepModel(self.model, recipe.tasks, recipe.train.precision)
+        step_model.whole_batches = share is not None
         runs = {slot.task: partial(self._probe, step_model, slot, batch) for slot, batch in probe}
         uses = uses_from_gradients(self.model, runs)
         groups = parameter_groups(self.model, uses, recipe.optim, depth=recipe.model.depth)
@@ -93,7 +97,11 @@ class Trainer:
         self._temperatures = {
             name: tensor.clone() for name, tensor in self.model.state_dict().items() if name.startswith(TEMPERATURES)
         }
-        self.engine = wrapped(accelerator, step_model, self.optimizer, recipe.optim.clip)
+        self.engine = (
+            wrapped(accelerator, step_model, self.optimizer, recipe.optim.clip)
+            if share is None
+            else beside_experts(accelerator, step_model, self.optimizer, recipe.optim.clip, share)
+        )
         self.whole_batches = step_model.whole_batches
         check_running(recipe, accelerator, self.engine.module)
         self.ema = Ema(self.model, recipe.optim.ema) if recipe.optim.ema is not None else None
@@ -122,7 +130,7 @@ class Trainer:
         optim = self.recipe.optim
         tasks = {slot.task for slot, _ in slots}
         lr = learning_rate(self.step, optim, self.recipe.max_steps)
-        for group in self.optimizer.param_groups:
+        for group in self.engine.param_groups():
             group["active"] = bool(tasks & set(group["tasks"]))
             group["lr"] = lr * group["lr_scale"]
         sums, load = self._gradients(slots)

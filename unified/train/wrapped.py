@@ -78,10 +78,17 @@ class Whole:
         return norm
 
     def _clipped(self) -> float:
+        self._unscale()
+        return float(clip_gradients(self.optimizer, self.clip))
+
+    def _unscale(self) -> None:
         if self._scale != 1.0:
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
             torch._foreach_mul_(gradients, 1.0 / self._scale)
-        return float(clip_gradients(self.optimizer, self.clip))
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The groups of `parameter_groups`, whose `active` and `lr` are set before every step."""
+        return self.optimizer.param_groups
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """The state of the model."""
@@ -104,7 +111,7 @@ class Whole:
             self._load_weight(name, place, named[name])
 
     def _load_weight(self, name: str, place: Tensor, value: Tensor) -> None:
-        _check_shape(name, place.shape, value)
+        check_shape(name, place.shape, value)
         place.copy_(value)
 
     def load_moments(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -301,7 +308,7 @@ class Sharded(Zero):
         if parameter is None:
             super()._load_weight(name, place, value)
             return
-        _check_shape(name, parameter.ds_shape, value)
+        check_shape(name, parameter.ds_shape, value)
         parameter.ds_tensor.data.copy_(_part(parameter, value))
         if parameter.data.shape == value.shape:  # a small one, which every process keeps whole as well
             parameter.data.copy_(value)
@@ -318,17 +325,21 @@ class Sharded(Zero):
     @contextmanager
     def evaluated(self, ema: Ema | None) -> Iterator[UnifiedModel | None]:
         """As `Whole.evaluated`: a copy that rank 0 runs without the others."""
-        state: Named = {}
-        for name, tensor in chain(self.weights(), self.whole(ema.tensors()) if ema is not None else ()):
-            if rank() == 0:
-                state[name] = tensor.cpu()
-        if rank() > 0:
-            yield None
-            return
-        with seed.seeded("copy to evaluate"):  # what is drawn is overwritten, and must not move other draws
-            copy = UnifiedModel(self.model.config)
-        copy.load_state_dict(state)
-        yield copy.to(self.accelerator.device)
+        yield whole_copy(self, ema)
+
+
+def whole_copy(engine: Whole, ema: Ema | None) -> UnifiedModel | None:
+    """A copy of the model with all its weights, or their average where one is kept, on rank 0; None elsewhere."""
+    state: Named = {}
+    for name, tensor in chain(engine.weights(), engine.whole(ema.tensors()) if ema is not None else ()):
+        if rank() == 0:
+            state[name] = tensor.cpu()
+    if rank() > 0:
+        return None
+    with seed.seeded("copy to evaluate"):  # what is drawn is overwritten, and must not move other draws
+        copy = UnifiedModel(engine.model.config)
+    copy.load_state_dict(state)
+    return copy.to(engine.accelerator.device)
 
 
 def _shape(parameter: Any) -> torch.Size:
@@ -342,7 +353,8 @@ def _part(parameter: Any, whole: Tensor) -> Tensor:
     return padded.narrow(0, rank() * size, size)
 
 
-def _check_shape(name: str, shape: torch.Size, value: Tensor) -> None:
+def check_shape(name: str, shape: torch.Size, value: Tensor) -> None:
+    """Raise `RuntimeError` where a tensor of a checkpoint has another shape than the model's."""
     if shape != value.shape:
         raise RuntimeError(f"{name} has the shape {tuple(value.shape)}; expected {tuple(shape)}")
 
