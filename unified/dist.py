@@ -19,6 +19,12 @@ def rank() -> int:
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
+def rows_of_rank(count: int, number: int | None = None, ranks: int | None = None) -> range:
+    """This rank's part of so many rows, or all of them on every rank where some would have none."""
+    number, ranks = rank() if number is None else number, world_size() if ranks is None else ranks
+    return range(count) if count < ranks else range(number * count // ranks, (number + 1) * count // ranks)
+
+
 def reduce_sum(value: Tensor) -> Tensor:
     """The sum of a tensor over all ranks, without gradient."""
     value = value.detach().clone()
@@ -87,6 +93,18 @@ def exchange_rows(
     The first `sent[0]` rows go to process 0 of the group, and so on; the first `received[0]` come from there.
     """
     return _AllToAll.apply(rows, sent, received, group)  # type: ignore[no-any-return]
+
+
+def gather_parts(value: Tensor, count: int) -> Tensor:
+    """All rows, on every rank, of the parts that `rows_of_rank` gave, with gradient."""
+    if world_size() == 1 or count < world_size():
+        return value
+    longest = -(-count // world_size())
+    filled = torch.cat([value, value.new_zeros(longest - len(value), *value.shape[1:])])
+    places = [
+        longest * number + row for number in range(world_size()) for row in range(len(rows_of_rank(count, number)))
+    ]
+    return gather_rows(filled)[torch.tensor(places, device=value.device)]
 
 
 def broadcast_object(value: Any) -> Any:

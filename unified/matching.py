@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unified.answers.match import correct, loss_of_class, loss_of_set, similarity
 from unified.buckets import by_length, trimmed
-from unified.dist import gather_rows, rank, reduce_sum, world_size
+from unified.dist import gather_parts, gather_rows, rank, reduce_sum, rows_of_rank, world_size
 from unified.layout import Attributes
 from unified.model import UnifiedModel, text_tokens
 from unified.nn.encoder import Noise
@@ -57,10 +57,7 @@ def score(
             candidates = model.represent(texts, "candidate", of_candidates, given=batch.inputs, family=family)
             return _match_batch(features, candidates, batch.target["group"], scale, task.answer.label_smoothing)
         assert labels is not None, "a task with a label set needs the tokens of its labels"
-        with model.encoder.sharing(1 / world_size()):  # every rank encodes the whole set
-            candidates = model.represent(
-                {"text": labels}, "candidate", of_candidates, given=batch.inputs, family=family
-            )
+        candidates = _labels(model, labels, of_candidates, batch, family)
         return _classes(similarity(features, candidates, scale), batch.target, task.answer.label_smoothing)
     states, target, row = [], [], []
     for rows, part in _parts(batch):
@@ -76,6 +73,16 @@ def score(
         vocabulary = model.vocabulary(task.answer.vocabulary, given=given, family=family)
     logits = similarity(model.project(torch.cat(states)), vocabulary, scale)
     return _by_sample(_classes(logits, torch.cat(target), task.answer.label_smoothing), torch.cat(row), len(batch))
+
+
+def _labels(model: UnifiedModel, labels: Tokens, noise: Noise | None, batch: Batch, family: str) -> Tensor:
+    """The representations of a label set, of which each rank encodes a part; `noise` is of that part."""
+    own = rows_of_rank(len(labels))
+    part = 1.0 if len(own) < len(labels) else 1 / world_size()
+    with model.encoder.sharing(part):
+        mine = {"text": labels.rows(slice(own.start, own.stop))}
+        found = model.represent(mine, "candidate", noise, given=batch.inputs, family=family)
+    return gather_parts(found, len(labels))
 
 
 def _parts(batch: Batch) -> Iterator[tuple[Tensor | None, Batch]]:

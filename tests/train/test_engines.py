@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from accelerate.state import AcceleratorState
 from launched import launch
 from safetensors.torch import load_file
-from tiny import tiny_recipe, write_recipe
+from tiny import COLOURS, tiny_recipe, write_recipe
 from torch import Tensor, nn
 
 from unified.config import RecipeError
@@ -50,6 +51,8 @@ IDLE = {"image.projection.weight", "image.temporal.weight", "log_scales.retrieve
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("engines")
     write_recipe(folder)
+    # An odd number, so that two ranks encode different numbers of labels.
+    (folder / "colours.yaml").write_text(yaml.safe_dump({"names": [*COLOURS, "violet"]}))
     for stage in range(4):
         # Otherwise all parameters of a model as small as this one stay whole.
         whole = "  stage3_param_persistence_threshold: 40\n" if stage == 3 else ""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from unified import seed
 from unified.buckets import whole_batches
-from unified.dist import rank, reduce_sum, world_size
+from unified.dist import rank, reduce_sum, rows_of_rank, world_size
 from unified.matching import Drawn, score
 from unified.model import UnifiedModel
 from unified.nn.encoder import Noise
@@ -112,7 +112,7 @@ def draw_noise(
     """The noise of a slot, drawn by (seed, step, slot): drop-path factors for its global batch, this rank's rows of
     them, and numbers for the gates, which all ranks have alike.
 
-    Candidates of a batch are split over ranks like the samples; a label set is encoded alike on every rank.
+    Candidates of a batch, and the labels of a set, are split over ranks like the samples.
     `gates`: layers with noisy gates, decisions of each, experts; None: there are none.
     """
     if rate == 0.0 and gates is None:
@@ -137,4 +137,4 @@ def draw_noise(
     inputs = drawn(own, "inputs")
     if task.answer.candidates == "batch":
         return Drawn(inputs, drawn(own, "candidates"))
-    return Drawn(inputs, drawn(np.arange(labels), "labels") if labels else None)
+    return Drawn(inputs, drawn(np.array(rows_of_rank(labels)), "labels") if labels else None)

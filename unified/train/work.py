@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from unified.buckets import by_length
+from unified.dist import rows_of_rank
 from unified.model import UnifiedModel
 from unified.nn.routing import BY_TOKEN
 from unified.task import Task
@@ -47,8 +48,9 @@ def work(
         texts = batch.target["tokens"]
         pairs = 2 * len(batch) * len(batch) * ranks  # in both directions
         return Work((*sequences, *_represented({"text": texts}, bucketed)), images, 2 * len(batch), pairs)
-    sequences = (*sequences, *_represented({"text": labels}, bucketed))
-    return Work(sequences, images, len(batch) + len(labels), len(batch) * len(labels))
+    own = rows_of_rank(len(labels), 0, ranks)  # like those of any other rank, but for one label
+    sequences = (*sequences, *_represented({"text": labels.rows(slice(own.start, own.stop))}, bucketed))
+    return Work(sequences, images, len(batch) + len(own), len(batch) * len(labels))
 
 
 def _represented(inputs: Mapping[str, Tokens], bucketed: bool) -> tuple[tuple[int, int], ...]:
