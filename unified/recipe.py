@@ -143,6 +143,20 @@ class DataSettings:
 
 
 @dataclass(frozen=True)
+class MixingSettings:
+    """How the weights of tasks become their shares of the slots."""
+
+    temperature: float | None = None
+    """Shares follow `sample_weight` times the samples of a task's data to the power of 1 / temperature: 1 is by size,
+    higher ones are more even (Arivazhagan et al. 2019); null: by `sample_weight` alone."""
+    alpha: float | None = None
+    """Shares are drawn anew for every block, from a Dirichlet distribution around the weights: with n tasks of equal
+    weight each has this parameter, so that lower ones vary more; null: they stay as they are."""
+    block: int = 100
+    """Steps of such a block."""
+
+
+@dataclass(frozen=True)
 class EngineSettings:
     """What runs the steps. A run goes on under any other engine."""
 
@@ -208,6 +222,7 @@ class Recipe:
     model: ModelSettings = field(default_factory=ModelSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
     data: DataSettings = field(default_factory=DataSettings)
+    mixing: MixingSettings = field(default_factory=MixingSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     start: StartSettings | None = None
@@ -232,6 +247,8 @@ class Recipe:
             raise RecipeError(
                 f"model.text.max_length: {text.max_length} tokens do not fit in model.text.positions {text.positions}"
             )
+        if self.mixing.alpha is not None and self.slots * self.mixing.block < len(self.tasks):
+            raise RecipeError(f"mixing.block: too few steps for a slot of each of {len(self.tasks)} tasks")
         for name, task in self.tasks.items():
             for word in (name, task.family or name):
                 if not word or "." in word:
@@ -291,7 +308,7 @@ RANGES: tuple[tuple[str, Fits, tuple[str, ...]], ...] = (
         "at least 1",
         lambda value: value >= 1,
         (
-            *("max_steps", "slots", "data.prefetch", "data.window"),
+            *("max_steps", "slots", "data.prefetch", "data.window", "mixing.block"),
             *("model.width", "model.depth", "model.heads", "model.hidden"),
             *("model.image.patch", "model.image.grid", "model.image.frames"),
             *("model.text.max_length", "model.text.positions"),
@@ -314,7 +331,7 @@ RANGES: tuple[tuple[str, Fits, tuple[str, ...]], ...] = (
         lambda value: value > 0,
         (
             *("optim.eps", "optim.clip", "optim.layer_decay", "model.image.position_scale", "model.experts.capacity"),
-            *("train.hang_seconds", "data.shard_cache_gb", "data.timeout"),
+            *("train.hang_seconds", "data.shard_cache_gb", "data.timeout", "mixing.temperature", "mixing.alpha"),
         ),
     ),
     ("at least 0 and below 1", lambda value: 0 <= value < 1, ("optim.betas", "optim.ema", "model.drop_path")),

@@ -1,8 +1,11 @@
 """What a task is: pure data, so that adding one is a few lines of YAML."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from unified.config import RecipeError
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Task:
     """One task of a recipe: data in, question, kind of answer, metric, and its share of the training."""
 
     data: str | Sequence[str]
-    """A folder of shards or a shard pattern such as `cc3m/{00000..00331}.tar`, or several of them."""
+    """A folder of shards, a pattern such as `cc3m/{00000..00331}.tar`, or a URL of either; or several of them."""
     inputs: dict[str, str]
     """Sample column -> modality. `json.script` reads a value of a JSON column; `png;jpg` takes what is there."""
     target: str
@@ -43,3 +46,19 @@ class Task:
     """Names the shared temperature (and the attribute row); the task's own name when absent."""
     augment: Sequence[dict[str, Any]] = field(default_factory=tuple)
     """Transforms of the inputs, in order: `{kind: affine, degrees: 10}`; kinds are listed in data/augment.py."""
+    data_weights: Sequence[float] = ()
+    """A weight for each entry of `data`, which are then data sets of their own that are mixed: a small one is seen more
+    often. Empty: all entries are one data set."""
+
+    def __post_init__(self) -> None:
+        entries = [self.data] if isinstance(self.data, str) else list(self.data)
+        if not self.data_weights:
+            return
+        if len(self.data_weights) != len(entries) or len(set(entries)) != len(entries):
+            raise RecipeError(
+                f"data_weights: {len(self.data_weights)} weights for {len(set(entries))} different entries of data; "
+                "expected one for each"
+            )
+        for weight in self.data_weights:
+            if not 0 < weight < math.inf:
+                raise RecipeError(f"data_weights: expected positive numbers, found {weight}; leave such an entry out")

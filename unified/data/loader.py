@@ -17,11 +17,11 @@ from unified import dist
 from unified.config import RecipeError
 from unified.data.cache import SampleCache
 from unified.data.collate import Collator, Example
-from unified.data.order import order, positions
 from unified.data.prefetch import Prefetcher, check_room
 from unified.data.remote import CachedShard
-from unified.data.schedule import START, Origin, Slot, schedule
+from unified.data.schedule import START, Origin, Slot, samples_before, schedule
 from unified.data.shards import Shards
+from unified.data.sources import SampleOrder, TaskData, epochs, open_data
 from unified.data.transfer import UnavailableError
 from unified.errors import UserError
 from unified.labels import Labels
@@ -60,6 +60,7 @@ class Source:
     """Where the samples of a task come from, and how they become a batch."""
 
     shards: Shards
+    order: SampleOrder
     collator: Collator
 
 
@@ -102,8 +103,7 @@ class Steps(Dataset[Step]):
 
     def positions(self, slot: Slot) -> list[int]:
         """Where this rank's samples of a slot lie in the task's shards."""
-        sizes, window = self.sources[slot.task].shards.sizes, self.recipe.data.window
-        return positions(self.recipe.seed, slot.task, np.array(self.share(slot)), sizes, window).tolist()
+        return self.sources[slot.task].order.positions(np.array(self.share(slot))).tolist()
 
     def remote_shards(self, number: int) -> list[CachedShard]:
         """The remote shards that this rank reads in a step, each once."""
@@ -146,7 +146,7 @@ class Steps(Dataset[Step]):
                 raise
             except DataError as error:
                 report.bad.append(str(error))
-                position = order(self.recipe.seed, task, index + attempt, source.shards.sizes, self.recipe.data.window)
+                position = int(source.order.positions(np.array([index + attempt]))[0])
         raise DataError(f"task {task!r}: {ATTEMPTS} samples in a row could not be used; the last: {report.bad[-1]}")
 
     def _read(self, source: Source, position: int, report: Report, rows: PatchRows | None, row: int) -> Example:
@@ -209,24 +209,29 @@ class StepLoader:
         rank: int | None = None,
         world: int | None = None,
         patience: float = 60.0,
+        data: Mapping[str, TaskData] | None = None,
     ) -> None:
         """`labels`: by task, of those that pick from a label set. `patience`: seconds without a batch until a warning.
 
+        `data`: what `open_data` has opened, for the recipe that it returned; None opens it.
+
         Raises `RecipeError` where a batch cannot be split over ranks, `DataError` where shards are missing or wrong.
         """
-        self.recipe, self.start_step, self.patience = recipe, start_step, patience
+        self.start_step, self.patience = start_step, patience
         world = dist.world_size() if world is None else world
         rank = dist.rank() if rank is None else rank
         check_split(recipe, world)
-        opened: dict[Any, Shards] = {}
-        sources = {}
-        for name, task in recipe.tasks.items():
-            pattern = task.data if isinstance(task.data, str) else tuple(task.data)
-            if pattern not in opened:
-                opened[pattern] = Shards.open(task.data, recipe.data)
-            sources[name] = Source(opened[pattern], Collator(name, task, tokenizers, labels.get(name), recipe.seed))
+        self.recipe, data = (recipe, data) if data is not None else open_data(recipe)
+        sources = {
+            name: Source(
+                data[name].shards,
+                SampleOrder(self.recipe, name, data[name], origin),
+                Collator(name, task, tokenizers, labels.get(name), recipe.seed),
+            )
+            for name, task in self.recipe.tasks.items()
+        }
         check_room({name: source.shards for name, source in sources.items()}, recipe.data)
-        self.steps = Steps(recipe, sources, origin, rank, world)
+        self.steps = Steps(self.recipe, sources, origin, rank, world)
         self.seen = 0
         self.bad = 0
         self._named: set[str] = set()
@@ -238,6 +243,11 @@ class StepLoader:
     def sizes(self) -> dict[str, int]:
         """The number of samples of each task's data."""
         return {name: len(source.shards) for name, source in self.steps.sources.items()}
+
+    def epochs(self, step: int) -> dict[str, float]:
+        """`epochs/TASK` before a step: how often its data were seen; with `/NUMBER` those of each mixed data set."""
+        orders = {name: source.order for name, source in self.steps.sources.items()}
+        return epochs(orders, samples_before(self.recipe, self.recipe.seed, step, self.steps.origin))
 
     def probe(self) -> list[tuple[Slot, Batch]]:
         """The first batch of every task, loaded in this process."""

@@ -5,17 +5,21 @@ evenly. How often a task came before a step is finished blocks × quota + a coun
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from unified.config import RecipeError, build
+from unified.data.mixture import Mixture, set_names
+from unified.data.shares import divided, quotas, spread
 from unified.recipe import Recipe
 from unified.seed import generator
+from unified.task import Task
 
 FORMAT = 1
-LONGEST_BLOCK = 1024
-"""Slots. Weights that no shorter block meets exactly are met to one part in so many."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Origin:
 
     step: int = 0
     samples: dict[str, int] = field(default_factory=dict)
+    sets: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By task and data set, the samples that had come from it, where a task mixes several."""
 
 
 START = Origin()
@@ -64,11 +70,52 @@ def samples_before(recipe: Recipe, seed: int, step: int, origin: Origin = START)
 
 def count(recipe: Recipe, seed: int, task: str, step: int, origin: Origin = START) -> int:
     """The slots of a task between the origin and `step`."""
-    quotas = block_quotas(recipe)
     number = list(recipe.tasks).index(task)
-    block, inside = divmod(step - origin.step, sum(quotas) // recipe.slots)
-    rows = _block(quotas, recipe.slots, seed, origin.step, block)
-    return block * quotas[number] + sum(row[number] for row in rows[:inside])
+    blocks = _Blocks.of(recipe, seed, origin)
+    block, inside = divmod(step - origin.step, blocks.steps)
+    return blocks.before(block)[number] + sum(row[number] for row in blocks.rows(block)[:inside])
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """The blocks of a schedule: of one kind, or with shares drawn anew for each (`mixing.alpha`)."""
+
+    quotas: tuple[int, ...]
+    slots: int
+    key: tuple[int | str, ...]
+    alpha: float | None
+    steps: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, seed: int, origin: Origin) -> "_Blocks":
+        quotas, mixing = block_quotas(recipe), recipe.mixing
+        steps = sum(quotas) // recipe.slots if mixing.alpha is None else mixing.block
+        return cls(quotas, recipe.slots, (seed, "schedule", origin.step), mixing.alpha, steps)
+
+    def before(self, block: int) -> list[int]:
+        """The slots of each task in all blocks before one."""
+        if self.alpha is None:
+            return [block * quota for quota in self.quotas]
+        return _totals(self, 1 << max(block - 1, 0).bit_length())[block].tolist()
+
+    def rows(self, block: int) -> tuple[tuple[int, ...], ...]:
+        """The slots of each task in each step of a block."""
+        quotas = self.quotas if self.alpha is None else self.drawn(block)
+        return spread(quotas, self.slots, (*self.key, block))
+
+    def drawn(self, block: int) -> tuple[int, ...]:
+        """The slots of a block whose shares are drawn: Dirichlet, with the mean of the weights."""
+        assert self.alpha is not None
+        mean = np.array(self.quotas, dtype=np.float64) / sum(self.quotas)
+        shares = generator(*self.key, block, "shares").gamma(self.alpha * len(mean) * mean)
+        return divided(tuple(np.maximum(shares, 1e-12 * (mean > 0)).tolist()), self.slots * self.steps)
+
+
+@lru_cache(maxsize=8)
+def _totals(blocks: _Blocks, count: int) -> NDArray[np.int64]:
+    """The slots of each task before each of the first `count` + 1 blocks, (count + 1, tasks)."""
+    drawn = np.array([blocks.drawn(block) for block in range(count)], dtype=np.int64)
+    return np.concatenate([np.zeros_like(drawn[:1]), np.cumsum(drawn, axis=0)])
 
 
 def block_quotas(recipe: Recipe) -> tuple[int, ...]:
@@ -81,69 +128,45 @@ def block_quotas(recipe: Recipe) -> tuple[int, ...]:
         raise RecipeError("tasks: every sample_weight is 0; give at least one task a share")
     if recipe.slots < 1:
         raise RecipeError(f"slots: expected at least 1, found {recipe.slots}")
-    return _quotas(tuple(weights), recipe.slots)
-
-
-@lru_cache(maxsize=256)
-def _quotas(weights: tuple[float, ...], slots: int) -> tuple[int, ...]:
-    longest = max(LONGEST_BLOCK // slots, len(weights)) * slots
-    lengths = range(slots, longest + 1, slots)
-    length = next((length for length in lengths if _exact(weights, length)), lengths[-1])
-    shares = [weight / sum(weights) * length for weight in weights]
-    quotas = [max(int(share + 1e-9), int(share > 0)) for share in shares]
-    while sum(quotas) != length:
-        sign = 1 if sum(quotas) < length else -1
-        movable = [i for i, quota in enumerate(quotas) if shares[i] > 0 and quota + sign > 0]
-        quotas[max(movable, key=lambda i: sign * (shares[i] - quotas[i]))] += sign
-    return tuple(quotas)
-
-
-def _exact(weights: tuple[float, ...], length: int) -> bool:
-    shares = [weight / sum(weights) * length for weight in weights]
-    return all(abs(share - round(share)) < 1e-6 * share for share in shares if share > 0)
+    return quotas(tuple(weights), recipe.slots)
 
 
 def _step_counts(recipe: Recipe, seed: int, step: int, origin: Origin) -> tuple[int, ...]:
     if step < origin.step:
         raise ValueError(f"step {step} is before step {origin.step}, where this schedule begins")
-    quotas = block_quotas(recipe)
-    block, inside = divmod(step - origin.step, sum(quotas) // recipe.slots)
-    return _block(quotas, recipe.slots, seed, origin.step, block)[inside]
+    blocks = _Blocks.of(recipe, seed, origin)
+    block, inside = divmod(step - origin.step, blocks.steps)
+    return blocks.rows(block)[inside]
 
 
-@lru_cache(maxsize=8)
-def _block(quotas: tuple[int, ...], slots: int, seed: int, first_step: int, block: int) -> tuple[tuple[int, ...], ...]:
-    """The slots of each task in each step of a block.
+def mixture(recipe: Recipe, seed: int, task: str, origin: Origin = START) -> Mixture:
+    """How the data sets of a task are mixed since the origin."""
+    start, counts = origin.samples.get(task, 0), origin.sets.get(task, {})
+    return Mixture.of(recipe.tasks[task], (seed, "data sets", task), start, counts)
 
-    Every step has the whole part of a task's quota per step. The rest goes, at most once a step, to the tasks whose
-    next turn by stride is due (Waldspurger & Weihl 1995; phases are random) and to those that need every step left.
-    """
-    steps = sum(quotas) // slots
-    base = [quota // steps for quota in quotas]
-    rest = [quota % steps for quota in quotas]
-    phases = generator(seed, "schedule", first_step, block).random(len(quotas))
-    due = [phase / left if left else 0.0 for phase, left in zip(phases, rest, strict=True)]
-    strides = [1 / left if left else 0.0 for left in rest]
-    rows = []
-    for step in range(steps):
-        waiting = [i for i, left in enumerate(rest) if left]
-        waiting.sort(key=lambda i: (rest[i] < steps - step, due[i]))
-        row = list(base)
-        for i in waiting[: slots - sum(base)]:
-            row[i] += 1
-            rest[i] -= 1
-            due[i] += strides[i]
-        rows.append(tuple(row))
-    return tuple(rows)
+
+def weighed(recipe: Recipe, sizes: Mapping[str, int]) -> Recipe:
+    """The recipe with the weights that `mixing.temperature` gives to data of so many samples (by task)."""
+    temperature = recipe.mixing.temperature
+    if temperature is None:
+        return recipe
+    tasks = {
+        name: replace(task, sample_weight=task.sample_weight * sizes[name] ** (1 / temperature))
+        for name, task in recipe.tasks.items()
+    }
+    return replace(recipe, tasks=tasks, mixing=replace(recipe.mixing, temperature=None))
 
 
 def record(recipe: Recipe, seed: int, step: int, origin: Origin = START) -> dict[str, Any]:
     """What a checkpoint at `step` keeps of the schedule, as plain JSON; `resume` reads it."""
+    samples = samples_before(recipe, seed, step, origin)
+    mixed = [name for name, task in recipe.tasks.items() if task.data_weights]
     return {
         "format": FORMAT,
         "plan": _plan(recipe, seed),
         "origin": asdict(origin),
-        "samples": samples_before(recipe, seed, step, origin),
+        "samples": samples,
+        "sets": {**origin.sets, **{name: mixture(recipe, seed, name, origin).seen(samples[name]) for name in mixed}},
     }
 
 
@@ -155,9 +178,16 @@ def resume(recipe: Recipe, seed: int, step: int, recorded: Mapping[str, Any]) ->
         )
     if recorded["plan"] == _plan(recipe, seed):
         return build(Origin, recorded["origin"], "schedule.origin")
-    return build(Origin, {"step": step, "samples": recorded["samples"]}, "schedule")
+    sets = recorded.get("sets", {})
+    return build(Origin, {"step": step, "samples": recorded["samples"], "sets": sets}, "schedule")
 
 
 def _plan(recipe: Recipe, seed: int) -> dict[str, Any]:
-    tasks = [[name, float(task.sample_weight), task.batch] for name, task in recipe.tasks.items()]
-    return {"seed": seed, "slots": recipe.slots, "tasks": tasks}
+    tasks = [[name, float(task.sample_weight), task.batch, *_sets(task)] for name, task in recipe.tasks.items()]
+    plan = {"seed": seed, "slots": recipe.slots, "tasks": tasks}
+    return plan if recipe.mixing.alpha is None else {**plan, "alpha": [recipe.mixing.alpha, recipe.mixing.block]}
+
+
+def _sets(task: Task) -> list[Any]:
+    """The data sets that a task mixes and their weights, as JSON; nothing where it has one."""
+    return [[list(pair) for pair in zip(set_names(task), task.data_weights, strict=True)]] if task.data_weights else []

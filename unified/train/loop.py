@@ -12,6 +12,7 @@ from unified import checkpoint
 from unified.config import RecipeError
 from unified.data.loader import StepLoader
 from unified.data.schedule import START, record, resume
+from unified.data.sources import open_data
 from unified.dist import barrier, broadcast_object, rank
 from unified.evaluate.run import evaluate, flat_metrics
 from unified.log import logger
@@ -81,8 +82,11 @@ class _Session:
         self.watchdog = watchdog
         stored = checkpoint.load(found, groups=()) if found else None
         start, state = (stored.step, stored.state) if stored else (0, {})
-        self.origin = resume(recipe, recipe.seed, start, state["schedule"]) if stored else START
-        self.loader = StepLoader(recipe, parts.tokenizers, parts.labels, start_step=start, origin=self.origin)
+        mixed, data = open_data(recipe)
+        self.origin = resume(mixed, recipe.seed, start, state["schedule"]) if stored else START
+        self.loader = StepLoader(
+            mixed, parts.tokenizers, parts.labels, start_step=start, origin=self.origin, data=data
+        )  # fmt: skip
         if stored:
             _check_data(state["data"], self.loader.digests(), recipe)
         self.trainer = Trainer(recipe, accelerator, parts, self.loader.probe(), enter=watchdog.enter)
@@ -99,8 +103,11 @@ class _Session:
         )
         self.progress = Progress(
             recipe.max_steps, every=recipe.train.log_every, tell=self._tell, start=start, peak=peak,
-            more=self.trainer.experts.record,
+            more=self._more,
         )  # fmt: skip
+
+    def _more(self) -> dict[str, Any]:
+        return {**self.trainer.experts.record(), **self.loader.epochs(self.trainer.step)}
 
     def begin(self, start: int) -> None:
         """Write what describes the run from its step `start` on."""
@@ -145,7 +152,7 @@ class _Session:
 
     def _save(self) -> None:
         state = {
-            "schedule": record(self.recipe, self.recipe.seed, self.trainer.step, self.origin),
+            "schedule": record(self.loader.recipe, self.recipe.seed, self.trainer.step, self.origin),
             "data": self.loader.digests(),
             "bad_samples": self.loader.bad,
             "seen_samples": self.loader.seen,

@@ -12,7 +12,7 @@ from unified import hub
 from unified.config import RecipeError
 from unified.configuration import UnifiedConfig
 from unified.data.loader import StepLoader, check_split
-from unified.data.schedule import block_quotas, schedule
+from unified.data.schedule import block_quotas, schedule, weighed
 from unified.data.shards import Shards
 from unified.dist import world_size
 from unified.labels import Labels, load_labels
@@ -108,6 +108,7 @@ def make_plan(recipe: Recipe, processes: int | None = None) -> Plan:
     check(recipe)
     check_split(recipe, processes)
     found = _find(recipe)
+    recipe = _weighed(recipe, found)
     cost = Cost(skeleton(found.config))
     held = Activations(
         found.config, half=recipe.train.precision != "fp32", recomputed=recipe.train.checkpoint_activations
@@ -119,6 +120,12 @@ def make_plan(recipe: Recipe, processes: int | None = None) -> Plan:
         kept, passing = held.of(done, token_kinds(task, name)), held.backward(done)
         slots[name] = SlotPlan(done, 3 * cost.forward(done), kept, passing, samples, quota / per_block)
     return Plan(recipe, processes, found.config, slots, found.notes, _start(recipe, found))
+
+
+def _weighed(recipe: Recipe, found: _Found) -> Recipe:
+    """The recipe with the weights that the sizes of its data give; its own where some are not there."""
+    known = set(recipe.tasks) <= set(found.shards)
+    return weighed(recipe, {name: len(shards) for name, shards in found.shards.items()}) if known else recipe
 
 
 def _start(recipe: Recipe, found: _Found) -> str | None:
@@ -146,7 +153,7 @@ def _find(recipe: Recipe) -> _Found:
             notes.append(f"tasks.{name}: {error}. Assumed: {ASSUMED_CLASSES:,} names of {ASSUMED_NAME} tokens")
     for name, task in recipe.tasks.items():
         try:
-            shards[name] = Shards.open(task.data)
+            shards[name] = Shards.open(task.data, recipe.data)
         except DataError as error:
             missing.append(f"  {name}: {error}")
     if missing:
