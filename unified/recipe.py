@@ -191,9 +191,31 @@ class TrainSettings:
     keep_last: int = 2
     trackers: Sequence[str] = ()
     """Trackers of accelerate, such as `tensorboard`; metrics.jsonl is always written."""
+    non_finite: Literal["stop", "skip"] = "stop"
+    """What a step does whose loss or gradient is not finite: end the run, or change nothing, after which the learning
+    rate is half as large for 100 steps. A gate that is not finite always ends it: the weights are at fault then."""
+    max_skipped: int = 10
+    """Steps in a row that `skip` skips; where one more is not finite the run ends."""
+    skip_steps: Sequence[str] = ()
+    """Steps that are passed over, numbered as in metrics.jsonl: `1200`, or `1200-1210` with both ends. Their data are
+    not read, and all other steps are what they are without it."""
     hang_seconds: float | None = 1800.0
     """Longest time of waiting for data, a forward or backward pass, an evaluation or a save, after which every process
     says where it is and ends; null: none. An evaluation of half an hour is rare, and a cluster that waits is dear."""
+
+    def __post_init__(self) -> None:
+        self.passed_over()
+
+    def passed_over(self) -> frozenset[int]:
+        """The steps that `skip_steps` names, counted from 1."""
+        return frozenset(step for text in self.skip_steps for step in _steps(text))
+
+
+def _steps(text: str) -> range:
+    first, dash, last = text.partition("-")
+    if first.isdecimal() and (last if dash else first).isdecimal() and 0 < int(first) <= int(last or first):
+        return range(int(first), int(last or first) + 1)
+    raise RecipeError(f"skip_steps: expected numbers of steps such as 1200 or 1200-1210, found {text!r}")
 
 
 @dataclass(frozen=True)
@@ -323,6 +345,7 @@ RANGES: tuple[tuple[str, Fits, tuple[str, ...]], ...] = (
         (
             *("optim.lr", "optim.final_lr", "optim.warmup", "optim.weight_decay", "model.layer_scale"),
             *("data.workers", "data.cache_mb", "data.max_bad_fraction", "data.prefetch_shards", "data.retries"),
+            "train.max_skipped",
             *("model.experts.noise", "model.experts.balance", "model.experts.z_loss", "model.experts.bias_rate"),
         ),
     ),

@@ -146,3 +146,33 @@ def test_a_wrong_evaluation_is_said_before_training(tmp_path: Path, start: Calla
     with pytest.raises(RecipeError, match="did you mean 'digits'"):
         start(recipe, tmp_path / "run")
     assert not (tmp_path / "run" / "recipe.yaml").exists()
+
+
+def test_steps_that_are_passed_over_change_nothing_else(tmp_path: Path) -> None:
+    recipe = short(tmp_path, max_steps=6, train={"log_every": 1, "save_every": 2, "keep_last": 9})
+    run(recipe, tmp_path / "whole")
+    skipping = replace(recipe, train=replace(recipe.train, skip_steps=("3", "5-6")))
+    run(skipping, tmp_path / "run")
+    whole, found = losses(tmp_path / "whole"), losses(tmp_path / "run")
+    assert [row["step"] for row in found] == [1, 2, 4]
+    assert found[:2] == whole[:2]
+    assert rates(tmp_path / "run") == {step: rates(tmp_path / "whole")[step] for step in (1, 2, 4)}
+    expected = checkpoint.load(tmp_path / "whole" / "checkpoints" / "step_00000004", groups=())
+    four, six = (checkpoint.load(tmp_path / "run" / "checkpoints" / f"step_{step:08d}") for step in (4, 6))
+    assert float(four.tensors["steps"]["log_scales.colour"]) == 3
+    assert four.state["schedule"] == expected.state["schedule"]
+    assert four.state["seen_samples"] == expected.state["seen_samples"] * 3 / 4
+    for group, named in four.tensors.items():
+        assert all(tensor.equal(six.tensors[group][name]) for name, tensor in named.items()), group
+
+
+def rates(run: Path) -> dict[int, float]:
+    """The learning rate of each step."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {record["step"]: record["lr"] for record in records if "lr" in record}
+
+
+@pytest.mark.parametrize("text", ["", "0", "7-3", "a-b", "1200..1210", "5-"])
+def test_steps_to_pass_over_that_cannot_be_are_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(RecipeError, match=r"skip_steps: expected numbers of steps such as 1200 or 1200-1210, found"):
+        short(tmp_path, train={"skip_steps": [text]})

@@ -5,8 +5,10 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +19,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unified.data.loader import StepLoader
 from unified.data.schedule import Slot
+from unified.matching import score
 from unified.recipe import Recipe
+from unified.train import step as step_module
 from unified.train import trainer as trainer_module
 from unified.train.build import build
 from unified.train.engine import make_accelerator
+from unified.train.optim import learning_rate
 from unified.train.trainer import NonFiniteError, Trainer
 from unified.types import IGNORE, Batch, Tokens
 
@@ -37,6 +42,11 @@ def start(recipe: Recipe, folder: Path) -> tuple[Trainer, StepLoader]:
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+
+
+def copied(trainer: Trainer) -> dict[str, Tensor]:
+    """Everything that a checkpoint holds."""
+    return {f"{group}/{name}": tensor.clone() for group, name, tensor in trainer.tensors()}
 
 
 def only(loader: StepLoader, task: str) -> list[tuple[Slot, Batch]]:
@@ -107,7 +117,7 @@ def test_a_gate_that_is_not_finite_stops_with_task_and_samples(tmp_path: Path, v
     before = weights(trainer)
     batch = only(loader, "next")
     with pytest.raises(
-        NonFiniteError, match=r"step 0: encoder\.blocks\.0\.routers: .*not finite.*task 'next'"
+        NonFiniteError, match=r"step 1: encoder\.blocks\.0\.routers: .*not finite.*task 'next'"
     ) as error:
         trainer.train_step(batch)
     assert batch[0][1].keys[0] in str(error.value)
@@ -125,10 +135,86 @@ def test_only_ranks_whose_own_loss_is_not_finite_name_their_samples(
         trainer_module, "gather_objects", lambda value: [value, True if isinstance(value, bool) else [other]]
     )
     sums = torch.tensor([[math.nan, 8.0, 0.0, 1.0]])  # over all ranks it is not, on this one it is finite
-    with pytest.raises(NonFiniteError) as error:
-        trainer._check_finite(slots, sums)
-    assert "of the other rank" in str(error.value)
-    assert f'"{slots[0][1].keys[0]}"' not in str(error.value)
+    wrong = trainer._not_finite(slots, sums)
+    assert wrong is not None
+    assert "of the other rank" in wrong
+    assert f'"{slots[0][1].keys[0]}"' not in wrong
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], Tensor]) -> None:
+    """Change the loss of the next slot alone."""
+    left = [change]
+
+    def scored(*arguments: Any, **options: Any) -> Any:
+        found = score(*arguments, **options)
+        return replace(found, loss=left.pop()(found.loss)) if left else found
+
+    monkeypatch.setattr(step_module, "score", scored)
+
+
+def steep(loss: Tensor) -> Tensor:
+    """Finite, with a gradient that is not."""
+    loss.register_hook(lambda gradient: gradient * math.inf)
+    return loss
+
+
+@pytest.mark.parametrize("change", [lambda loss: loss * math.nan, lambda loss: loss + math.inf, steep])
+@pytest.mark.parametrize("model", ["dense", "token"])
+def test_a_skipped_step_changes_nothing_but_the_rate_of_the_next_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, change: Callable[[Tensor], Tensor]
+) -> None:
+    recipe = tiny_recipe(tmp_path, train={"non_finite": "skip"})
+    recipe = with_experts(recipe, "token", bias_rate=0.01) if model == "token" else recipe
+    trainer, loader = start(recipe, tmp_path)
+    trainer.train_step(loader.probe())
+    before = copied(trainer)
+    spoil(monkeypatch, change)
+    result = trainer.train_step(loader.probe())
+    after = copied(trainer)
+    assert before.keys() == after.keys()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+    assert not math.isfinite(result.norm)
+    assert all(math.isfinite(loss) for loss in result.losses.values())
+    assert (trainer.step, trainer.skipped.steps, trainer.skipped.record()) == (2, [2], {"skipped_steps": 1})
+    passed, _ = start(recipe, tmp_path)
+    passed.train_step(loader.probe())
+    passed.pass_over()
+    passed.skipped.add(2)
+    assert trainer.train_step(loader.probe()) == passed.train_step(loader.probe())
+    assert trainer.train_step(loader.probe()).lr == 0.5 * learning_rate(3, recipe.optim, recipe.max_steps)
+
+
+def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, loader = start(tiny_recipe(tmp_path, train={"non_finite": "skip", "max_skipped": 2}), tmp_path)
+    batch = only(loader, "colour")
+    for _ in range(2):
+        for _ in range(2):
+            spoil(monkeypatch, lambda loss: loss * math.nan)
+            trainer.train_step(batch)
+        trainer.train_step(batch)
+    assert trainer.skipped.steps == [1, 2, 4, 5]
+    for _ in range(2):
+        spoil(monkeypatch, lambda loss: loss * math.nan)
+        trainer.train_step(batch)
+    before = copied(trainer)
+    spoil(monkeypatch, lambda loss: loss * math.nan)
+    with pytest.raises(NonFiniteError, match=r"step 9: .*task 'colour'.*3 steps in a row.*train\.max_skipped = 2"):
+        trainer.train_step(batch)
+    assert [name for name, value in copied(trainer).items() if not torch.equal(value, before[name])] == []
+
+
+def test_skipped_steps_are_kept_in_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = tiny_recipe(tmp_path, train={"non_finite": "skip"})
+    trainer, loader = start(recipe, tmp_path)
+    for step in range(3):
+        if step == 1:
+            spoil(monkeypatch, steep)
+        trainer.train_step(loader.probe())
+    trainer.save(tmp_path / "checkpoints", {})
+    other, _ = start(recipe, tmp_path)
+    other.load(tmp_path / "checkpoints" / "step_00000003")
+    assert other.skipped.steps == [2]
+    assert other.train_step(loader.probe()) == trainer.train_step(loader.probe())
 
 
 def test_operations_are_those_that_torch_counts_buckets_included(tmp_path: Path) -> None:

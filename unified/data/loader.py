@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Event, Thread
 from time import monotonic, perf_counter
@@ -196,7 +196,8 @@ def check_split(recipe: Recipe, world: int) -> None:
 
 
 class StepLoader:
-    """Iterates over (step, [(slot, batch)], report) for this rank, from `start_step` to the end of the recipe."""
+    """Iterates over (step, [(slot, batch)], report) for this rank, from `start_step` to the end of the recipe, without
+    those that it passes over."""
 
     def __init__(
         self,
@@ -254,12 +255,17 @@ class StepLoader:
         slots = [Slot(name, 0, task.batch, 0) for name, task in self.recipe.tasks.items()]
         return [(slot, self.steps.batch(slot, Report())) for slot in slots]
 
+    def _numbers(self) -> Sequence[int]:
+        """The steps to load: those from the start on that are not passed over."""
+        numbers, passed = range(self.start_step, self.recipe.max_steps), self.recipe.train.passed_over()
+        return [number for number in numbers if number + 1 not in passed] if passed else numbers
+
     def __len__(self) -> int:
-        return max(self.recipe.max_steps - self.start_step, 0)
+        return len(self._numbers())
 
     def __iter__(self) -> Iterator[tuple[int, list[tuple[Slot, Batch]], Report]]:
         batches = iter(self._torch_loader())
-        steps = range(self.start_step, self.recipe.max_steps)
+        steps = self._numbers()
         remote = any(source.shards.remote for source in self.steps.sources.values())
         prefetcher = Prefetcher(self.steps.remote_shards, steps, self.recipe.data, remote=remote)  # threads after forks
         with prefetcher, Watchdog(self.patience, self._complain) as watchdog:
@@ -279,7 +285,7 @@ class StepLoader:
         return DataLoader(
             self.steps,
             batch_size=None,
-            sampler=range(self.start_step, self.recipe.max_steps),
+            sampler=self._numbers(),
             num_workers=workers,
             prefetch_factor=self.recipe.data.prefetch if workers else None,
             pin_memory=torch.cuda.is_available(),

@@ -1,7 +1,7 @@
 """A run from its recipe to its last checkpoint: resume, train, evaluate, log, save."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ from accelerate import Accelerator
 
 from unified import checkpoint
 from unified.config import RecipeError
-from unified.data.loader import StepLoader
-from unified.data.schedule import START, record, resume
+from unified.data.loader import Report, StepLoader
+from unified.data.schedule import START, Slot, record, resume
 from unified.data.sources import open_data
 from unified.dist import barrier, broadcast_object, rank
 from unified.evaluate.run import evaluate, flat_metrics
@@ -26,6 +26,7 @@ from unified.train.step import PRECISIONS
 from unified.train.stop import StopRequest
 from unified.train.trainer import Trainer
 from unified.train.watchdog import Watchdog
+from unified.types import Batch
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -107,7 +108,8 @@ class _Session:
         )  # fmt: skip
 
     def _more(self) -> dict[str, Any]:
-        return {**self.trainer.experts.record(), **self.loader.epochs(self.trainer.step)}
+        trainer = self.trainer
+        return {**trainer.experts.record(), **trainer.skipped.record(), **self.loader.epochs(trainer.step)}
 
     def begin(self, start: int) -> None:
         """Write what describes the run from its step `start` on."""
@@ -128,15 +130,14 @@ class _Session:
         An evaluation comes before the checkpoint of its step: a run that goes on from there has its numbers.
         """
         train, last = self.recipe.train, self.recipe.max_steps
-        batches = iter(self.loader)
-        for _ in range(self.trainer.step, last):
-            self.watchdog.begin(self.trainer.step + 1)
-            with self.progress.waiting():
-                _, slots, _ = next(batches)
-            self.watchdog.has(slot.task for slot, _ in slots)
-            done = self.trainer.train_step(slots)
-            step = self.trainer.step
-            self.progress.step(step, **done.values())
+        batches, passed = iter(self.loader), train.passed_over()
+        for step in range(self.trainer.step + 1, last + 1):
+            self.watchdog.begin(step)
+            if step in passed:
+                self.trainer.pass_over()
+                logger.info("step %d: passed over, as train.skip_steps says", step)
+            else:
+                self._step(step, batches)
             stopping = stop.agreed(self.accelerator.device)
             if train.eval_every and (step % train.eval_every == 0 or step == last):
                 self.watchdog.enter("evaluating")
@@ -149,6 +150,13 @@ class _Session:
             if stopping and step < last:
                 logger.info("stopped after step %d; the same command goes on from there", step)
                 return
+
+    def _step(self, step: int, batches: Iterator[tuple[int, list[tuple[Slot, Batch]], Report]]) -> None:
+        with self.progress.waiting():
+            _, slots, _ = next(batches)
+        self.watchdog.has(slot.task for slot, _ in slots)
+        done = self.trainer.train_step(slots)
+        self.progress.step(step, **done.values())
 
     def _save(self) -> None:
         state = {

@@ -32,10 +32,16 @@ from unified.train.optim import (
     parameter_groups,
     uses_from_gradients,
 )
+from unified.train.skipped import LASTS, Skipped
 from unified.train.step import TASK_METRICS, Item, StepModel, draw_noise, in_chunks
 from unified.train.work import Cost, Work, bucketed_on, work
 from unified.train.wrapped import wrapped
 from unified.types import Batch
+
+_NEXT = (
+    "Nothing was changed by this step: look at these samples, or lower optim.lr, and start again from the last "
+    "checkpoint; --train.skip-steps passes over steps, --train.non-finite skip over all that are not finite"
+)
 
 
 class NonFiniteError(UserError):
@@ -76,6 +82,7 @@ class Trainer:
         """
         self.recipe, self.accelerator, self.enter = recipe, accelerator, enter
         self.step = 0
+        self.skipped = Skipped()
         self.scale = LossScale() if recipe.train.precision == "fp16" else None
         self.new_temperatures = False  # whether the loaded checkpoint has others than the model
         self.cost = Cost(parts.model)
@@ -129,28 +136,40 @@ class Trainer:
         """One forward pass over the slots, one backward pass, one change of the weights."""
         optim = self.recipe.optim
         tasks = {slot.task for slot, _ in slots}
-        lr = learning_rate(self.step, optim, self.recipe.max_steps)
+        lr = learning_rate(self.step, optim, self.recipe.max_steps) * self.skipped.factor(self.step + 1)
         for group in self.engine.param_groups():
             group["active"] = bool(tasks & set(group["tasks"]))
             group["lr"] = lr * group["lr_scale"]
-        sums, load = self._gradients(slots)
+        sums, load, wrong = self._gradients(slots)
         norm = self.engine.step()
-        if not math.isfinite(norm) and (self.scale is None or self.scale.smallest):
-            raise NonFiniteError(f"step {self.step}: the gradient is not finite. {_where(slots)}")
-        if self.scale is not None:
-            self._adapt_scale(finite=math.isfinite(norm))
-        settings = self.recipe.model.experts
-        self.experts.step(load, settings.bias_rate if settings else 0.0)
+        changed = math.isfinite(norm)
+        if wrong is None and not changed and (self.scale is None or self.scale.smallest):
+            wrong = f"step {self.step + 1}: the gradient is not finite. {_where(slots)}"
+        if wrong is not None:
+            self._skip(wrong)
+        elif self.scale is not None:
+            self._adapt_scale(finite=changed)
+        if changed:
+            settings = self.recipe.model.experts
+            self.experts.step(load, settings.bias_rate if settings else 0.0)
+            if self.ema is not None:
+                self.ema.update(self.model)
         self.step += 1
-        if self.ema is not None:
-            self.ema.update(self.model)
         return self._result(slots, sums.tolist(), norm, lr)
 
-    def _gradients(self, slots: Sequence[tuple[Slot, Batch]]) -> tuple[Tensor, Tensor | None]:
-        """Forward and backward passes of a step; the sums and loads of `StepModel`, of all its slots."""
+    def pass_over(self) -> None:
+        """Go on after a step that is not made: nothing changes but its number."""
+        self.step += 1
+
+    def _gradients(self, slots: Sequence[tuple[Slot, Batch]]) -> tuple[Tensor, Tensor | None, str | None]:
+        """Forward and backward passes of a step; the sums and loads of `StepModel`, of all its slots.
+
+        The third result says what loss was not finite; the gradient is not finite either then.
+        """
         weight = sum(self.recipe.tasks[slot.task].loss_weight for slot, _ in slots)
         chunks = in_chunks(slots, self.recipe.engine.chunks)
         found: list[tuple[Tensor, Tensor | None]] = []
+        wrong: str | None = None
         for number, chunk in enumerate(chunks, start=1):
             items = [self._item(slot, batch) for slot, batch in chunk]
             scale = self.scale.value if self.scale is not None else 1.0
@@ -159,13 +178,29 @@ class Trainer:
                 try:
                     loss, sums, load = self.engine.module(items, weight)
                 except GateError as error:  # weights are those of all ranks, so all end here
-                    raise NonFiniteError(f"step {self.step}: {error}. {_where(slots)}") from error
-                self._check_finite(chunk, sums)
+                    raise NonFiniteError(f"step {self.step + 1}: {error}. {_where(slots)}. {_NEXT}") from error
+                wrong = wrong or self._not_finite(chunk, sums)
+                if wrong is not None:
+                    if self.recipe.train.non_finite == "stop":
+                        raise NonFiniteError(f"{wrong}. {_NEXT}")
+                    loss = loss * math.nan  # a loss may be infinite and its gradient not, and engines look at that
                 self.enter("backward")
                 self.engine.backward(loss)
             found.append((sums, load))
         loads = [load for _, load in found if load is not None]
-        return torch.cat([sums for sums, _ in found]), sum(loads[1:], loads[0]) if loads else None
+        return torch.cat([sums for sums, _ in found]), sum(loads[1:], loads[0]) if loads else None, wrong
+
+    def _skip(self, wrong: str) -> None:
+        """Count a step that changed nothing, or end the run with what was `wrong`."""
+        train = self.recipe.train
+        if train.non_finite == "stop":
+            raise NonFiniteError(f"{wrong}. {_NEXT}")
+        row = self.skipped.add(self.step + 1)
+        if row > train.max_skipped:
+            raise NonFiniteError(
+                f"{wrong}. So are {row} steps in a row, more than train.max_skipped = {train.max_skipped} allows. {_NEXT}"
+            )
+        logger.warning("%s. The step changed nothing; the learning rate is halved for %d steps", wrong, LASTS)
 
     def _adapt_scale(self, *, finite: bool) -> None:
         assert self.scale is not None
@@ -173,19 +208,20 @@ class Trainer:
         if not finite:
             logger.info(
                 "step %d: changed nothing, as a gradient overflowed fp16; the loss is scaled by %g from now on",
-                self.step,
+                self.step + 1,
                 self.scale.value,
             )
 
-    def _check_finite(self, slots: Sequence[tuple[Slot, Batch]], sums: Tensor) -> None:
-        """The sums are those over all ranks, so all end here; the samples named are of the ranks at fault."""
+    def _not_finite(self, slots: Sequence[tuple[Slot, Batch]], sums: Tensor) -> str | None:
+        """What loss is not finite: the same on all ranks, as the sums are. It names samples of the ranks at fault."""
         finite = torch.isfinite(sums)
-        if not bool(finite[:, 0].all()):
-            own = [pair for pair, fine in zip(slots, finite[:, 3].tolist(), strict=True) if not fine]
-            whole = [pair for pair, fine in zip(slots, finite[:, 0].tolist(), strict=True) if not fine]
-            # Finite losses may still have a sum that is none.
-            bad = own if any(gather_objects(bool(own))) else whole
-            raise NonFiniteError(f"step {self.step}: the loss is not finite. {_where(bad)}")
+        if bool(finite[:, 0].all()):
+            return None
+        own = [pair for pair, fine in zip(slots, finite[:, 3].tolist(), strict=True) if not fine]
+        whole = [pair for pair, fine in zip(slots, finite[:, 0].tolist(), strict=True) if not fine]
+        # Finite losses may still have a sum that is none.
+        bad = own if any(gather_objects(bool(own))) else whole
+        return f"step {self.step + 1}: the loss is not finite. {_where(bad)}"
 
     def _result(
         self, slots: Sequence[tuple[Slot, Batch]], sums: list[list[float]], norm: float, lr: float
@@ -194,6 +230,7 @@ class Trainer:
         for (slot, _), row in zip(slots, sums, strict=True):
             before = whole.get(slot.task, [0.0] * 3)
             whole[slot.task] = [a + b for a, b in zip(before, row[:3], strict=True)]
+        whole = {task: row for task, row in whole.items() if math.isfinite(row[0])}  # others are of a skipped step
         ranks = self.accelerator.num_processes
         done = [self._work(slot.task, batch) for slot, batch in slots]
         return StepResult(
@@ -237,7 +274,8 @@ class Trainer:
         for group, name, tensor in self.tensors():
             if rank() == 0:
                 tensors.setdefault(group, {})[name] = tensor.detach().cpu()
-        state = {"step": self.step, **({"loss_scale": self.scale.state()} if self.scale else {}), **state}
+        scale = {"loss_scale": self.scale.state()} if self.scale else {}
+        state = {"step": self.step, "skipped": self.skipped.steps, **scale, **state}
         if rank() == 0:
             checkpoint.save(folder, self.step, tensors, state, keep_last=self.recipe.train.keep_last)
         barrier()
@@ -268,6 +306,7 @@ class Trainer:
                 self.ema = Ema(self.model, self.ema.decay)
         if self.scale is not None and "loss_scale" in found.state:
             self.scale.load(found.state["loss_scale"])
+        self.skipped.steps = list(found.state.get("skipped", []))
         self.step = found.step
         return dict(found.state)
 
@@ -278,10 +317,6 @@ class Trainer:
 
 
 def _where(slots: Iterable[tuple[Slot, Batch]]) -> str:
-    """The tasks and samples of slots of all ranks, for the error that ends a run."""
+    """The tasks and samples of slots of all ranks, for a message."""
     parts = gather_objects([f"task {slot.task!r}, samples {json.dumps(list(batch.keys))}" for slot, batch in slots])
-    return (
-        "; ".join(dict.fromkeys(text for of_rank in parts for text in of_rank))
-        + ". Nothing was changed by this step: look at these samples, or lower optim.lr, and start again from the last "
-        "checkpoint"
-    )
+    return "; ".join(dict.fromkeys(text for of_rank in parts for text in of_rank))

@@ -163,6 +163,8 @@ class Plain(Whole):
         norm = self._clipped()
         if math.isfinite(norm):
             self.module.step()
+        else:
+            self.optimizer.zero_grad()  # the engine does so in its step
         return norm
 
     def close(self) -> None:
