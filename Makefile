@@ -6,7 +6,7 @@ export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: install quickstart test test-slow lint bench clean
+.PHONY: install quickstart test test-slow test-faults lint bench clean
 
 install: $(INSTALLED)
 
@@ -28,10 +28,13 @@ quickstart: install
 	$(BIN)/unified export runs/quickstart out/quickstart
 
 test: install
-	$(BIN)/pytest -q -m "not slow"
+	$(BIN)/pytest -q -m "not slow and not faults"
 
 test-slow: install
 	$(BIN)/pytest -q -m slow
+
+test-faults: install
+	$(BIN)/pytest -q -m faults tests/faults
 
 lint: install
 	$(BIN)/ruff format --check .

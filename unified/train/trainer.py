@@ -198,7 +198,7 @@ class Trainer:
         row = self.skipped.add(self.step + 1)
         if row > train.max_skipped:
             raise NonFiniteError(
-                f"{wrong}. So are {row} steps in a row, more than train.max_skipped = {train.max_skipped} allows. {_NEXT}"
+                f"{wrong}. So are {row} steps in a row; train.max_skipped = {train.max_skipped}. {_NEXT}"
             )
         logger.warning("%s. The step changed nothing; the learning rate is halved for %d steps", wrong, LASTS)
 
