@@ -265,12 +265,12 @@ class StepLoader:
 
     def __iter__(self) -> Iterator[tuple[int, list[tuple[Slot, Batch]], Report]]:
         batches = iter(self._torch_loader())
-        steps = self._numbers()
+        steps = range(self.start_step, self.recipe.max_steps)
         remote = any(source.shards.remote for source in self.steps.sources.values())
         prefetcher = Prefetcher(self.steps.remote_shards, steps, self.recipe.data, remote=remote)  # threads after forks
         with prefetcher, Watchdog(self.patience, self._complain) as watchdog:
             try:
-                for number in steps:
+                for number in self._numbers():
                     prefetcher.reached(number)
                     watchdog.wait_for(number)
                     step = _next(batches, number)
