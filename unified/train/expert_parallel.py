@@ -33,17 +33,19 @@ from unified.train.step import StepModel
 from unified.train.wrapped import Named, Whole, Zero, check_shape, whole_copy
 
 
-class _InGroup(Exchange):
+class GroupExchange(Exchange):
     """Rows for the processes of a group."""
 
     def __init__(self, group: Any) -> None:
         self._group, self.processes = group, distributed.get_world_size(group)
 
     def counts(self, counts: Int[Tensor, "p e"]) -> Int[Tensor, "p e"]:
+        """As `Exchange.counts`."""
         each = [1] * self.processes
         return exchange_rows(counts, each, each, self._group)
 
     def rows(self, rows: Float[Tensor, "s d"], sent: Sequence[int], received: Sequence[int]) -> Float[Tensor, "r d"]:
+        """As `Exchange.rows`."""
         return exchange_rows(rows, sent, received, self._group)
 
 
@@ -59,7 +61,7 @@ class ExpertShare:
         self.shapes: dict[str, torch.Size] = {}
         """Of the parameters that are split, as they are in a whole model."""
         for layer in model.encoder.conditional_layers().values():
-            layer.exchange = _InGroup(self._group)
+            layer.exchange = GroupExchange(self._group)
         for name, module in model.named_modules():
             if isinstance(module, ConditionalLinear):
                 for part, parameter in module.named_parameters():
