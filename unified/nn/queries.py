@@ -175,3 +175,17 @@ def mean_of_real(states: Float[Tensor, "b n w"], mask: Bool[Tensor, "b n"] | Non
         return states.mean(dim=1)
     real = mask[..., None].to(states.dtype)
     return (states * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
+
+
+class IdentityHead(nn.Module):
+    """The logits of known identities from the concatenated states of queries; only training needs it."""
+
+    def __init__(self, width: int, identities: int) -> None:
+        """`width`: of all queries of the task together."""
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.linear = nn.Linear(width, identities, bias=False)
+
+    def forward(self, states: Float[Tensor, "b q d"]) -> Float[Tensor, "b i"]:
+        """Of each sample."""
+        return self.linear(self.norm(states.flatten(1)))
