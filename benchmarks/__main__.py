@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import expert_parallel, experts, gemm, loader, merged, step
+from benchmarks import expert_parallel, experts, gemm, loader, merged, queries, step
 from benchmarks.measure import table
 
 MEASUREMENTS = {
@@ -11,6 +11,7 @@ MEASUREMENTS = {
     "gemm": gemm.rows,
     "experts": experts.rows,
     "merged": merged.rows,
+    "queries": queries.rows,
     "expert_parallel": expert_parallel.rows,
 }
 
