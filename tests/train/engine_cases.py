@@ -1,4 +1,4 @@
-"""What tests/train/test_engines.py starts with torchrun: steps on one engine after another, in one process group.
+"""What `launched.launch` starts with torchrun: steps on one engine after another, in one process group.
 
 `engine_cases.py FOLDER CASE...`, a case being `engine/model/what`; writes FOLDER/results<processes>.json.
 """

@@ -1,5 +1,6 @@
 """Expert parallelism: experts split over processes compute what one process computes, on every engine that has them."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ TWO = [
     *[f"{engine}+ep2/token/{what}" for engine in ENGINES for what in ("curve", "bad_expert")],
     *[f"{engine}+ep2/context/curve" for engine in ("ddp", "zero2")],
     *[f"zero2+ep2+{option}/token/curve" for option in ("recomputed", "bf16", "fp16")],
+    *[f"{engine}+ep2+fp16/token/overflow" for engine in ("ddp", "zero2")],
     *[f"{engine}+ep2/token/idle" for engine in ("ddp", "zero2")],
     *["ddp+ep2/token/not_averaged", "ddp+ep2/token/uneven", "zero2+ep2/token/resumed"],
 ]
@@ -112,6 +114,16 @@ def test_half_precision_is_near(results: Results, precision: str) -> None:
     assert found != exact
     for losses, right in zip(found, exact, strict=True):
         assert losses == pytest.approx(right, rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("engine", ["ddp", "zero2"])
+def test_a_gradient_that_overflows_fp16_changes_no_expert(results: Results, engine: str) -> None:
+    found = results[2][f"{engine}+ep2+fp16/token/overflow"]
+    assert found["changed"][0] == []
+    assert "weights" in found["changed"][1]
+    assert [math.isfinite(norm) for norm in found["norms"]] == [False, True]
 
 
 @pytest.mark.slow
