@@ -94,6 +94,7 @@ def curve(recipe: Recipe, folder: Path) -> Any:
         "norms": [step.norm for step in steps],
         "evaluated": right,
         "engine": type(trainer.engine.module).__name__,
+        "kept": len(trainer.model.get_parameter("encoder.blocks.0.mlp.up.weight")),
         "experts": trainer.experts.record(),
         "tensors": str(file),
     }

@@ -21,6 +21,7 @@ QUICK = ["ddp+ep2/token/curve", "zero2+ep2/context/curve", "zero1+ep2/token/bad_
 TWO = [
     *[f"{engine}+ep2/token/{what}" for engine in ENGINES for what in ("curve", "bad_expert")],
     *[f"{engine}+ep2/context/curve" for engine in ("ddp", "zero2")],
+    *[f"{engine}+ep2+chunks/token/curve" for engine in ("ddp", "zero2")],
     *[f"zero2+ep2+{option}/token/curve" for option in ("recomputed", "bf16", "fp16")],
     *[f"{engine}+ep2+fp16/token/overflow" for engine in ("ddp", "zero2")],
     *[f"{engine}+ep2/token/idle" for engine in ("ddp", "zero2")],
@@ -56,7 +57,10 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return run(tmp_path_factory.mktemp("experts"), {2: TWO, 4: FOUR, 1: [*ALONE, "none/token/resumed"]})
+    return run(
+        tmp_path_factory.mktemp("experts"),
+        {2: TWO, 4: FOUR, 1: [*ALONE, "none+chunks/token/curve", "none/token/resumed"]},
+    )
 
 
 def compare(results: Results) -> int:
@@ -67,12 +71,14 @@ def compare(results: Results) -> int:
             engine, model, what = case.split("/")
             if what != "curve" or processes == 1 or "16" in engine:
                 continue
-            expected = results[1][f"none/{model}/curve"]
+            # Experts are balanced over a chunk at a time, in one process as well.
+            expected = results[1][f"none{'+chunks' if 'chunks' in engine else ''}/{model}/curve"]
             assert len(found["losses"]) == 6, case
             for losses, right in zip(found["losses"], expected["losses"], strict=True):
                 assert losses == pytest.approx(right, abs=1e-5), (processes, case)
             assert found["norms"] == pytest.approx(expected["norms"], rel=1e-5), (processes, case)
             assert min(found["norms"]) > 1.0, "no gradient was clipped"
+            assert found["kept"] * (4 if "ep4" in engine else 2) == expected["kept"] == 4, "experts are not in parts"
             assert found["evaluated"], f"{case}: the average is not what is evaluated"
             for name, value in expected["experts"].items():
                 assert found["experts"][name] == pytest.approx(value, abs=1e-4), (processes, case, name)
@@ -102,7 +108,7 @@ def check_bad_expert(found: dict[str, Any]) -> None:
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_experts_in_parts_compute_what_one_process_computes(results: Results) -> None:
-    assert compare(results) == 3 + 2 + 1 + 4
+    assert compare(results) == 3 + 2 + 2 + 1 + 4
 
 
 @pytest.mark.slow
