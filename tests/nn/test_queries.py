@@ -89,6 +89,11 @@ def test_interpreter_reads_presence_maps_boxes_and_classes() -> None:
     logits = read.classes(states, rows)
     assert logits.shape == (2, 3, 7)
     torch.testing.assert_close(read.classes(states, rows[2:3]), logits[:, :, 2:3])  # a class's logit is its row's alone
+    scaled = read.classes(states, 5 * rows)
+    torch.testing.assert_close(scaled, logits, atol=1e-3, rtol=1e-3)
+    row = (rows[4] - rows[4].mean()) / (rows[4].var(unbiased=False) + 1e-5).sqrt()
+    similarity = torch.dot(read.class_query(states)[1, 2], row).item() / math.sqrt(8)
+    assert logits[1, 2, 4].item() == pytest.approx(similarity + expected[1, 2].item() - 4.6, abs=1e-4)
 
 
 def test_boxes_are_offsets_of_their_anchors() -> None:
@@ -129,3 +134,12 @@ def test_heads_of_a_task_see_the_states_and_leave_padding_out() -> None:
     torch.testing.assert_close(found[1], head.linear(states[1, :2].mean(0)))
     assert head(states, torch.zeros_like(mask)).isfinite().all()
     assert MapHead(6, 8, 4, doublings=2)(normal(2, 3, 5, 6)).shape == (2, 4, 12, 20)
+
+
+def test_a_model_kept_in_bf16_reads_boxes_in_fp32() -> None:
+    read, embed, pyramid = Interpreter(8).bfloat16(), PointEmbedding(8).bfloat16(), Pyramid(12, 8, 2).bfloat16()
+    states = normal(2, 3, 8).bfloat16()
+    anchors = torch.rand(3, 2, generator=seed.torch_generator(0))
+    features = pyramid(normal(2, 2, 2, 12).bfloat16())
+    assert read.maps(states + embed(anchors), features).dtype == torch.bfloat16
+    assert read.boxes(states, anchors).dtype == torch.float32

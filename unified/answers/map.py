@@ -38,7 +38,9 @@ def mean_of_valid(values: Float[Tensor, "b *n"], valid: Bool[Tensor, "b *#n"]) -
 def class_loss(maps: Float[Tensor, "b q h w"], labels: Int[Tensor, "b H W"]) -> Float[Tensor, "b"]:
     """Cross entropy of the softmax over class queries, pixel by pixel; IGNORE counts nowhere."""
     logits = resized(maps, (labels.shape[1], labels.shape[2]))
-    return mean_of_valid(F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none"), labels != IGNORE)
+    return mean_of_valid(
+        F.cross_entropy(logits, labels.long(), ignore_index=IGNORE, reduction="none"), labels != IGNORE
+    )
 
 
 def gaussian_maps(

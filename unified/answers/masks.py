@@ -38,7 +38,7 @@ def labels_at(labels: Int[Tensor, "b h w"], points: Float[Tensor, "_ p 2"]) -> I
 
 def classes_present(labels: Int[Tensor, "b h w"], classes: int) -> Float[Tensor, "b {classes}"]:
     """1 where a class has a pixel, 0 where it has none, −1 in samples without any label."""
-    index = torch.where(labels == IGNORE, classes, labels).flatten(1)
+    index = torch.where(labels == IGNORE, classes, labels).flatten(1).long()
     seen = torch.zeros(len(labels), classes + 1, device=labels.device).scatter_(1, index, 1.0)[:, :classes]
     return torch.where(seen.any(dim=1, keepdim=True), seen, -1.0)
 

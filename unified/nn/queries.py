@@ -14,6 +14,8 @@ BASE = 10000.0
 """The longest wave of a position, in units of the shortest."""
 EDGE = 1e-5
 """How near to 0 and 1 a coordinate is taken before its logit."""
+RARE = -4.6
+"""The logit of a class before anything is learned: 1 %, as most queries find nothing (RetinaNet, ICCV 2017)."""
 
 
 def sincos_xy(points: Float[Tensor, "*n 2"], width: int) -> Float[Tensor, "*n {width}"]:
@@ -106,9 +108,12 @@ class Interpreter(nn.Module):
         return (offset + F.pad(inverse_sigmoid(anchors), (0, 2))).sigmoid()
 
     def classes(self, states: Float[Tensor, "b q d"], rows: Float[Tensor, "c d"]) -> Float[Tensor, "b q c"]:
-        """Logits of each query for each class, a row each: one more class is one more row. Presence counts for all."""
-        similarity = self.class_query(states) @ rows.T * rows.shape[-1] ** -0.5
-        return similarity + self.presence_logit(states)
+        """Logits of each query for each class, a row each: one more class is one more row. Presence counts for all.
+
+        Rows may have any scale, learned or encoded from names: they are normed.
+        """
+        similarity = self.class_query(states) @ F.layer_norm(rows, rows.shape[-1:]).T * rows.shape[-1] ** -0.5
+        return similarity + self.presence_logit(states) + RARE
 
 
 class Doubling(nn.Module):
