@@ -15,8 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unified import checkpoint
-from unified.checkpoint import CheckpointError, NewerFormatError, load, newest, prune, save, verify
+from unified.checkpoint import CheckpointError, NewerFormatError, load, manifest, newest, prune, save, verify
 from unified.seed import generator, torch_generator
 
 
@@ -158,7 +157,7 @@ def test_hashes_are_left_out_of_large_checkpoints_unless_asked_for(
 ) -> None:
     path = saved(tmp_path, 1)[0]
     flip(path / "weights.safetensors", -1)
-    monkeypatch.setattr(checkpoint, "HASHED_BELOW", 100)
+    monkeypatch.setattr(manifest, "HASHED_BELOW", 100)
     verify(path)
     with pytest.raises(CheckpointError, match=r"weights.safetensors has changed"):
         verify(path, hashes=True)
