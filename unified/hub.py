@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
 )
+from torch import Tensor
 from transformers import AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
 
 from unified import checkpoint, processor
@@ -30,6 +31,7 @@ from unified.errors import UserError
 from unified.log import logger
 from unified.modalities.base import read_json
 from unified.model import UnifiedModel
+from unified.paths import checkpoints_of
 from unified.processor import UnifiedProcessor
 
 FILES = ("*.json", "*.safetensors", "README.md")  # nothing else is fetched, least of all pickles or code
@@ -52,6 +54,24 @@ class Loaded:
     model: UnifiedModel
     processor: UnifiedProcessor
     source: str
+
+
+@dataclass(frozen=True)
+class RunWeights:
+    """The weights of a run by name, each read when it is asked for."""
+
+    path: str
+    origin: Mapping[str, checkpoint.Stored]
+    source: str
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The weights."""
+        return checkpoint.Lazy(self.origin, lambda name: self.origin[name][name])
+
+    def nbytes(self, name: str) -> int:
+        """Bytes of a weight, which is not read for it."""
+        return self.origin[name].nbytes(name)
 
 
 def register() -> None:
@@ -130,22 +150,28 @@ def _is_run(folder: Path) -> bool:
 
 
 def _load_run(run: Path, weights: Weights) -> Loaded:
-    path = checkpoint.newest(run / "checkpoints")
+    found = run_weights(run, weights)
+    config = UnifiedConfig.from_pretrained(run / "model")
+    model = _model(found.path, None, config=config, state_dict=dict(found.tensors))
+    return Loaded(model, _processor(run / "model"), found.source)
+
+
+def run_weights(run: Path, weights: Weights) -> RunWeights:
+    """The weights of a run's newest complete checkpoint."""
+    path = checkpoint.newest(checkpoints_of(run))
     if path is None:
         raise AbsentError(
             f"{run}: the run has no complete checkpoint yet; one is written every train.save_every steps, when "
             "training ends, and when it is stopped by Ctrl-C"
         )
-    has_average = any(path.glob("ema*.safetensors"))
-    if weights == "ema" and not has_average:
+    found = checkpoint.opened(path, hashes=False)
+    plain, average = found.tensors["weights"], found.tensors.get("ema")
+    if weights == "ema" and average is None:
         raise HubError(f"{path}: the run keeps no moving average (optim.ema); load it with weights='weights'")
-    averaged = has_average and weights != "weights"
-    found = checkpoint.load(path, groups=["weights", "ema"] if averaged else ["weights"])
-    config = UnifiedConfig.from_pretrained(run / "model")
-    state = {**found.tensors["weights"], **found.tensors.get("ema", {})}
-    model = _model(str(path), None, config=config, state_dict=state)
-    kind = "moving average of the weights" if averaged else "weights"
-    return Loaded(model, _processor(run / "model"), f"{kind} of the run {run.resolve().name} at step {found.step}")
+    origin, kind = dict.fromkeys(plain, plain), "weights"
+    if average is not None and weights != "weights":
+        origin, kind = origin | dict.fromkeys(average, average), "moving average of the weights"
+    return RunWeights(str(path), origin, f"{kind} of the run {run.resolve().name} at step {found.step}")
 
 
 def _load_exported(folder: Path, name: str) -> Loaded:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from unified.config import nearest
+from unified.config import nearest, read_yaml
 
 PACKAGE = Path(__file__).parent
 
@@ -11,6 +11,18 @@ def data_folder(name: str) -> Path:
     """The folder `tokenizers` or `recipes` that belongs to this package."""
     beside = PACKAGE.parent / name
     return beside if (PACKAGE.parent / "pyproject.toml").is_file() and beside.is_dir() else PACKAGE / f"_{name}"
+
+
+def checkpoints_of(run: Path, place: str = "") -> Path | str:
+    """Where a run keeps its checkpoints: at `place` (`train.checkpoints`), by default as the recipe in its folder says.
+
+    A path, relative ones to the run's folder, or a URL.
+    """
+    if not place:
+        recipe = run / "recipe.yaml"
+        place = read_yaml(recipe).get("train", {}).get("checkpoints", "") if recipe.is_file() else ""
+    place = place or "checkpoints"
+    return place if "://" in place else run / place
 
 
 def find(folder: str, reference: str, suffix: str = "") -> Path:

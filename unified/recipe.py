@@ -189,6 +189,14 @@ class TrainSettings:
     eval_every: int | None = None
     save_every: int = 500
     keep_last: int = 2
+    keep_every: int | None = None
+    """Besides the last ones, checkpoints of every so many steps (a multiple of `save_every`) are kept for good."""
+    checkpoints: str = "checkpoints"
+    """Where checkpoints go: a folder in that of the run, a path, or a URL of fsspec, of this run alone
+    (`s3://bucket/run`)."""
+    async_save: bool = False
+    """Write checkpoints while training goes on, from a copy in the memory of the host that is kept for the next one.
+    Off, as a run that is killed soon after a step to save would go back to the one before."""
     trackers: Sequence[str] = ()
     """Trackers of accelerate, such as `tensorboard`; metrics.jsonl is always written."""
     non_finite: Literal["stop", "skip"] = "stop"
@@ -264,6 +272,11 @@ class Recipe:
         _check_expert_parallel(self.engine.expert_parallel, self.model.experts)
         if self.model.width % self.model.heads:
             raise RecipeError(f"model.heads: {self.model.heads} does not divide model.width {self.model.width}")
+        if self.train.keep_every is not None and self.train.keep_every % self.train.save_every:
+            raise RecipeError(
+                f"train.keep_every: {self.train.keep_every} is not a multiple of train.save_every "
+                f"{self.train.save_every}, so that few of these steps would be saved"
+            )
         text = self.model.text
         if text.max_length > text.positions:
             raise RecipeError(
@@ -336,6 +349,7 @@ RANGES: tuple[tuple[str, Fits, tuple[str, ...]], ...] = (
             *("model.text.max_length", "model.text.positions"),
             *("model.experts.count", "model.experts.top", "model.experts.hidden"),
             *("train.log_every", "train.eval_every", "train.save_every", "train.keep_last"),
+            "train.keep_every",
             *("engine.expert_parallel", "engine.chunks"),
         ),
     ),

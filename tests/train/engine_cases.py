@@ -22,6 +22,7 @@ from torch import Tensor
 
 from unified import dist
 from unified.buckets import by_length
+from unified.checkpoint import Writer
 from unified.config import build as build_recipe
 from unified.config import read_yaml
 from unified.data.loader import StepLoader
@@ -226,7 +227,7 @@ def resumed(recipe: Recipe, folder: Path) -> Any:
     for tasks in VARY:
         losses.append(trainer.train_step(slots_of(loader, tasks)).losses)
         if trainer.step == half:
-            trainer.save(folder / "resume" / own, {})
+            trainer.save(Writer(folder / "resume" / own, keep_last=1), {})
     last = tensors_of(trainer)
     trainer.engine.close()
     found: dict[str, Any] = {"whole": losses, "from": {}}

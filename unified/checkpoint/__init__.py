@@ -13,14 +13,17 @@ from unified.checkpoint.manifest import NewerFormatError
 from unified.checkpoint.place import CheckpointError, Location
 from unified.checkpoint.ranks import Writer
 from unified.checkpoint.read import Checkpoint, Opened, listed, load, newest, opened, state, verify
+from unified.checkpoint.stored import Lazy, Stored
 from unified.checkpoint.write import prune, save
 
 __all__ = [
     "Checkpoint",
     "CheckpointError",
+    "Lazy",
     "Location",
     "NewerFormatError",
     "Opened",
+    "Stored",
     "Writer",
     "listed",
     "load",

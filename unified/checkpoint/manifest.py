@@ -6,7 +6,7 @@ from hashlib import blake2b
 from typing import Any
 
 from unified import __version__
-from unified.checkpoint.place import MANIFEST, STEP, CheckpointError, Place
+from unified.checkpoint.place import MANIFEST, CheckpointError, Place
 
 FORMAT = 1
 HASHED_BELOW = 10**9  # bytes: hashing this much costs about a second, and resuming reads the files anyway
@@ -78,7 +78,7 @@ def problem(place: Place, *, hashes: bool | None = None) -> str | None:
 
 def listed(folder: Place) -> list[Place]:
     """Everything in a folder that is named like a checkpoint, by step."""
-    return sorted((folder.child(name) for name in folder.names() if STEP.fullmatch(name)), key=step_of)
+    return sorted((folder.child(name) for name in folder.checkpoints()), key=step_of)
 
 
 def step_of(place: Place) -> int:

@@ -66,6 +66,10 @@ class Place:
         """What is here; nothing where there is no such folder."""
         return [path.name for path in self.path.iterdir()] if self.path.is_dir() else []
 
+    def checkpoints(self) -> list[str]:
+        """What is here and is named like a checkpoint."""
+        return [name for name in self.names() if STEP.fullmatch(name)]
+
     def size(self, file: str) -> int | None:
         """Bytes of a file; None where there is none."""
         path = self.path / file
@@ -162,6 +166,10 @@ class Store(Place):
                 return []
             return [name for path in found if (name := str(path).rstrip("/").rsplit("/", maxsplit=1)[-1])]
 
+    def checkpoints(self) -> list[str]:
+        """As `Place.checkpoints`."""
+        return [name for name in super().checkpoints() if self.child(name).size(MANIFEST) is not None]
+
     def size(self, file: str) -> int | None:
         """As `Place.size`."""
         with self._asked(file):
@@ -193,10 +201,10 @@ class Store(Place):
 
     def prepare(self, name: str) -> None:
         """As `Place.prepare`."""
-        for found in self.names():
-            folder = self.child(found)
-            if STEP.fullmatch(found) and folder.size(MANIFEST) is None:
-                folder.remove()
+        complete = self.checkpoints()
+        for unfinished in super().checkpoints():
+            if unfinished not in complete:
+                self.child(unfinished).remove()
         with self._asked():
             self.files.makedirs(f"{self.root}/{name}", exist_ok=True)
 

@@ -129,8 +129,8 @@ class Writer:
 
     def _published(self, write: _Write) -> dict[str, Any]:
         files = {name: entry for of_rank in write.told for name, entry in of_rank.items()}
-        root, tied = place(self.folder), {group: {} for group in write.groups}
-        publish(root, write.step, files, write.state, tied=tied, standing=write.standing)
+        tied: dict[str, Any] = {group: {} for group in write.groups}
+        publish(place(self.folder), write.step, files, write.state, tied=tied, standing=write.standing)
         prune(self.folder, self.keep_last, keep_every=self.keep_every, until=write.step)
         return {}
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from unified.checkpoint import manifest
-from unified.checkpoint.place import CheckpointError, Location, Place, place
+from unified.checkpoint.place import STEP, CheckpointError, Location, Place, place
 from unified.checkpoint.stored import Stored, TensorFile
 from unified.config import nearest
 from unified.log import logger
@@ -65,7 +65,7 @@ def verify(path: Location, *, hashes: bool | None = None) -> None:
 def _verify(found: Place, hashes: bool | None) -> None:
     problem = manifest.problem(found, hashes=hashes)
     if problem:
-        named = manifest.STEP.fullmatch(found.name)
+        named = STEP.fullmatch(found.name)
         older = manifest.newest_complete(found.parent, before=manifest.step_of(found)) if named else None
         instead = f"the next older complete checkpoint is {older}" if older else "there is no older complete checkpoint"
         raise CheckpointError(f"{found}: {problem}; {instead}")

@@ -5,7 +5,7 @@ store's file), which lets models that are larger than the host's memory be loade
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -75,23 +75,35 @@ class TensorFile:
         return header[tensor]
 
 
-class Stored(Mapping[str, Tensor]):
+class Lazy(Mapping[str, Tensor]):
+    """Tensors by name, each made anew when it is asked for."""
+
+    def __init__(self, names: Iterable[str], make: Callable[[str], Tensor]) -> None:
+        self._names, self._make = dict.fromkeys(names), make
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._make(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class Stored(Lazy):
     """The tensors of a group by name, read anew each time."""
 
     def __init__(self, files: Mapping[str, TensorFile], tied: Mapping[str, str]) -> None:
         """`files`: where each tensor is; `tied`: names that stand for one of these."""
+        super().__init__([*files, *tied], self._read)
         self._files, self.tied = files, tied
 
-    def __getitem__(self, name: str) -> Tensor:
+    def _read(self, name: str) -> Tensor:
         held = self.tied.get(name, name)
         return self._files[held].read(held)
-
-    def __iter__(self) -> Iterator[str]:
-        yield from self._files
-        yield from self.tied
-
-    def __len__(self) -> int:
-        return len(self._files) + len(self.tied)
 
     def nbytes(self, name: str) -> int:
         """Bytes of a tensor, which is not read for it."""

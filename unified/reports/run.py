@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unified import checkpoint
 from unified.conditions import key
 from unified.matching import token_kinds
 from unified.nn.routing import BY_TOKEN
+from unified.paths import checkpoints_of
 from unified.recipe import Recipe
 from unified.reports.source import ReportError
 from unified.train.run_folder import read_metrics, read_recipe
@@ -165,7 +167,7 @@ def read_run(path: Path) -> Run:
         evaluations=[record for record in found if TRAINED not in record],
         resumes=resumes(starts(path / "versions.json"), log, [int(record["step"]) for record in records]),
         overwritten=overwritten,
-        samples=samples(path / "checkpoints", log),
+        samples=samples(checkpoints_of(path), log),
         stalls=log.stalls,
     )
 
@@ -228,12 +230,12 @@ def resumes(begun: Sequence[int], log: Log, recorded: Sequence[int]) -> list[Res
     return found
 
 
-def samples(checkpoints: Path, log: Log) -> Samples:
+def samples(checkpoints: checkpoint.Location, log: Log) -> Samples:
     """Of the newest checkpoint; of the log alone where there is none, or it is removed at this moment."""
-    for path in sorted(checkpoints.glob("step_*/state.json"), reverse=True):
+    for path in reversed(checkpoint.listed(checkpoints)):
         try:
-            state = json.loads(path.read_text(encoding="utf-8"))["state"]
-        except (OSError, ValueError, KeyError):
+            state = checkpoint.state(path)
+        except (checkpoint.CheckpointError, ValueError, KeyError):
             continue
         if "seen_samples" in state:
             return Samples(state["seen_samples"], max(state["bad_samples"], len(log.bad)), log.bad)

@@ -16,6 +16,7 @@ from unified.data.sources import open_data
 from unified.dist import barrier, broadcast_object, rank
 from unified.evaluate.run import evaluate, flat_metrics
 from unified.log import logger
+from unified.paths import checkpoints_of
 from unified.recipe import Recipe
 from unified.train.build import Parts, build
 from unified.train.engine import make_accelerator
@@ -39,9 +40,9 @@ def run(recipe: Recipe, out: Path) -> None:
         barrier()
         watchdog = stack.enter_context(Watchdog(recipe.train.hang_seconds, out / "log.txt"))
         stop = stack.enter_context(StopRequest())
-        found = broadcast_object(_newest(out / "checkpoints") if rank() == 0 else None)
+        found = broadcast_object(_newest(checkpoints_of(out, recipe.train.checkpoints)) if rank() == 0 else None)
         parts = build(recipe, fresh=found is None)
-        start = checkpoint.load(found, groups=()).step if found else 0
+        start = checkpoint.opened(found, groups=(), hashes=False).step if found else 0
         if folder is not None and found:
             folder.check(recipe, parts.model.config)
         if start >= recipe.max_steps:
@@ -50,14 +51,15 @@ def run(recipe: Recipe, out: Path) -> None:
         session = _Session(recipe, out, accelerator, parts, folder, found, watchdog)
         stack.callback(accelerator.end_training)
         stack.callback(session.trainer.engine.close)
+        stack.callback(session.writer.close)
         session.begin(start)  # only now, as until here a wrong recipe must leave the run as it was
         session.train(stop)
 
 
-def _newest(folder: Path) -> Path | None:
+def _newest(folder: checkpoint.Location) -> checkpoint.Location | None:
     """The checkpoint to go on from, None in a new run; damaged ones alone are an error, as they are all there is."""
     found = checkpoint.newest(folder)
-    damaged = sorted(path.name for path in folder.glob("step_*"))
+    damaged = [str(path).rsplit("/", maxsplit=1)[-1] for path in checkpoint.listed(folder)]
     if found is None and damaged:
         raise checkpoint.CheckpointError(
             f"{folder}: no complete checkpoint to go on from; {', '.join(damaged)} cannot be read (see above). "
@@ -76,12 +78,12 @@ class _Session:
         accelerator: Accelerator,
         parts: Parts,
         folder: RunFolder | None,
-        found: Path | None,
+        found: checkpoint.Location | None,
         watchdog: Watchdog,
     ) -> None:
         self.recipe, self.out, self.accelerator, self.folder, self.parts = recipe, out, accelerator, folder, parts
         self.watchdog = watchdog
-        stored = checkpoint.load(found, groups=()) if found else None
+        stored = checkpoint.opened(found, groups=(), hashes=False) if found else None
         start, state = (stored.step, stored.state) if stored else (0, {})
         mixed, data = open_data(recipe)
         self.origin = resume(mixed, recipe.seed, start, state["schedule"]) if stored else START
@@ -91,6 +93,12 @@ class _Session:
         if stored:
             _check_data(state["data"], self.loader.digests(), recipe)
         self.trainer = Trainer(recipe, accelerator, parts, self.loader.probe(), enter=watchdog.enter)
+        self.writer = checkpoint.Writer(
+            checkpoints_of(out, recipe.train.checkpoints),
+            keep_last=recipe.train.keep_last,
+            keep_every=recipe.train.keep_every,
+            background=recipe.train.async_save,
+        )
         if found:
             self.trainer.load(found)
             # The share of bad samples is one of the whole run.
@@ -139,6 +147,7 @@ class _Session:
             else:
                 self._step(step, batches)
             stopping = stop.agreed(self.accelerator.device)
+            self.writer.check()
             if train.eval_every and (step % train.eval_every == 0 or step == last):
                 self.watchdog.enter("evaluating")
                 with self.progress.paused():
@@ -147,6 +156,8 @@ class _Session:
                 self.watchdog.enter("saving")
                 with self.progress.paused():
                     self._save()
+                    if step == last or stopping:
+                        self.writer.wait()
             if stopping and step < last:
                 logger.info("stopped after step %d; the same command goes on from there", step)
                 return
@@ -165,8 +176,9 @@ class _Session:
             "bad_samples": self.loader.bad,
             "seen_samples": self.loader.seen,
         }
-        self.trainer.save(self.out / "checkpoints", state)
+        self.trainer.save(self.writer, state)
         if self.trainer.new_temperatures:
+            self.writer.wait()
             self._write_config()
             self.trainer.new_temperatures = False
 

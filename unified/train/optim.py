@@ -210,7 +210,7 @@ class Ema:
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Put back what `tensors` gave."""
-        if set(tensors) != set(self._average):
+        if tensors.keys() != self._average.keys():
             differ = sorted(set(tensors) ^ set(self._average))
             raise CheckpointError(f"the moving average is of another model; it differs in {', '.join(differ)}")
         for name, average in self._average.items():

@@ -6,7 +6,7 @@ runs/x/
     metrics.jsonl      one record a line; with train.log_every 1 it reads as one uninterrupted run however often it
                        was resumed, otherwise the record after a resume covers the steps since then
     log.txt            what was printed
-    checkpoints/       see unified/checkpoint.py
+    checkpoints/       see unified/checkpoint; train.checkpoints names another place
     model/             configuration and tokenizers of the model, without weights
 """
 
@@ -69,11 +69,6 @@ class RunFolder:
         self._log = _LogFile(self.path / "log.txt", encoding="utf-8")
         self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(self._log)
-
-    @property
-    def checkpoints(self) -> Path:
-        """Where checkpoints go."""
-        return self.path / "checkpoints"
 
     @property
     def model(self) -> Path:

@@ -5,7 +5,6 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from unified import checkpoint
 from unified.answers.match import TEMPERATURES
 from unified.data.schedule import Slot
-from unified.dist import barrier, gather_objects, rank
+from unified.dist import gather_objects
 from unified.errors import UserError
 from unified.log import logger
 from unified.nn.routing import GateError
@@ -26,6 +25,7 @@ from unified.train.expert_parallel import ExpertShare, beside_experts
 from unified.train.load import ExpertLoad
 from unified.train.loss_scale import LossScale
 from unified.train.optim import (
+    MOMENTS,
     Ema,
     GroupSkipAdamW,
     learning_rate,
@@ -268,30 +268,24 @@ class Trainer:
             for name, tensor in self.engine.whole(self.ema.tensors()):
                 yield "ema", name, tensor
 
-    def save(self, folder: Path, state: dict[str, Any]) -> None:
-        """Write a checkpoint of this step; on rank 0, while the others wait."""
-        tensors: dict[str, dict[str, Tensor]] = {}
-        for group, name, tensor in self.tensors():
-            if rank() == 0:
-                tensors.setdefault(group, {})[name] = tensor.detach().cpu()
+    def save(self, writer: checkpoint.Writer, state: dict[str, Any]) -> None:
+        """Begin a checkpoint of this step."""
+        groups = ["weights", *MOMENTS, "steps", *(["ema"] if self.ema is not None else [])]
         scale = {"loss_scale": self.scale.state()} if self.scale else {}
         state = {"step": self.step, "skipped": self.skipped.steps, **scale, **state}
-        if rank() == 0:
-            checkpoint.save(folder, self.step, tensors, state, keep_last=self.recipe.train.keep_last)
-        barrier()
+        writer.save(self.step, groups, self.tensors(), state)
 
-    def load(self, path: Path) -> dict[str, Any]:
-        """Continue from a checkpoint; returns the state that was saved with it.
+    def load(self, path: checkpoint.Location) -> dict[str, Any]:
+        """Continue from a checkpoint that `newest` or `verify` found whole; returns the state that was saved with it.
 
         Temperatures may come and go with the tasks: one that the checkpoint lacks starts as in a new run. Any other
         difference is a `CheckpointError`.
         """
-        found = checkpoint.load(path)
+        found = checkpoint.opened(path, hashes=False)
         stored = {group: self._known(named) for group, named in found.tensors.items()}
-        names = set(found.tensors["weights"])
-        self.new_temperatures = names != set(self.model.state_dict())
+        self.new_temperatures = found.tensors["weights"].keys() != self.model.state_dict().keys()
         try:
-            self.engine.load_weights({**self._temperatures, **stored["weights"]})
+            self.engine.load_weights(self._with_temperatures(stored["weights"]))
         except RuntimeError as error:
             raise checkpoint.CheckpointError(
                 f"{path}: not a checkpoint of this model: {error}. Resume with the recipe of the run, or train into "
@@ -300,7 +294,8 @@ class Trainer:
         self.engine.load_moments(stored)
         if self.ema is not None:
             if "ema" in stored:
-                self.ema.load(self.engine.parts({**self._temperatures, **stored["ema"]}))
+                average = self._with_temperatures(stored["ema"])
+                self.ema.load(checkpoint.Lazy(average, lambda name: self.engine.parts({name: average[name]})[name]))
             else:
                 logger.warning("%s has no moving average of the weights; it starts from the weights there", path)
                 self.ema = Ema(self.model, self.ema.decay)
@@ -310,10 +305,16 @@ class Trainer:
         self.step = found.step
         return dict(found.state)
 
-    def _known(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _known(self, named: Mapping[str, Tensor]) -> checkpoint.Lazy:
         """Tensors of a checkpoint without those of temperatures that no task of the recipe has any more."""
         own = self._temperatures
-        return {name: tensor for name, tensor in named.items() if name in own or not name.startswith(TEMPERATURES)}
+        known = [name for name in named if name in own or not name.startswith(TEMPERATURES)]
+        return checkpoint.Lazy(known, named.__getitem__)
+
+    def _with_temperatures(self, named: Mapping[str, Tensor]) -> checkpoint.Lazy:
+        """The same with the temperatures that it lacks, as they are in a new run."""
+        own = self._temperatures
+        return checkpoint.Lazy([*named, *own], lambda name: named[name] if name in named else own[name])
 
 
 def _where(slots: Iterable[tuple[Slot, Batch]]) -> str:
