@@ -20,6 +20,7 @@ from transformers import AutoModel, pipeline
 import tests.loopback_hub as loopback
 from unified import checkpoint, hub, seed
 from unified.configuration import UnifiedConfig
+from unified.export import export
 from unified.modalities import load_tokenizers
 from unified.model import UnifiedModel
 from unified.processor import UnifiedProcessor
@@ -79,7 +80,7 @@ def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = tmp_path_factory.mktemp("results") / "results.json"
     results.write_text(json.dumps(RESULTS), encoding="utf-8")
     out = tmp_path_factory.mktemp("exported") / "tiny"
-    hub.export(run, out, results=results)
+    export(run, out, results=results)
     return out
 
 
@@ -123,17 +124,17 @@ def test_results_of_something_else_are_refused(run: Path, tmp_path: Path) -> Non
     (tmp_path / "other.json").write_text('{"results": [{"accuracy": 1}]}')
     for name, message in [("other.json", "not the results"), ("none.json", "no such file")]:
         with pytest.raises(hub.HubError, match=message):
-            hub.export(run, tmp_path / "out", results=tmp_path / name)
+            export(run, tmp_path / "out", results=tmp_path / name)
     assert not (tmp_path / "out").exists()
 
 
 def test_export_leaves_foreign_folders_alone(run: Path, exported: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(hub.HubError, match=r"not empty.*thesis\.tex"):
-        hub.export(run, tmp_path)
+        export(run, tmp_path)
     out = tmp_path / "copy"
     shutil.copytree(exported, out)
-    hub.export(run, out, weights="weights")
+    export(run, out, weights="weights")
     assert "| made from | weights of the run tiny" in (out / "README.md").read_text(encoding="utf-8")
 
 

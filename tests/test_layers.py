@@ -14,6 +14,7 @@ MEANING = {
     "model",
     "processor",
     "hub",
+    "export",
     "labels",
     "buckets",
     "layout",
@@ -39,7 +40,7 @@ ONLY_IN = {
     "accelerate": {"train"},
     "deepspeed": {"train"},
     "tyro": {"cli"},
-    "huggingface_hub": {"hub"},
+    "huggingface_hub": {"hub", "export"},
 }
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem != "__init__")
 

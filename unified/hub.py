@@ -28,7 +28,6 @@ from unified.card import model_card
 from unified.config import nearest
 from unified.configuration import UnifiedConfig
 from unified.errors import UserError
-from unified.log import logger
 from unified.modalities.base import read_json
 from unified.model import UnifiedModel
 from unified.paths import checkpoints_of
@@ -153,7 +152,15 @@ def _load_run(run: Path, weights: Weights) -> Loaded:
     found = run_weights(run, weights)
     config = UnifiedConfig.from_pretrained(run / "model")
     model = _model(found.path, None, config=config, state_dict=dict(found.tensors))
-    return Loaded(model, _processor(run / "model"), found.source)
+    return Loaded(model, read_processor(run / "model"), found.source)
+
+
+def run_folder(reference: str | Path) -> Path:
+    """The folder of a run; an error where it is something else."""
+    folder = _folder(reference)
+    if not _is_run(folder):
+        raise HubError(f"{folder}: an exported model; expected the folder of a run")
+    return folder
 
 
 def run_weights(run: Path, weights: Weights) -> RunWeights:
@@ -184,7 +191,7 @@ def _load_exported(folder: Path, name: str) -> Loaded:
     if not any(folder.glob("*.safetensors")):
         found = ", ".join(sorted(path.name for path in folder.iterdir()))
         raise HubError(f"{name}: no weights (model.safetensors); there are {found}")
-    return Loaded(_model(name, folder), _processor(folder), name)
+    return Loaded(_model(name, folder), read_processor(folder), name)
 
 
 def _model(name: str, folder: Path | None, **options: Any) -> UnifiedModel:
@@ -197,7 +204,8 @@ def _model(name: str, folder: Path | None, **options: Any) -> UnifiedModel:
     return model  # type: ignore[no-any-return]
 
 
-def _processor(folder: Path) -> UnifiedProcessor:
+def read_processor(folder: Path) -> UnifiedProcessor:
+    """The processor of a folder."""
     try:
         found = AutoProcessor.from_pretrained(folder)
     except OSError as error:
@@ -205,23 +213,6 @@ def _processor(folder: Path) -> UnifiedProcessor:
     if not isinstance(found, UnifiedProcessor):
         raise HubError(f"{folder}: expected the files of a UnifiedProcessor, found those of {type(found).__name__}")
     return found
-
-
-def export(run: str | Path, out: str | Path, *, results: str | Path | None = None, weights: Weights = "auto") -> None:
-    """Write a run's newest complete checkpoint as a folder for the hub, with a model card.
-
-    `results` are those of `unified eval`, for the card's table. The folder `out` must be new, empty, or an earlier
-    export.
-    """
-    out = Path(out)
-    there = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
-    if there and "config.json" not in there:
-        raise HubError(f"{out}: the folder is not empty and not an export (it holds {there[0]}); name another one")
-    measured = None if results is None else _results(Path(results))
-    loaded = open_model(run, weights=weights)
-    out.mkdir(parents=True, exist_ok=True)
-    write(loaded, out, out.resolve().name, measured)
-    logger.info("%s: %s, ready for unified.load and unified push", out, loaded.source)
 
 
 def refuse_existing(out: Path) -> None:
@@ -259,7 +250,8 @@ def write(
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _results(file: Path) -> dict[str, Any]:
+def read_results(file: Path) -> dict[str, Any]:
+    """The results of `unified eval` in a file."""
     if not file.is_file():
         raise HubError(f"{file}: no such file; `unified eval MODEL SPEC --out {file}` writes it")
     content = read_json(file)

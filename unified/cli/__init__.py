@@ -252,6 +252,7 @@ def export(
     out: Annotated[Path, Positional, arg(metavar="OUT")],
     /,
     results: Path | None = None,
+    max_shard_size: str | None = None,
 ) -> None:
     """Write a run's newest complete checkpoint as a Hugging Face folder with a model card.
 
@@ -261,13 +262,16 @@ def export(
         run: A run's folder.
         out: Folder to write.
         results: Results of `unified eval` for the card; default results.json of the run, where there is one.
+        max_shard_size: Largest file of weights, such as 500MB, and the memory that is used; default 5GB.
     """
-    from unified import hub
+    from unified.export import MAX_SHARD_SIZE
+    from unified.export import export as write
 
     if out.exists() and not out.is_dir():
         raise RecipeError(f"{out}: a file is there already; name a folder to write")
     beside = run / "results.json"
-    hub.export(run, out, results=results or (beside if beside.is_file() else None))
+    results = results or (beside if beside.is_file() else None)
+    write(run, out, results=results, max_shard_size=max_shard_size or MAX_SHARD_SIZE)
 
 
 @app.command(name="push")

@@ -1,0 +1,88 @@
+"""A run as a folder for the hub, in Hugging Face's file names, without ever holding the whole model."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import split_state_dict_into_shards_factory
+from safetensors.torch import save_file
+
+from unified import hub
+from unified.card import model_card
+from unified.configuration import UnifiedConfig
+from unified.hub import HubError, RunWeights, Weights
+from unified.log import logger
+from unified.model import UnifiedModel
+
+MAX_SHARD_SIZE = "5GB"
+"""Larger models are split over files, as on the hub: a file is fetched, and held, at once."""
+_INDEX = "model.safetensors.index.json"
+
+
+def export(
+    run: str | Path,
+    out: str | Path,
+    *,
+    results: str | Path | None = None,
+    weights: Weights = "auto",
+    max_shard_size: str | int = MAX_SHARD_SIZE,
+) -> None:
+    """Write a run's newest complete checkpoint as a folder for the hub, with a model card.
+
+    `results` are those of `unified eval`, for the card's table. The folder `out` must be new, empty, or an earlier
+    export. No more than one file of weights, of at most `max_shard_size` (bytes, or such as `5GB`), is held at a time.
+    """
+    run, out = hub.run_folder(run), Path(out)
+    there = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    if there and "config.json" not in there:
+        raise HubError(f"{out}: the folder is not empty and not an export (it holds {there[0]}); name another one")
+    measured = None if results is None else hub.read_results(Path(results))
+    found = hub.run_weights(run, weights)
+    model = _empty_model(run, found)
+    shards = _shards({name: found.nbytes(name) for name in model.state_dict()}, max_shard_size)
+    out.mkdir(parents=True, exist_ok=True)
+    _write_weights(out, found, shards, parameters=model.num_parameters())
+    model.config.save_pretrained(out)
+    hub.read_processor(run / "model").save_pretrained(out)
+    card = model_card(out.resolve().name, model, found.source, measured)
+    (out / "README.md").write_text(card, encoding="utf-8")
+    logger.info("%s: %s, ready for unified.load and unified push", out, found.source)
+
+
+def _empty_model(run: Path, found: RunWeights) -> UnifiedModel:
+    """The model without memory for its weights, whose names must be those that were found."""
+    config = UnifiedConfig.from_pretrained(run / "model")
+    with torch.device("meta"):
+        model = UnifiedModel(config)
+    differ = sorted(model.state_dict().keys() ^ found.origin.keys())
+    if differ:
+        raise HubError(f"{found.path}: the weights are not those of {run / 'model'}: {', '.join(differ)}")
+    model.config.dtype = str(model.dtype).removeprefix("torch.")
+    model.config.architectures = [type(model).__name__]
+    return model
+
+
+def _shards(sizes: Mapping[str, int], max_shard_size: str | int) -> Any:
+    """Which weights go to which file, as `save_pretrained` would have it; `sizes` in bytes."""
+    try:
+        return split_state_dict_into_shards_factory(
+            dict(sizes),
+            get_storage_size=lambda size: size,
+            filename_pattern="model{suffix}.safetensors",
+            max_shard_size=max_shard_size,
+        )
+    except ValueError as error:
+        raise HubError(f"--max-shard-size {max_shard_size}: {error}; expected such as 5GB or 500MB") from error
+
+
+def _write_weights(out: Path, found: RunWeights, shards: Any, *, parameters: int) -> None:
+    for path in [*out.glob("model*.safetensors"), out / _INDEX]:
+        path.unlink(missing_ok=True)  # an earlier export may have had more files
+    for file, names in shards.filename_to_tensors.items():
+        save_file({name: found.tensors[name] for name in names}, out / file, metadata={"format": "pt"})
+    if shards.is_sharded:
+        metadata: Mapping[str, Any] = {"total_parameters": parameters, **shards.metadata}
+        index = {"metadata": metadata, "weight_map": shards.tensor_to_filename}
+        (out / _INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
