@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import expert_parallel, experts, gemm, loader, merged, queries, step
+from benchmarks import checkpoints, expert_parallel, experts, gemm, loader, merged, queries, step
 from benchmarks.measure import table
 
 MEASUREMENTS = {
@@ -13,6 +13,7 @@ MEASUREMENTS = {
     "merged": merged.rows,
     "queries": queries.rows,
     "expert_parallel": expert_parallel.rows,
+    "checkpoints": checkpoints.rows,
 }
 
 

@@ -17,6 +17,7 @@ from tiny import tensors_of, tiny_recipe, with_experts
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from unified.checkpoint import Writer
 from unified.data.loader import StepLoader
 from unified.data.schedule import Slot
 from unified.matching import score
@@ -210,7 +211,7 @@ def test_skipped_steps_are_kept_in_checkpoints(tmp_path: Path, monkeypatch: pyte
         if step == 1:
             spoil(monkeypatch, steep)
         trainer.train_step(loader.probe())
-    trainer.save(tmp_path / "checkpoints", {})
+    trainer.save(Writer(tmp_path / "checkpoints", keep_last=1), {})
     other, _ = start(recipe, tmp_path)
     other.load(tmp_path / "checkpoints" / "step_00000003")
     assert other.skipped.steps == [2]

@@ -134,6 +134,11 @@ class Writer:
         prune(self.folder, self.keep_last, keep_every=self.keep_every, until=write.step)
         return {}
 
+    @property
+    def writing(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._write is not None
+
     def check(self) -> None:
         """Go on with a checkpoint that is being written, as far as it is; called after each step, on all ranks."""
         write = self._write

@@ -25,7 +25,7 @@ from unified.train.progress import Progress
 from unified.train.run_folder import RunFolder
 from unified.train.step import PRECISIONS
 from unified.train.stop import StopRequest
-from unified.train.trainer import Trainer
+from unified.train.trainer import NonFiniteError, Trainer
 from unified.train.watchdog import Watchdog
 from unified.types import Batch
 
@@ -166,7 +166,11 @@ class _Session:
         with self.progress.waiting():
             _, slots, _ = next(batches)
         self.watchdog.has(slot.task for slot, _ in slots)
-        done = self.trainer.train_step(slots)
+        try:
+            done = self.trainer.train_step(slots)
+        except NonFiniteError:
+            self.writer.wait()  # all ranks end here, and the run goes on from the last checkpoint that is complete
+            raise
         self.progress.step(step, **done.values())
 
     def _save(self) -> None:
