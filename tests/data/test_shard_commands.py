@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from unified.data import commands
+from unified.data.build.dense import Options
 from unified.data.commands import guess_kind, table
 from unified.data.index import build_index, index_path, write_index
 from unified.data.verify import verify
@@ -54,7 +55,7 @@ def test_build_prints_what_it_made(animals: Path, tmp_path: Path, capsys: Captur
 
 
 def test_build_of_embedded_digits(tmp_path: Path, capsys: Capture) -> None:
-    commands.build("digits", tmp_path / "digits", samples_per_shard=300)
+    commands.build("digits", tmp_path / "digits", options=Options(samples_per_shard=300))
     assert "json 896" in capsys.readouterr().out
     assert verify(tmp_path / "digits").problems == []
 
@@ -63,7 +64,11 @@ def test_build_mistakes(animals: Path, tmp_path: Path) -> None:
     for arguments, message in [
         ({"source": "glphs"}, "no embedded data set; did you mean 'glyphs'"),
         ({"source": str(animals), "kind": "imagefoler"}, "did you mean 'imagefolder'"),
-        ({"source": str(animals), "columns": "a=txt"}, "for a table only"),
+        (
+            {"source": str(animals), "options": Options(columns="a=txt")},
+            "--columns is for table, attributes; this is built as",
+        ),
+        ({"source": str(animals), "options": Options(held_out=0.5)}, "--held-out is for coco"),
     ]:
         with pytest.raises(DataError, match=message):
             commands.build(out=tmp_path / "out", **arguments)  # type: ignore[arg-type]

@@ -100,8 +100,26 @@ def shards_build(
     source: Annotated[str, Positional, arg(metavar="SOURCE")],
     out: Annotated[Path, Positional, arg(metavar="OUT")],
     /,
-    kind: Literal["imagefolder", "pairs", "table"] | None = None,
+    kind: Literal[
+        "imagefolder",
+        "pairs",
+        "table",
+        "coco",
+        "yolo",
+        "voc",
+        "masks",
+        "depth",
+        "keypoints",
+        "attributes",
+        "boundaries",
+    ]
+    | None = None,
     columns: str | None = None,
+    classes: str | None = None,
+    ignore: int | None = None,
+    depth_unit: float | None = None,
+    held_out: float = 0.0,
+    held_out_by: Literal["key", "end", "identity"] = "key",
     samples_per_shard: int = 10_000,
     skip_existing: bool = False,
     skip_bad: bool = False,
@@ -113,23 +131,34 @@ def shards_build(
     Args:
         source: glyphs, digits or documentation (made from what the dependencies bundle), a folder, or a table.
         out: Folder to write; it appears complete or not at all.
-        kind: imagefolder: a folder a class; pairs: images with same-named .txt; table: CSV, TSV or JSONL.
-        columns: For tables, sample column=table column: image=path,caption=title.
+        kind: imagefolder: a folder a class; pairs: images with same-named .txt; table: CSV, TSV or JSONL. Annotated
+            pictures: coco, yolo, voc, masks, depth, keypoints, attributes, boundaries (docs/data-format.md).
+        columns: For tables, table column=sample column: image=path,title=txt; for attributes, what each column is:
+            file=path,gender=attribute,person=identity.
+        classes: For masks and voc, class names in the order of their numbers, a,b,c, or a file with a name a line.
+        ignore: For masks and yolo, the number in index masks that means no label.
+        depth_unit: For depth, metres a step of the depth pictures; default 0.001.
+        held_out: For annotated pictures, the share that goes to OUT/test, and the rest to OUT/train.
+        held_out_by: key: by a hash of each key; end: the last in sorted order, for frames of a video;
+            identity: all pictures of a share of the identities.
         samples_per_shard: Samples of one tar.
         skip_existing: Leave a complete folder as it is.
         skip_bad: Leave unreadable samples out, and list them in the manifest.
     """
     from unified.data import commands
+    from unified.data.build.dense import Options
 
-    commands.build(
-        source,
-        out,
-        kind=kind,
-        columns=columns,
+    options = Options(
         samples_per_shard=samples_per_shard,
-        skip_existing=skip_existing,
         skip_bad=skip_bad,
+        held_out=held_out,
+        held_out_by=held_out_by,
+        classes=classes,
+        ignore=ignore,
+        depth_unit=depth_unit,
+        columns=columns,
     )
+    commands.build(source, out, kind=kind, options=options, skip_existing=skip_existing)
 
 
 @shards.command(name="inspect")

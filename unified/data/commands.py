@@ -7,18 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from unified.config import nearest
+from unified.data.build.attributes import find_attributes
+from unified.data.build.boundaries import find_boundaries
+from unified.data.build.coco import find_coco
+from unified.data.build.dense import Finder, Options, build_dense
+from unified.data.build.depth import find_depth
 from unified.data.build.digits import build_digits
 from unified.data.build.documentation import build_documentation
 from unified.data.build.folders import build_imagefolder, build_pairs
 from unified.data.build.glyphs import build_glyphs
+from unified.data.build.joints import find_joints
+from unified.data.build.masks import find_masks
 from unified.data.build.sources import Files
 from unified.data.build.table import SUFFIXES, build_table, parse_columns
+from unified.data.build.voc import find_voc
+from unified.data.build.yolo import find_yolo
 from unified.data.index import build_index, index_path, write_index
 from unified.data.inspect import choose, contact_sheet, describe
 from unified.data.patterns import MANIFEST, parts, read_manifest, shard_paths
 from unified.data.shards import Shards
 from unified.data.verify import verify as verify_shards
-from unified.data.write import SAMPLES_PER_SHARD
 from unified.types import DataError
 
 EMBEDDED: Mapping[str, Callable[[Path, int], dict[str, dict[str, Any]]]] = {
@@ -26,7 +34,25 @@ EMBEDDED: Mapping[str, Callable[[Path, int], dict[str, dict[str, Any]]]] = {
     "digits": build_digits,
     "documentation": build_documentation,
 }
-KINDS = ("imagefolder", "pairs", "table")
+DENSE: Mapping[str, Finder] = {
+    "coco": find_coco,
+    "yolo": find_yolo,
+    "voc": find_voc,
+    "masks": find_masks,
+    "depth": find_depth,
+    "keypoints": find_joints,
+    "attributes": find_attributes,
+    "boundaries": find_boundaries,
+}
+KINDS = ("imagefolder", "pairs", "table", *DENSE)
+OPTIONS_OF = {
+    "columns": ("table", "attributes"),
+    "held_out": tuple(DENSE),
+    "held_out_by": tuple(DENSE),
+    "classes": ("masks", "voc"),
+    "ignore": ("masks", "yolo"),
+    "depth_unit": ("depth",),
+}
 PROBLEMS_PRINTED = 20
 _NUMBER = re.compile(r"[\d.,×]+( %)?")
 
@@ -36,23 +62,22 @@ def build(
     out: Path,
     *,
     kind: str | None = None,
-    columns: str | None = None,
-    samples_per_shard: int = SAMPLES_PER_SHARD,
+    options: Options | None = None,
     skip_existing: bool = False,
-    skip_bad: bool = False,
 ) -> None:
     """Pack an embedded data set (glyphs, digits, documentation) or a user's files into shards in the new folder `out`.
 
     `kind` is guessed from the files where it is None. `skip_existing` accepts a complete folder that is there already.
     """
+    options = options or Options()
     if skip_existing and out.is_dir() and any(out.iterdir()):
         manifests = {Path(part).name: read_manifest(Path(part)) for part in parts(out)}
         _check_kind(out, manifests, kind or source)
         say(f"{out} is complete already; nothing was built.")
     elif source in EMBEDDED and kind is None:
-        manifests = EMBEDDED[source](out, samples_per_shard)
+        manifests = EMBEDDED[source](out, options.samples_per_shard)
     else:
-        manifests = _build_own(Path(source), out, kind, columns, samples_per_shard, skip_bad)
+        manifests = _build_own(Path(source), out, kind, options)
     _summarise(out, manifests)
 
 
@@ -64,23 +89,31 @@ def _check_kind(out: Path, manifests: Mapping[str, Mapping[str, Any]], wanted: s
         raise DataError(f"{out}: holds shards of {', '.join(sorted(found))}, not of {wanted}; name another folder")
 
 
-def _build_own(
-    source: Path, out: Path, kind: str | None, columns: str | None, samples_per_shard: int, skip_bad: bool
-) -> dict[str, dict[str, Any]]:
+def _build_own(source: Path, out: Path, kind: str | None, options: Options) -> dict[str, dict[str, Any]]:
     if not source.exists():
         raise DataError(
             f"{source}: no such file or folder, and no embedded data set{nearest(str(source), list(EMBEDDED))}"
         )
     chosen = kind or guess_kind(source)
+    _check_options(source, chosen, options)
+    packing = options.samples_per_shard, options.skip_bad
+    if chosen in DENSE:
+        return build_dense(chosen, DENSE[chosen], source, out, options)
     if chosen == "table":
-        return build_table(source, out, samples_per_shard, skip_bad, parse_columns(columns))
-    if columns is not None:
-        raise DataError(f"{source}: columns are named for a table only; this is built as {chosen!r}")
+        return build_table(source, out, *packing, parse_columns(options.columns))
     if chosen == "imagefolder":
-        return build_imagefolder(source, out, samples_per_shard, skip_bad)
+        return build_imagefolder(source, out, *packing)
     if chosen == "pairs":
-        return build_pairs(source, out, samples_per_shard, skip_bad)
+        return build_pairs(source, out, *packing)
     raise DataError(f"{chosen!r} is no kind of source{nearest(chosen, KINDS)}")
+
+
+def _check_options(source: Path, kind: str, options: Options) -> None:
+    """Refuse an option that the kind would not read."""
+    for name, kinds in OPTIONS_OF.items():
+        if getattr(options, name) != getattr(Options(), name) and kind not in kinds:
+            flag = name.replace("_", "-")
+            raise DataError(f"{source}: --{flag} is for {', '.join(kinds)}; this is built as {kind!r}")
 
 
 def guess_kind(source: Path) -> str:

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from unified.data.decode import DECODERS, IMAGES, decode_column
+from unified.data.draw import map_picture, overlay
 from unified.data.shards import Shards
 
 CELL = 128  # pixels of a picture on the sheet
@@ -40,12 +41,19 @@ def describe(raw: Mapping[str, Any]) -> dict[str, str]:
 
 def _excerpt(value: Any) -> str:
     if isinstance(value, Tensor):
-        return f"{value.shape[2]}×{value.shape[1]}"
+        depth = f" {value.element_size() * 8} bit" if value.dim() == 2 else ""
+        return f"{value.shape[-1]}×{value.shape[-2]}{depth}"
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {'×'.join(map(str, value.shape))}"
     if isinstance(value, Mapping):
+        value = {name: _counted(item) for name, item in value.items()}
         value = ", ".join(f"{name}={item}" for name, item in value.items())
     return textwrap.shorten(str(value), EXCERPT, placeholder=" …")
+
+
+def _counted(value: Any) -> Any:
+    """How many there are where a list would not fit into a table."""
+    return f"{len(value)} of them" if isinstance(value, list | dict) and len(str(value)) > EXCERPT else value
 
 
 def contact_sheet(samples: Sequence[Mapping[str, Any]], out: Path) -> int:
@@ -65,8 +73,27 @@ def contact_sheet(samples: Sequence[Mapping[str, Any]], out: Path) -> int:
 
 
 def _pictures(raw: Mapping[str, Any]) -> list[Image.Image]:
-    names = sorted(name for name in raw if name.rpartition(".")[2] in IMAGES)
-    return [Image.fromarray(decode_column(raw, name).permute(1, 2, 0).numpy()) for name in names]
+    """The pictures of a sample at the size of a cell, annotations drawn over those that are no maps."""
+    names = sorted((name for name in raw if name.rpartition(".")[2] in IMAGES), key=lambda name: ("." in name, name))
+    facts = decode_column(raw, "json") if "json" in raw else None
+    sample = {**raw, "json": facts}
+    pictures = []
+    for name in names:
+        value = decode_column(raw, name)
+        if value.dim() == 2:
+            pictures.append(_fitted(map_picture(value, name), nearest="classes" in name))
+            continue
+        picture = _fitted(Image.fromarray(value.permute(1, 2, 0).numpy()))
+        annotated = "." not in name and isinstance(facts, Mapping) and {"width", "height"} <= set(facts)
+        pictures.append(overlay(picture, sample) if annotated else picture)
+    return pictures
+
+
+def _fitted(picture: Image.Image, nearest: bool = False) -> Image.Image:
+    scale = min(CELL / picture.width, CELL / picture.height)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    smooth = Image.Resampling.LANCZOS if scale < 1 and not nearest else Image.Resampling.NEAREST  # small: show pixels
+    return picture.resize(size, smooth)
 
 
 def _caption(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -77,11 +104,8 @@ def _caption(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _paste(sheet: Image.Image, picture: Image.Image, lines: Sequence[tuple[str, str]], corner: tuple[int, int]) -> None:
-    scale = min(CELL / picture.width, CELL / picture.height)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    smooth = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST  # small pictures show their pixels
     left, top = corner
-    sheet.paste(picture.resize(size, smooth), (left + (CELL - size[0]) // 2, top + (CELL - size[1]) // 2))
+    sheet.paste(picture, (left + (CELL - picture.width) // 2, top + (CELL - picture.height) // 2))
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=10)
     for number, (line, colour) in enumerate(lines):
         pen.text((left, top + CELL + 2 + number * LINE_HEIGHT), line, fill=colour, font=font)

@@ -4,8 +4,9 @@ The columns are those of docs/data-format.md; all functions are pure and raise `
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from unified.config import nearest
-from unified.data.decode import place
+from unified.data.decode import MAPS, place
 from unified.types import IGNORE, DataError, Sample
 
 FACTS = "json"  # the column with everything that is not a picture
@@ -157,26 +158,63 @@ def intrinsics(sample: Sample) -> tuple[float, float, float, float]:
     return fx, fy, cx, cy
 
 
+def problems(sample: Sample, classes: Sequence[str] | None = None) -> Iterator[str]:
+    """All that is wrong with the facts, masks and maps of a decoded sample; nothing where it has no width and height.
+
+    Labels are checked where `classes` are given.
+    """
+    facts = sample.get(FACTS)
+    if not isinstance(facts, Mapping) or not {"width", "height"} <= set(facts):
+        return
+    for check in _checks(sample, facts, classes):
+        try:
+            check()
+        except DataError as error:
+            yield str(error)
+
+
+def _checks(sample: Sample, facts: Mapping[str, Any], classes: Sequence[str] | None) -> Iterator[Callable[[], object]]:
+    def labels(name: str) -> dict[str, int]:
+        found = [item.get("label") for item in facts[name]] if classes is None else classes
+        return {str(label): place for place, label in enumerate(dict.fromkeys(found))}
+
+    yield lambda: image_size(sample)
+    if "objects" in facts:
+        yield lambda: decode_masks(sample, objects(sample, labels("objects")).masks)
+    if "segments" in facts:
+        yield lambda: decode_masks(sample, segments(sample, labels("segments")).masks)
+    if "points" in facts:
+        yield lambda: joints(sample, sorted(facts["points"]))
+    if "attributes" in facts:
+        yield lambda: presence(sample, ())
+    for column, value in sample.items():
+        last = ".".join(column.split(".")[-2:])
+        if isinstance(value, Tensor) and ("." not in column or last in MAPS or last == "normals.png"):
+            yield partial(_check_shape, sample, column, value)
+        if last == "classes.png" and classes is not None:
+            yield partial(class_map, sample, len(classes), column)
+
+
 def check_box(sample: Sample, box: Any, size: tuple[int, int]) -> list[float]:
     """A box within the picture, cut where it is up to a pixel beyond it; raises `DataError` for any other."""
-    reason, clipped = clip_box(box, *size)
-    if reason:
-        raise _wrong(sample, reason)
+    wrong, clipped = clip_box(box, *size)
+    if wrong:
+        raise _wrong(sample, f"{wrong}: {box!r}; expected [x0, y0, x1, y1] in an image of {size[1]}×{size[0]}")
     return clipped
 
 
 def clip_box(box: Any, height: int, width: int) -> tuple[str, list[float]]:
     """What is wrong with [x0, y0, x1, y1], or "", and the box cut at the edges of the picture."""
     if not _numbers(box, 4):
-        return f"box {box!r}: expected four finite numbers", []
+        return "box that is not four finite numbers", []
     x0, y0, x1, y1 = (float(value) for value in box)
     if x1 <= x0 or y1 <= y0:
-        return f"box {box}: without area; expected [x0, y0, x1, y1] with x1 > x0 and y1 > y0", []
+        return "box without area", []
     clipped = [max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))]
     beyond = max(abs(before - after) for before, after in zip((x0, y0, x1, y1), clipped, strict=True))
     if beyond > SLACK or clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
-        return f"box {box}: outside the image of {width}×{height}", []
-    return "", [round(value, 3) for value in clipped]
+        return "box outside the image", []
+    return "", clipped
 
 
 def check_mask(sample: Sample, mask: Any, size: tuple[int, int]) -> Mapping[str, Any]:

@@ -1,13 +1,14 @@
-"""Checking shards: sizes, hashes and counts against the manifest, and every column of every sample decoded."""
+"""Checking shards: sizes, hashes and counts against the manifest, every sample decoded, annotations checked."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from unified.data import scene
 from unified.data.decode import DECODERS, decode_column
 from unified.data.index import Index, build_index, index_path, open_index
 from unified.data.patterns import MANIFEST, parts, read_manifest, shard_paths
@@ -38,13 +39,15 @@ def verify(path: str | Path) -> Verification:
             found.problems.append(str(error))
             continue
         before = Counter(found.columns)
-        samples = sum(_verify_shard(shard, found) for shard in paths)
-        if (Path(part) / MANIFEST).is_file():
+        listed = (Path(part) / MANIFEST).is_file()
+        classes = read_manifest(Path(part)).get("classes") if listed else None
+        samples = sum(_verify_shard(shard, found, classes) for shard in paths)
+        if listed:
             found.problems += _against_manifest(Path(part), samples, found.columns - before, found.digests)
     return found
 
 
-def _verify_shard(path: Path, found: Verification) -> int:
+def _verify_shard(path: Path, found: Verification, classes: Sequence[str] | None) -> int:
     """Check one tar and its samples; returns how many it has."""
     found.shards += 1
     try:
@@ -57,7 +60,7 @@ def _verify_shard(path: Path, found: Verification) -> int:
     if index_path(path).is_file():
         found.problems += _index_problems(path, index)
     for number in progress(range(len(shards)), len(shards), f"verifying {path}"):
-        found.problems += _sample_problems(shards[number], found)
+        found.problems += _sample_problems(shards[number], found, classes)
     found.samples += len(shards)
     return len(shards)
 
@@ -80,7 +83,8 @@ def _index_problems(path: Path, fresh: Index) -> Iterator[str]:
         yield f"{path}: its bytes have changed since it was indexed"
 
 
-def _sample_problems(raw: dict[str, Any], found: Verification) -> Iterator[str]:
+def _sample_problems(raw: dict[str, Any], found: Verification, classes: Sequence[str] | None) -> Iterator[str]:
+    decoded = {name: raw[name] for name in raw if name.startswith("__")}
     for name in raw:
         if name.startswith("__"):
             continue
@@ -89,9 +93,10 @@ def _sample_problems(raw: dict[str, Any], found: Verification) -> Iterator[str]:
             found.not_decoded.add(name)
             continue
         try:
-            decode_column(raw, name)
+            decoded[name] = decode_column(raw, name)
         except DataError as error:
             yield str(error)
+    yield from scene.problems(decoded, classes)
 
 
 def _against_manifest(folder: Path, samples: int, columns: Counter[str], digests: dict[Path, str]) -> Iterator[str]:

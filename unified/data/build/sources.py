@@ -137,14 +137,19 @@ def sample_key(name: str) -> str:
 
 def picture(data: bytes, name: str, place: str) -> tuple[str, bytes]:
     """The column of a picture and its untouched bytes; raises `BadSampleError` where it cannot be decoded."""
+    return measured(data, name, place)[:2]
+
+
+def measured(data: bytes, name: str, place: str) -> tuple[str, bytes, int, int]:
+    """The same as `picture`, with the height and the width that it has when it stands upright."""
     column = PurePosixPath(name).suffix.lower().removeprefix(".")
     if column not in IMAGES:
         raise BadSampleError("unknown image format", f"{name}: expected one of {', '.join(IMAGES)}")
     try:
-        decode_column({"__shard__": place, "__key__": name, column: data}, column)
+        pixels = decode_column({"__shard__": place, "__key__": name, column: data}, column)
     except DataError as error:
         raise BadSampleError("unreadable image", str(error)) from error
-    return column, data
+    return column, data, *pixels.shape[-2:]
 
 
 def caption(files: Files, name: str) -> str:

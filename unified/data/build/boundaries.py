@@ -1,0 +1,57 @@
+"""Shards from images and the boundaries that several people drew, as in BSDS500's MATLAB files."""
+
+import io
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+from scipy.io import loadmat
+
+from unified.data.build.annotations import check_size, png, read_picture
+from unified.data.build.dense import Found, Options
+from unified.data.build.sources import BadSampleError, Files, Item, Problems, sample_key
+
+TRUTH, BOUNDARIES = "groundTruth", "Boundaries"
+
+
+def find_boundaries(files: Files, problems: Problems, _: Options) -> Found:
+    """Images and .mat files of the same names, wherever they lie."""
+    truths = {PurePosixPath(name).stem: name for name in files.names if name.lower().endswith(".mat")}
+    images = {PurePosixPath(name).stem: name for name in files.images()}
+    for stem in sorted(set(images) - set(truths)):
+        problems.add("missing boundaries", images[stem])
+    for stem in sorted(set(truths) - set(images)):
+        problems.add("boundaries without image", truths[stem])
+    both = sorted(set(images) & set(truths))
+    return Found([_item(files, images[stem], truths[stem]) for stem in both], {})
+
+
+def _item(files: Files, image: str, truth: str) -> Item:
+    def load() -> dict[str, Any]:
+        picture = read_picture(files, image)
+        drawn = _drawn(files.read(truth), truth)
+        check_size(truth, "boundaries", drawn[0].shape, picture)
+        return {**picture.columns(annotators=len(drawn)), "edges.png": png(share(drawn))}
+
+    return Item(sample_key(PurePosixPath(image).name), image, load)
+
+
+def _drawn(data: bytes, where: str) -> list[NDArray[Any]]:
+    """The boundaries of each annotator."""
+    try:
+        truth = loadmat(io.BytesIO(data), simplify_cells=True)[TRUTH]
+        entries = [truth] if isinstance(truth, dict) else list(truth)
+        drawn = [np.asarray(entry[BOUNDARIES]) for entry in entries]
+    except Exception as error:  # scipy raises many kinds on broken files
+        raise BadSampleError("unreadable boundaries", f"{where}: {type(error).__name__}: {error}") from error
+    if not drawn or drawn[0].ndim != 2 or any(one.shape != drawn[0].shape for one in drawn):
+        shapes = [one.shape for one in drawn]
+        raise BadSampleError("unreadable boundaries", f"{where}: expected maps of one size, found {shapes}")
+    return drawn
+
+
+def share(drawn: list[NDArray[Any]]) -> UInt8[NDArray[Any], "h w"]:
+    """The share of annotators who drew a boundary at each pixel, · 255."""
+    return np.rint(np.mean([one != 0 for one in drawn], axis=0) * 255).astype(np.uint8)

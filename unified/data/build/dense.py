@@ -1,0 +1,134 @@
+"""What the builders of annotated pictures share: their options, the part that is held out, and the writing."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unified.data.build.sources import Files, Item, Problems, pack
+from unified.data.write import SAMPLES_PER_SHARD, ShardWriter, complete_folder
+from unified.seed import key
+from unified.types import DataError
+
+SEED = "held out 1"
+NAME_FILES = {"classes": "classnames.txt", "points": "pointnames.txt", "attributes": "attributenames.txt"}
+_DIGITS = re.compile(r"(\d+)")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a source of annotated pictures is read; each builder takes those that apply to it."""
+
+    samples_per_shard: int = SAMPLES_PER_SHARD
+    skip_bad: bool = False
+    held_out: float = 0.0
+    held_out_by: str = "key"
+    classes: str | None = None
+    """Class names in the order of their numbers, with commas between, or a file with a name a line."""
+    ignore: int | None = None
+    """The number in index masks that means: no label."""
+    depth_unit: float | None = None
+    """Metres a step of the depth pictures."""
+    columns: str | None = None
+    """For tables of attributes, what becomes of their columns."""
+
+
+@dataclass
+class Found:
+    """What a builder found in its source: the samples to be, and what the manifest says of all of them."""
+
+    items: list[Item]
+    facts: dict[str, Any]
+    identities: Mapping[str, str] = field(default_factory=dict)  # by key of the item
+    pictures: Files | None = None  # where these lie in an archive of their own, which is closed when all are packed
+
+
+Finder = Callable[[Files, Problems, Options], Found]
+
+
+def build_dense(kind: str, finder: Finder, source: Path, out: Path, options: Options) -> dict[str, dict[str, Any]]:
+    """Pack what `finder` finds in a folder, a zip or a table; returns one manifest under "", or of "train" and "test".
+
+    Raises `DataError` listing all that is wrong with the source, unless `options.skip_bad`.
+    """
+    folder = source.parent if source.is_file() and source.suffix.lower() != ".zip" else source
+    with Files(folder) as files, ExitStack() as stack:
+        problems = Problems(source, options.skip_bad)
+        found = finder(files, problems, options)
+        if found.pictures:
+            stack.callback(found.pictures.close)
+        splits = _split(source, found, options)
+        manifests, written = {}, {}
+        with complete_folder(out) as made, ExitStack() as writers:
+            for split, items in splits.items():
+                writer = ShardWriter(
+                    made / split, kind=kind, source=source.name, samples_per_shard=options.samples_per_shard
+                )
+                writers.enter_context(writer)
+                written[split] = pack(writer, items, problems, kind)
+                writer.manifest |= found.facts
+                manifests[split] = writer.manifest
+            facts = problems.settle(sum(written.values()))
+            for split, manifest in manifests.items():
+                if not written[split]:
+                    raise DataError(f"{source}: no sample of the part {split!r} could be packed; change --held-out")
+                manifest |= facts
+            for split in {"", *splits}:
+                _write_names(made / split, found.facts)
+    return manifests
+
+
+def _write_names(folder: Path, facts: Mapping[str, Any]) -> None:
+    for name, file in NAME_FILES.items():
+        if name in facts:
+            (folder / file).write_text("".join(f"{line}\n" for line in facts[name]), encoding="utf-8")
+
+
+def _split(source: Path, found: Found, options: Options) -> dict[str, list[Item]]:
+    """All items under "", or those of "train" and "test"."""
+    if not options.held_out:
+        return {"": found.items}
+    if not 0 < options.held_out < 1:
+        raise DataError(f"--held-out: expected a share between 0 and 1, found {options.held_out}")
+    held = held_out(sorted({item.key for item in found.items}), options, found.identities, source)
+    parts: dict[str, list[Item]] = {"train": [], "test": []}
+    for item in found.items:
+        parts["test" if item.key in held else "train"].append(item)
+    return parts
+
+
+def held_out(keys: Sequence[str], options: Options, identities: Mapping[str, str], source: Path) -> set[str]:
+    """The keys that are not trained on: the share that comes first in a keyed order, or last in the sorted one.
+
+    "identity" holds out all pictures of a share of the identities.
+    """
+    if options.held_out_by == "identity" and not identities:
+        raise DataError(f"{source}: --held-out-by identity: this source names no identities; use key or end")
+    groups: dict[str, list[str]] = {}
+    for name in keys:
+        groups.setdefault(identities[name] if options.held_out_by == "identity" else name, []).append(name)
+    count = max(1, round(options.held_out * len(groups)))
+    if options.held_out_by == "end":
+        chosen = sorted(groups, key=natural)[-count:]
+    else:
+        chosen = sorted(groups, key=lambda group: key(SEED, group))[:count]
+    return {name for group in chosen for name in groups[group]}
+
+
+def natural(name: str) -> list[Any]:
+    """A sorting key by which frame 9 comes before frame 10."""
+    return [int(part) if part.isdigit() else part for part in _DIGITS.split(name)]
+
+
+def class_names(options: Options) -> list[str] | None:
+    """The names that the option gives, or None. Raises `DataError` where one comes twice or is empty."""
+    if options.classes is None:
+        return None
+    path = Path(options.classes)
+    text = path.read_text(encoding="utf-8").splitlines() if path.is_file() else options.classes.split(",")
+    names = [name.strip() for name in text if name.strip() or not path.is_file()]
+    if not all(names) or len(set(names)) < len(names):
+        raise DataError(f"--classes {options.classes}: expected different names, separated by commas, or a file")
+    return names
