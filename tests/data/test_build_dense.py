@@ -340,6 +340,13 @@ def test_annotations_are_drawn(tmp_path: Path) -> None:
     assert (np.abs(drawn[:128, : width - 8] - bare[:128, : width - 8]).sum(-1) > 30).mean() > 0.1
 
 
+def test_a_table_may_have_sizes_of_its_own(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "d", kind="table", source="here") as writer:
+        writer.write("1", {"png": picture(), "json": {"width": "640", "height": "480"}})
+    assert verify(tmp_path / "d").problems == []
+    assert contact_sheet([Shards.open(tmp_path / "d")[0]], tmp_path / "sheet.png") == 1
+
+
 def test_verify_names_wrong_annotations(tmp_path: Path) -> None:
     mask = {"size": [3, 3], "counts": "9"}
     facts = {

@@ -3,10 +3,12 @@
 import io
 import json
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 from PIL import Image
 
+from unified.cli import shards_build
 from unified.data import commands
 from unified.data.build.dense import Options
 from unified.data.commands import guess_kind, table
@@ -73,6 +75,11 @@ def test_build_mistakes(animals: Path, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=message):
             commands.build(out=tmp_path / "out", **arguments)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
+
+
+def test_the_command_names_all_kinds() -> None:
+    kinds, nothing = get_args(get_type_hints(shards_build)["kind"])
+    assert (get_args(kinds), nothing) == (commands.KINDS, type(None))
 
 
 def test_kinds_are_guessed(animals: Path, tmp_path: Path) -> None:

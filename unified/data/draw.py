@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt16
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -59,7 +59,7 @@ def _with_masks(image: Image.Image, sample: Sample, parts: Sequence[Mapping[str,
     return made
 
 
-def map_picture(stored: UInt8[Tensor, "h w"] | Tensor, column: str) -> Image.Image:
+def map_picture(stored: UInt8[Tensor, "h w"] | UInt16[Tensor, "h w"], column: str) -> Image.Image:
     """A map as a picture: classes in colours, all other numbers from black to white at their highest."""
     values = stored.numpy()
     if column.endswith("classes.png"):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unified.data.decode import DECODERS, IMAGES, decode_column
 from unified.data.draw import map_picture, overlay
+from unified.data.scene import annotated
 from unified.data.shards import Shards
 
 CELL = 128  # pixels of a picture on the sheet
@@ -84,8 +85,7 @@ def _pictures(raw: Mapping[str, Any]) -> list[Image.Image]:
             pictures.append(_fitted(map_picture(value, name), nearest="classes" in name))
             continue
         picture = _fitted(Image.fromarray(value.permute(1, 2, 0).numpy()))
-        annotated = "." not in name and isinstance(facts, Mapping) and {"width", "height"} <= set(facts)
-        pictures.append(overlay(picture, sample) if annotated else picture)
+        pictures.append(overlay(picture, sample) if "." not in name and annotated(sample) else picture)
     return pictures
 
 

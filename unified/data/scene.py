@@ -20,6 +20,7 @@ from unified.data.decode import MAPS, place
 from unified.types import IGNORE, DataError, Sample
 
 FACTS = "json"  # the column with everything that is not a picture
+ANNOTATIONS = {"objects", "segments", "points", "attributes"}
 SLACK = 1.0  # pixels by which a box or a point may lie beyond the edge
 UNKNOWN = -1.0
 
@@ -158,15 +159,20 @@ def intrinsics(sample: Sample) -> tuple[float, float, float, float]:
     return fx, fy, cx, cy
 
 
+def annotated(sample: Sample) -> bool:
+    """Whether the sample is an annotated picture: it has a size, and annotations or a map."""
+    facts = sample.get(FACTS)
+    if not isinstance(facts, Mapping) or not {"width", "height"} <= set(facts):
+        return False
+    return bool(ANNOTATIONS & set(facts)) or any(".".join(name.split(".")[-2:]) in MAPS for name in sample)
+
+
 def problems(sample: Sample, classes: Sequence[str] | None = None) -> Iterator[str]:
-    """All that is wrong with the facts, masks and maps of a decoded sample; nothing where it has no width and height.
+    """All that is wrong with the facts, masks and maps of a decoded sample; nothing where it is not annotated.
 
     Labels are checked where `classes` are given.
     """
-    facts = sample.get(FACTS)
-    if not isinstance(facts, Mapping) or not {"width", "height"} <= set(facts):
-        return
-    for check in _checks(sample, facts, classes):
+    for check in _checks(sample, sample[FACTS], classes) if annotated(sample) else ():
         try:
             check()
         except DataError as error:

@@ -82,7 +82,7 @@ def checked_box(where: str, box: Sequence[float], picture: Picture) -> list[floa
 
 
 def checked_point(where: str, x: float, y: float, visible: float, picture: Picture) -> list[float]:
-    """[x, y, v] within the picture."""
+    """[x, y, v] within the picture, moved to its edge where it is up to a pixel beyond."""
     inside = -SLACK <= x <= picture.width + SLACK and -SLACK <= y <= picture.height + SLACK
     if not (math.isfinite(x) and math.isfinite(y)) or visible not in (0, 1, 2):
         raise BadSampleError("wrong joint", f"{where}: [{x}, {y}, {visible}]; expected x, y and 0, 1 or 2")
@@ -90,6 +90,7 @@ def checked_point(where: str, x: float, y: float, visible: float, picture: Pictu
         raise BadSampleError(
             "joint outside the image", f"{where}: [{x}, {y}], the image has {picture.width}×{picture.height}"
         )
+    x, y = min(max(x, 0.0), float(picture.width)), min(max(y, 0.0), float(picture.height))
     return [round(x, DIGITS), round(y, DIGITS), int(visible)]
 
 

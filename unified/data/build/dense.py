@@ -119,7 +119,7 @@ def held_out(keys: Sequence[str], options: Options, identities: Mapping[str, str
 
 def natural(name: str) -> list[Any]:
     """A sorting key by which frame 9 comes before frame 10."""
-    return [int(part) if part.isdigit() else part for part in _DIGITS.split(name)]
+    return [int(part) if part.isdecimal() else part for part in _DIGITS.split(name)]
 
 
 def class_names(options: Options) -> list[str] | None:
