@@ -2,7 +2,7 @@
 
 One process, one thread, no augmentation; pictures of 224×224 pixels as JPEG, and glyphs of 32×32 as PNG. Ours:
 schedule, order, index, memory map, decode, labels, patches. webdataset: read, decode (by its own decoder, and by ours),
-batch.
+batch. "Raw bytes": reading alone, every column of every sample, ours in a shuffled order.
 "Decode alone" runs our decoder on bytes that lie in memory and holds a batch of pictures: what a loader that costs
 nothing else would reach. "Read + decode" is our reading up to decoded samples: index, memory map, decoders. "Kept" is
 our loader in later epochs of a data set that fits into `data.cache_mb`.
@@ -27,6 +27,7 @@ from PIL import Image, ImageDraw, ImageFont
 from benchmarks.measure import Row, best_seconds, table
 from unified.data.decode import decode, decode_image
 from unified.data.loader import StepLoader
+from unified.data.order import positions
 from unified.data.shards import Shards
 from unified.data.write import ShardWriter
 from unified.labels import Labels
@@ -43,6 +44,7 @@ PAIRS = {
     ("ours", "webdataset"): ">= 0.90",
     ("ours", "webdataset, our decoder"): ">= 0.90",
     ("ours", "decode alone"): ">= 0.90",
+    ("raw bytes", "webdataset, raw bytes"): ">= 10.00",
     ("read + decode", "decode alone"): "-",
     ("decode + plain copy", "decode alone"): "-",
     ("kept", "decode alone"): "-",
@@ -122,6 +124,19 @@ def read_and_decode(folder: Path, column: str) -> Callable[[], object]:
     ]
 
 
+def raw_bytes(folder: Path, column: str) -> Callable[[], object]:
+    """Our reading of whole samples in a shuffled order: the bytes of every column."""
+    shards = Shards.open(folder)
+    order = positions(0, "a", np.arange(len(shards)), shards.sizes).tolist()
+    return lambda: sum(len(shards[number][column]) for number in order)
+
+
+def their_raw_bytes(folder: Path, column: str) -> Callable[[], object]:
+    """The same of webdataset, in the order of the tars."""
+    urls = [str(path) for path in sorted(folder.glob("*.tar"))]
+    return lambda: sum(len(sample[column]) for sample in webdataset.WebDataset(urls, shardshuffle=False))
+
+
 def decode_and_copy(folder: Path, side: int, column: str) -> Callable[[], object]:
     """Our decoder on bytes in memory, each picture then copied into a batch."""
     shards = Shards.open(folder)
@@ -152,6 +167,8 @@ def rows() -> list[Row]:
                 "webdataset, our decoder": theirs(folder, column, own_decoder=False),
                 "decode alone": decode_alone(folder, column),
                 "read + decode": read_and_decode(folder, column),
+                "raw bytes": raw_bytes(folder, column),
+                "webdataset, raw bytes": their_raw_bytes(folder, column),
                 "decode + plain copy": decode_and_copy(folder, side, column),
             }
             seconds = best_seconds(sides)
