@@ -150,7 +150,7 @@ def test_drawn_shares_vary_by_block_around_the_weights(folder: Path) -> None:
     spreads = []
     for alpha in (0.3, 3.0, 300.0):
         plan = drawn(folder, alpha)
-        before = np.array([[count(plan, 0, name, 20 * block) for name in WEIGHTS] for block in range(401)])
+        before = np.array([[count(plan, 3, name, 20 * block) for name in WEIGHTS] for block in range(151)])
         shares = np.diff(before, axis=0)
         assert (shares.sum(axis=1) == 40).all()
         assert (shares >= 1).all()
