@@ -83,6 +83,27 @@ def test_a_checkpoint_comes_back_from_anywhere(folder: Location) -> None:
     assert torch.equal(lazy["w3"], groups(20)["weights"]["w3"])
 
 
+def test_one_tensor_is_read_without_the_others(folder: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    big = {f"w{number}": torch.full((1000, 1000), float(number)) for number in range(6)}
+    path, sizes = save(folder, 1, {"weights": big}, {}, keep_last=1), []
+    kind = type(place(folder))
+    read = kind.read
+
+    def counted(self: Place, file: str, start: int = 0, end: int | None = None) -> bytearray:
+        found = read(self, file, start, end)
+        if file.endswith(".safetensors"):
+            sizes.append(len(found))
+        return found
+
+    monkeypatch.setattr(kind, "read", counted)
+    weights = opened(path, hashes=False).tensors["weights"]
+    assert sizes == []
+    assert torch.equal(weights["w1"], big["w1"])
+    assert sum(sizes) < (12e6 if kind is Store else 4.1e6), "a store reads some MB ahead"
+    assert all(torch.equal(weights[name], tensor) for name, tensor in big.items())
+    assert max(sizes) < 9e6
+
+
 def test_the_url_says_where_files_are(tmp_path: Path) -> None:
     assert type(place(f"file://{tmp_path}/a b")) is Place
     assert place(f"file://{tmp_path}/a b").location == tmp_path / "a b"
