@@ -34,7 +34,7 @@ test-slow: install
 	$(BIN)/pytest -q -m slow
 
 test-faults: install
-	$(BIN)/pytest -q -m faults tests/faults
+	$(BIN)/pytest -q -m faults
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -28,6 +28,7 @@ from unified.config import read_yaml
 from unified.data.loader import StepLoader
 from unified.data.schedule import Slot
 from unified.recipe import EngineSettings, Recipe
+from unified.train import step as step_module
 from unified.train.build import build
 from unified.train.engine import make_accelerator
 from unified.train.expert_parallel import ExpertShare
@@ -127,6 +128,60 @@ def kept_gradients(recipe: Recipe, folder: Path) -> Any:
 def not_finite(recipe: Recipe, folder: Path) -> Any:
     """What changes, and what is said, where the loss is finite and its gradient is not."""
     return after_backward(recipe, folder, lambda backward, _: lambda loss: backward(loss * float("inf")))
+
+
+def skipped(recipe: Recipe, folder: Path) -> Any:
+    """What a step that is skipped changes, and whether later steps are those of a run that passed it over.
+
+    One rank alone is at fault; one fault is in the loss, and one in its gradient.
+    """
+
+    def spoilt(run: Callable[..., Any], change: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+        def scored(*arguments: Any, **options: Any) -> Any:
+            found = run(*arguments, **options)
+            return replace(found, loss=change(found.loss)) if dist.rank() == dist.world_size() - 1 else found
+
+        return scored
+
+    def steep(loss: Tensor) -> Tensor:
+        loss.register_hook(lambda gradient: gradient * math.inf)
+        return loss
+
+    recipe = replace(recipe, train=replace(recipe.train, non_finite="skip"))
+    score = step_module.score
+    found: dict[str, Any] = {}
+    curves = {}
+    faults: dict[str, Callable[[Tensor], Tensor] | None] = {
+        "none": None,
+        "loss": lambda x: x * math.nan,
+        "steep": steep,
+    }
+    for fault, change in faults.items():
+        trainer, loader = start(recipe, folder)
+        trainer.train_step(slots_of(loader, VARY[0]))
+        if change is None:
+            trainer.pass_over()
+            trainer.skipped.add(2)
+        else:
+            before = tensors_of(trainer)
+            step_module.score = spoilt(score, change)
+            trainer.train_step(slots_of(loader, VARY[1]))
+            step_module.score = score
+            found[fault] = differing(before, tensors_of(trainer))
+        losses = [trainer.train_step(slots_of(loader, tasks)).losses for tasks in VARY[2:]]
+        curves[fault] = (losses, tensors_of(trainer), trainer.skipped.steps)
+        trainer.engine.close()
+    for fault in found:
+        found[fault] += differing(curves["none"][1], curves[fault][1])
+        found[fault] += [] if curves["none"][::2] == curves[fault][::2] else ["losses"]
+    return found
+
+
+def differing(one: dict[str, dict[str, Tensor]], two: dict[str, dict[str, Tensor]]) -> list[str]:
+    """Names of the tensors that are not bit-equal."""
+    return [
+        f"{group}/{name}" for group, named in one.items() for name in named if not named[name].equal(two[group][name])
+    ]
 
 
 def bad_expert(recipe: Recipe, folder: Path) -> Any:
@@ -247,6 +302,7 @@ WHAT: dict[str, Callable[[Recipe, Path], Any]] = {
     "idle": idle,
     "kept_gradients": kept_gradients,
     "not_finite": not_finite,
+    "skipped": skipped,
     "bad_expert": bad_expert,
     "not_averaged": not_averaged,
     "own_average": own_average,
