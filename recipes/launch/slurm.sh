@@ -14,6 +14,7 @@
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-.}"
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 # otherwise processes that are started again find addresses of the last start
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # The run folder must lie where all machines see it; rank 0 writes, and all read when the run goes on.
 srun torchrun --nnodes "$SLURM_NNODES" --nproc-per-node gpu \

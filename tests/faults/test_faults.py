@@ -132,7 +132,7 @@ def test_torchrun_restarts_a_run_that_is_killed_and_one_that_hangs(
     folder: Path, whole: dict[str, list[dict[str, float]]]
 ) -> None:
     out = folder / "restarted"
-    flags = ("--data.workers", "1", "--train.hang-seconds", "8")
+    flags = ("--data.workers", "1", "--train.hang-seconds", "20")
     ended = launch("kill:6:0,hang:10:1", *arguments(folder, "zero3/dense", out, *flags), out=out, restarts=2)
     assert ended.code == 0, ended.output[-4000:]
     assert losses(out) == whole["zero3/dense"]

@@ -4,21 +4,26 @@ import re
 from pathlib import Path
 
 import pytest
+from accelerate.state import AcceleratorState
 from launching import launch
 from tiny import losses, write_recipe
+
+from unified.config import build, read_yaml
+from unified.recipe import Recipe
+from unified.train.loop import run
 
 
 @pytest.mark.distributed
 def test_a_run_that_is_killed_and_hangs_is_restarted_and_tells_the_same_losses(tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, max_steps=6, train={"log_every": 1, "save_every": 2, "hang_seconds": 3})
+    recipe = write_recipe(tmp_path, max_steps=6, train={"log_every": 1, "save_every": 2, "hang_seconds": 6})
     whole, out = tmp_path / "whole", tmp_path / "run"
-    alone = launch("none", str(recipe), "--out", str(whole), out=whole, processes=1)
-    assert alone.code == 0, alone.output[-4000:]
+    AcceleratorState._reset_state(reset_partial_state=True)
+    run(build(Recipe, read_yaml(recipe), "tiny.yaml"), whole)
     ended = launch("kill:3:1,hang:5:0", str(recipe), "--out", str(out), out=out, restarts=2)
     assert ended.code == 0, ended.output[-4000:]
     for one, two in zip(losses(whole), losses(out), strict=True):
         assert two == pytest.approx(one, abs=1e-5)
     for rank in range(2):
-        told = rf"rank {rank}, process .* no progress for 3 s \(train\.hang_seconds\) in step 5, tasks .*, phase: \w+"
+        told = rf"rank {rank}, process .* no progress for 6 s \(train\.hang_seconds\) in step 5, tasks .*, phase: \w+"
         assert re.search(told, ended.output), ended.output[-6000:]
         assert re.search(told, (out / "log.txt").read_text())

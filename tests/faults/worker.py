@@ -23,6 +23,7 @@ from accelerate.state import AcceleratorState
 
 from unified import cli, seed
 from unified.data.loader import Steps
+from unified.data.shards import Shards
 from unified.dist import rank
 from unified.train import loop
 from unified.train import step as step_module
@@ -106,17 +107,22 @@ def notice_all(step: int, of: int) -> None:
 
 def vanish(step: int, of: int) -> None:
     """The shards are removed, and one rank has to open them again."""
-    read = Steps.__getitem__
+    load, read = Steps.__getitem__, Shards.__getitem__
+    gone: list[bool] = []
 
-    def reading(self: Steps, number: int) -> Any:
+    def loading(self: Steps, number: int) -> Any:
         if number + 1 == step and rank() == of and once("vanish"):
-            for source in self.sources.values():
-                source.shards._open.clear()
-                for path in source.shards.paths:
-                    path.unlink(missing_ok=True)
+            gone.append(True)
+            for path in (out().parent / "data").glob("*.tar"):
+                path.unlink()
+        return load(self, number)
+
+    def reading(self: Shards, number: int) -> Any:
+        if gone:
+            self._open.clear()
         return read(self, number)
 
-    Steps.__getitem__ = reading  # type: ignore[method-assign]
+    Steps.__getitem__, Shards.__getitem__ = loading, reading  # type: ignore[method-assign]
 
 
 def full_disk(step: int, of: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as distributed
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import nn
@@ -87,6 +88,7 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
     check_precision(recipe)
     check_expert_parallel(recipe)
     engine, cuda = chosen(recipe), torch.cuda.is_available()
+    _join_apart(recipe, cuda)
     common: dict[str, Any] = {"log_with": list(recipe.train.trackers) or None, "project_dir": folder}
     # A step may lack a task, so DDP must look for parameters without a gradient.
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True, gradient_as_bucket_view=True)
@@ -146,6 +148,32 @@ def _group(recipe: Recipe, cuda: bool) -> InitProcessGroupKwargs:
     return InitProcessGroupKwargs(backend, timeout=None if patience is None else timedelta(seconds=patience + SLACK))
 
 
+def _join_apart(recipe: Recipe, cuda: bool) -> None:
+    """Join the processes of this start apart from those of earlier ones, where torchrun may start a run again.
+
+    torchrun of torch 2.13 keeps one store over all starts, in which a process may find the address of one that is gone.
+    """
+    found = os.environ
+    if found.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or found.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0":
+        return
+    if found["GROUP_WORLD_SIZE"] != "1":  # each machine counts its own restarts
+        raise RecipeError(
+            "torchrun may start this run again on several machines, where processes would find addresses of the last "
+            "start: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of every torchrun, as "
+            "recipes/launch/slurm.sh does, or leave --max-restarts out"
+        )
+    if not distributed.is_initialized():
+        store = distributed.TCPStore(found["MASTER_ADDR"], int(found["MASTER_PORT"]), is_master=False)
+        group = _group(recipe, cuda)
+        distributed.init_process_group(
+            group.backend,
+            store=distributed.PrefixStore(f"start {found['TORCHELASTIC_RESTART_COUNT']}", store),
+            rank=int(found["RANK"]),
+            world_size=int(found["WORLD_SIZE"]),
+            timeout=group.timeout,
+        )
+
+
 def _join_alone() -> None:
     """Be the one process of a group where no launcher started this one, as DeepSpeed works in a group only."""
     if "WORLD_SIZE" in os.environ:
@@ -198,7 +226,7 @@ def check_running(recipe: Recipe, accelerator: Accelerator, wrapped: nn.Module) 
         "" if stage is None else f", ZeRO stage {stage}",
         "" if shared_by == {1} else f", expert parallel {recipe.engine.expert_parallel}",
         accelerator.num_processes,
-        torch.distributed.get_backend() if torch.distributed.is_initialized() else "none",
+        distributed.get_backend() if distributed.is_initialized() else "none",
         torch.get_num_threads(),
         recipe.train.precision,
     )
