@@ -18,5 +18,5 @@ export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 # otherwise processes that are start
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # The run folder must lie where all machines see it; rank 0 writes, and all read when the run goes on.
 srun torchrun --nnodes "$SLURM_NNODES" --nproc-per-node gpu \
-  --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d --rdzv-endpoint "$first:29500" \
+  --max-restarts 3 --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d --rdzv-endpoint "$first:29500" \
   train.py "$@"

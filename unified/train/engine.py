@@ -14,6 +14,7 @@ import torch.distributed as distributed
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import nn
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
 
 from unified.config import RecipeError
@@ -163,11 +164,11 @@ def _join_apart(recipe: Recipe, cuda: bool) -> None:
             "recipes/launch/slurm.sh does, or leave --max-restarts out"
         )
     if not distributed.is_initialized():
-        store = distributed.TCPStore(found["MASTER_ADDR"], int(found["MASTER_PORT"]), is_master=False)
+        store = TCPStore(found["MASTER_ADDR"], int(found["MASTER_PORT"]), is_master=False)
         group = _group(recipe, cuda)
         distributed.init_process_group(
             group.backend,
-            store=distributed.PrefixStore(f"start {found['TORCHELASTIC_RESTART_COUNT']}", store),
+            store=PrefixStore(f"start {found['TORCHELASTIC_RESTART_COUNT']}", store),
             rank=int(found["RANK"]),
             world_size=int(found["WORLD_SIZE"]),
             timeout=group.timeout,
