@@ -10,7 +10,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-SECONDS = 180
+SECONDS = 400
 """The longest that a launch may take; then it counts as hung."""
 
 

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Event, Thread
 from time import monotonic, perf_counter
@@ -263,7 +263,7 @@ class StepLoader:
     def __len__(self) -> int:
         return len(self._numbers())
 
-    def __iter__(self) -> Iterator[tuple[int, list[tuple[Slot, Batch]], Report]]:
+    def __iter__(self) -> Generator[tuple[int, list[tuple[Slot, Batch]], Report], None, None]:
         batches = iter(self._torch_loader())
         steps = range(self.start_step, self.recipe.max_steps)
         remote = any(source.shards.remote for source in self.steps.sources.values())

@@ -29,6 +29,7 @@ from unified.train.trainer import NonFiniteError, Trainer
 from unified.train.watchdog import Watchdog
 from unified.types import Batch
 
+Batches = Iterator[tuple[int, list[tuple[Slot, Batch]], Report]]
 Tell = Callable[[dict[str, Any]], None]
 
 
@@ -137,8 +138,13 @@ class _Session:
 
         An evaluation comes before the checkpoint of its step: a run that goes on from there has its numbers.
         """
+        # Where a step fails its traceback keeps the iterator, and loader processes would hold up the end of this one.
+        with contextlib.closing(iter(self.loader)) as batches:
+            self._train(stop, batches)
+
+    def _train(self, stop: StopRequest, batches: Batches) -> None:
         train, last = self.recipe.train, self.recipe.max_steps
-        batches, passed = iter(self.loader), train.passed_over()
+        passed = train.passed_over()
         for step in range(self.trainer.step + 1, last + 1):
             self.watchdog.begin(step)
             if step in passed:
@@ -162,7 +168,7 @@ class _Session:
                 logger.info("stopped after step %d; the same command goes on from there", step)
                 return
 
-    def _step(self, step: int, batches: Iterator[tuple[int, list[tuple[Slot, Batch]], Report]]) -> None:
+    def _step(self, step: int, batches: Batches) -> None:
         with self.progress.waiting():
             _, slots, _ = next(batches)
         self.watchdog.has(slot.task for slot, _ in slots)
