@@ -272,7 +272,7 @@ class Trainer:
         """Begin a checkpoint of this step."""
         groups = ["weights", *MOMENTS, "steps", *(["ema"] if self.ema is not None else [])]
         scale = {"loss_scale": self.scale.state()} if self.scale else {}
-        state = {"step": self.step, "skipped": self.skipped.steps, **scale, **state}
+        state = {"step": self.step, "skipped": [*self.skipped.steps], **scale, **state}
         writer.save(self.step, groups, self.tensors(), state)
 
     def load(self, path: checkpoint.Location) -> dict[str, Any]:
