@@ -101,6 +101,22 @@ def test_panoptic_segments(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("segments", "message"),
+    [
+        ([{"id": 5, "category_id": 4}], r"segment without an entry: panoptic/a\.png: \[261\]"),
+        ([{"id": 261, "category_id": 5}], r"label beyond the list: panoptic/a\.png: category 5"),
+        ([{"id": 261, "category_id": 4}, {"id": 9, "category_id": 4}], "segment without pixels: .*: 9, sky"),
+        ([{"category_id": 4}], "segment without a number"),
+    ],
+)
+def test_wrong_segments_are_named(tmp_path: Path, segments: list[dict[str, Any]], message: str) -> None:
+    files = {name: data for name, data in coco_files().items() if "panoptic" in name or name == "images/a.png"}
+    files["panoptic.json"]["annotations"][0]["segments_info"] = segments
+    with pytest.raises(DataError, match=message):
+        build("coco", fill(tmp_path / "s", files), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
     ("annotation", "message"),
     [
         (instance(bbox=[-3, 0, 5, 3]), "box outside the image: instances.json: annotation 1"),
@@ -109,6 +125,9 @@ def test_panoptic_segments(tmp_path: Path) -> None:
         (instance(bbox=[2, 1, float("nan"), 3]), "box that is not four finite numbers"),
         (instance(bbox=None), "box that is not four finite numbers"),
         (instance(segmentation=[[1, 1, 2, 2]]), "broken polygon"),
+        (instance(segmentation=7), "broken polygon"),
+        (instance(segmentation=["polygon"]), "broken polygon"),
+        (instance(keypoints=["a", 2, 2]), "wrong joint"),
         (instance(segmentation={"size": [8, 6], "counts": [48]}), "mask of another size than the image: .* 6×8"),
         (instance(segmentation={"size": [6, 8], "counts": [40]}), "broken mask"),
         (instance(category_id=99), "label beyond the list: .* category 99"),
@@ -136,7 +155,15 @@ def test_wrong_coco_images_are_named_and_can_be_left_out(tmp_path: Path) -> None
     assert (manifest["samples"], len(manifest["skipped"])) == (1, 3)
 
 
-@pytest.mark.parametrize(("files", "message"), [({"a.json": "{"}, "a.json: not JSON"), ({}, "no COCO JSON")])
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a.json": "{"}, r"a\.json: not JSON"),
+        ({}, "no COCO JSON"),
+        ({"a.json": {"images": [{"id": 1}], "annotations": []}}, r"a\.json: not as COCO's .*file_name"),
+        ({"a.json": {"images": [], "annotations": [1]}}, r"a\.json: not as COCO's"),
+    ],
+)
 def test_sources_without_coco(tmp_path: Path, files: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         build("coco", fill(tmp_path / "s", {"a.png": picture(), **files}), tmp_path / "out")
@@ -193,6 +220,7 @@ def test_yolo_with_labels_alone(tmp_path: Path) -> None:
         ({"object_detection/config.yaml": "path: ."}, "no class names for object_detection"),
         ({"semantic_segmentation/masks/v/a.png": png(np.zeros((5, 5), np.uint8))}, "mask of another size"),
         ({"semantic_segmentation/masks/v/a.png": png(np.full((6, 8), 7, np.uint8))}, "label beyond the list: .*: 7;"),
+        ({"panoptic_segmentation/p.json": "[1]"}, "no panoptic JSON"),
         ({"semantic_segmentation/masks/v/a.png": picture()}, "unreadable mask: .*a picture in colours"),
     ],
 )

@@ -44,10 +44,9 @@ def test_coco128(tmp_path: Path) -> None:
     assert (len(items), sum("mask" in item for item in items)) == (751, 746)  # 736 of 741 boxes have a polygon
     assert {item["label"] for item in items} <= things
     classes = {name: number for number, name in enumerate(manifest["classes"])}
-    agree = []
+    agree: list[float] = []
     for one in found.values():  # the class map and the panoptic segments were drawn alike
         labels, parts = scene.class_map(one, len(classes)), scene.segments(one, classes)
-        assert any(parts.things)
         for label, mask in zip(parts.labels, scene.decode_masks(one, parts.masks), strict=True):
             agree.append((labels[mask] == label).float().mean().item())
     assert sum(agree) / len(agree) > 0.99
@@ -103,5 +102,5 @@ def test_boundaries(tmp_path: Path) -> None:
     assert len(found) == 90
     for one in found.values():
         edges = scene.edge_map(one)
-        assert 0.005 < edges.mean() < 0.2
+        assert 0.001 < edges.mean() < 0.2
         assert 3 < one["json"]["annotators"] < 10

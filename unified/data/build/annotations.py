@@ -101,11 +101,14 @@ def encode_mask(pixels: NDArray[np.bool_]) -> dict[str, Any]:
 
 def polygons_mask(where: str, polygons: Any, picture: Picture) -> dict[str, Any]:
     """The union of polygons [x, y, x, y, …] as run lengths."""
-    for polygon in polygons:
-        values = np.asarray(polygon, dtype=np.float64)
+    try:
+        corners = [np.asarray(polygon, dtype=np.float64) for polygon in polygons]
+    except (TypeError, ValueError) as error:
+        raise BadSampleError("broken polygon", f"{where}: {error}") from error
+    for values in corners:
         if values.ndim != 1 or len(values) < 6 or len(values) % 2 or not np.isfinite(values).all():
             raise BadSampleError("broken polygon", f"{where}: expected x, y of at least three corners")
-    parts = coco_mask.frPyObjects([list(map(float, polygon)) for polygon in polygons], picture.height, picture.width)
+    parts = coco_mask.frPyObjects([values.tolist() for values in corners], picture.height, picture.width)
     return _as_text(coco_mask.merge(parts))
 
 

@@ -51,7 +51,10 @@ def find_coco(files: Files, problems: Problems, _: Options) -> Found:
     for name in files.names:
         document = _document(files, name) if name.lower().endswith(".json") else None
         if document is not None:
-            _merge(merged, name, document, problems)
+            try:
+                _merge(merged, name, document, problems)
+            except (KeyError, IndexError, TypeError, AttributeError) as error:
+                raise DataError(f"{files.source}: {name}: not as COCO's ({type(error).__name__}: {error})") from error
     if not merged.entries:
         raise DataError(f"{files.source}: no COCO JSON (with images and annotations) in it")
     images = Names(name for name in files.images() if not of_panoptic(name))
@@ -184,8 +187,10 @@ def _object(found: Mapping[str, Any], picture: Picture) -> dict[str, Any]:
     return made
 
 
-def _points(where: str, values: Sequence[float], names: Sequence[str], picture: Picture) -> dict[str, list[float]]:
+def _points(where: str, values: Any, names: Sequence[str], picture: Picture) -> dict[str, list[float]]:
     """The labelled joints of an object."""
+    if not isinstance(values, list) or not all(isinstance(value, int | float) for value in values):
+        raise BadSampleError("wrong joint", f"{where}: expected numbers, found {str(values)[:60]}")
     if len(values) != COORDINATES * len(names):
         raise BadSampleError(
             "missing joints", f"{where}: {len(values)} numbers for {len(names)} joints; expected {COORDINATES} each"

@@ -33,6 +33,11 @@ def read_categories(document: Mapping[str, Any]) -> dict[int, Category]:
     return dict(sorted(found.items()))
 
 
+def read_entries(document: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """The segments of each picture, by the name of its panoptic picture without suffix."""
+    return {entry["file_name"].rpartition(".")[0]: entry["segments_info"] for entry in document["annotations"]}
+
+
 def of_panoptic(name: str) -> bool:
     """Whether a file lies among panoptic pictures or masks."""
     return any("panoptic" in part or part == "masks" for part in PurePosixPath(name).parts[:-1])
@@ -52,6 +57,8 @@ def read_segments(
         raise BadSampleError("unreadable panoptic picture", f"{name}: {error}") from error
     check_size(name, "panoptic picture", colours.shape[1:], picture)
     numbers = colours[0] + 256 * colours[1] + 256**2 * colours[2]
+    if not all(isinstance(entry.get("id"), int) for entry in entries):
+        raise BadSampleError("segment without a number", name)
     unlisted = sorted(set(np.unique(numbers).tolist()) - {0} - {entry["id"] for entry in entries})
     if unlisted:
         raise BadSampleError("segment without an entry", f"{name}: {unlisted[:3]}")

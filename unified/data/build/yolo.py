@@ -27,7 +27,7 @@ from unified.data.build.annotations import (
     read_picture,
 )
 from unified.data.build.dense import Found, Options
-from unified.data.build.panoptic import Category, is_panoptic, read_categories, read_segments
+from unified.data.build.panoptic import Category, is_panoptic, read_categories, read_entries, read_segments
 from unified.data.build.sources import BadSampleError, Files, Item, Problems, sample_key
 from unified.types import DataError
 
@@ -68,12 +68,11 @@ class _Source:
             if name.startswith(PANOPTIC) and name.endswith(".json"):
                 try:
                     document = json.loads(self.files.read(name))
-                except ValueError as error:
-                    raise DataError(f"{self.files.source}: {name}: not JSON ({error})") from error
-                if is_panoptic(document):
-                    categories |= read_categories(document)
-                    for entry in document["annotations"]:
-                        segments[entry["file_name"].rpartition(".")[0]] = entry["segments_info"]
+                    if is_panoptic(document):
+                        categories |= read_categories(document)
+                        segments |= read_entries(document)
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    raise DataError(f"{self.files.source}: {name}: no panoptic JSON ({error})") from error
         return segments, categories
 
     def _classes(self) -> list[str]:
