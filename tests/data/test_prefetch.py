@@ -106,13 +106,6 @@ def test_a_shard_that_disappears_ends_the_run(server: ShardServer, tokenizers: A
             path.rename(path.with_suffix(".tar"))
 
 
-def test_a_shard_of_the_disk_that_disappears_ends_the_run(server: ShardServer, tokenizers: Any) -> None:
-    loader = StepLoader(recipe(server, str(server.folder)), tokenizers, {})
-    (server.folder / "shard-00003.tar").unlink()
-    with pytest.raises(UnavailableError, match=r"shard-00003.tar: cannot be read any more"):
-        list(loader)
-
-
 def test_what_fails_ahead_is_left_to_the_step_that_needs_it(
     server: ShardServer, tokenizers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

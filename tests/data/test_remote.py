@@ -11,7 +11,7 @@ import fsspec
 import pytest
 
 from tests.shard_server import Fault, ShardServer, serve
-from unified.data import download
+from unified.data import commands, download
 from unified.data.download import Download
 from unified.data.index import index_path
 from unified.data.shards import Shards
@@ -240,6 +240,17 @@ def test_commands_that_fail(settings: DataSettings, tmp_path: Path) -> None:
     left = [Path(f"/proc/{number}") for number in (tmp_path / "ids").read_text().split()]
     assert len(left) == 2
     assert not any(process.exists() for process in left)
+
+
+def test_commands_for_shards_look_at_urls(
+    server: ShardServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    commands.inspect(f"{server.url}/?token=hush", tmp_path / "sheet.png", count=2)
+    assert f"{server.url}/?…: 12 samples in 3 shards; columns: bin, cls" in capsys.readouterr().out
+    for command in (commands.verify, commands.index):
+        with pytest.raises(DataError, match="a URL; shards are checked and indexed where they lie"):
+            command(f"{server.url}/")
 
 
 def test_a_replaced_shard_is_no_silent_change(server: ShardServer, local: Path, settings: DataSettings) -> None:

@@ -26,6 +26,7 @@ from unified.data.index import build_index, index_path, write_index
 from unified.data.inspect import choose, contact_sheet, describe
 from unified.data.patterns import MANIFEST, parts, read_manifest, shard_paths
 from unified.data.shards import Shards
+from unified.data.transfer import shown
 from unified.data.verify import verify as verify_shards
 from unified.types import DataError
 
@@ -174,7 +175,8 @@ def inspect(path: str, out: Path = Path("contact_sheet.png"), *, count: int = 32
     samples = []
     for part in folders:
         shards = Shards.open(part)
-        say(f"{part}: {len(shards):,} samples in {len(shards.sizes)} shards; columns: {', '.join(shards.columns)}")
+        columns = ", ".join(shards.columns)
+        say(f"{shown(str(part))}: {len(shards):,} samples in {len(shards.sizes)} shards; columns: {columns}")
         samples += choose(shards, -(-count // len(folders)))
     described = [describe(raw) for raw in samples]
     names = list(dict.fromkeys(name for row in described for name in row))

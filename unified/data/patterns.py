@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from unified.data.transfer import is_remote, shown
 from unified.types import DataError
 
 MANIFEST = "manifest.json"
@@ -16,6 +17,9 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 def shard_paths(patterns: str | Path | Sequence[str | Path]) -> list[Path]:
     """The tars of this machine that `patterns` name, in order; every pattern must name at least one that exists."""
+    for pattern in several(patterns):
+        if is_remote(pattern):
+            raise DataError(f"{shown(pattern)}: a URL; shards are checked and indexed where they lie, as files")
     return [path for pattern in several(patterns) for path in local_shards(pattern)]
 
 

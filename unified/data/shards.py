@@ -13,7 +13,7 @@ from unified.data.index import Header, Index, build_index, index_path, open_inde
 from unified.data.patterns import local_shards, several
 from unified.data.remote import CachedShard, remote_shards
 from unified.data.shard_cache import ShardCache
-from unified.data.transfer import UnavailableError, is_remote, shown
+from unified.data.transfer import is_remote, shown
 from unified.log import logger
 from unified.recipe import DataSettings
 from unified.types import DataError
@@ -103,15 +103,10 @@ class LocalShard:
 
     def open(self) -> tuple[Index, mmap.mmap]:
         """Its index and its bytes."""
-        try:
-            index = self.built or open_index(index_path(self.path))
-            _check_size(self.path, index.tar_bytes)
-            with self.path.open("rb") as file:
-                return index, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except OSError as error:
-            raise UnavailableError(
-                f"{self.path}: cannot be read any more ({error}); put it back and start again"
-            ) from error
+        index = self.built or open_index(index_path(self.path))
+        _check_size(self.path, index.tar_bytes)
+        with self.path.open("rb") as file:
+            return index, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 @dataclass(frozen=True)
