@@ -21,8 +21,8 @@ from unified.layout import Attributes
 from unified.matching import read_caption
 from unified.modalities.image import patches
 from unified.model import UnifiedModel, text_tokens
+from unified.model_settings import ExpertSettings
 from unified.nn.encoder import Noise
-from unified.recipe import ExpertSettings
 
 SPE, END = 0, 1
 PICTURE, NAME = "10011000", "10010110"

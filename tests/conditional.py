@@ -10,8 +10,8 @@ from unified.conditions import Conditioner, plain, shape
 from unified.configuration import UnifiedConfig
 from unified.layout import Attributes, Layout, layout, visibility
 from unified.model import UnifiedModel, text_tokens
+from unified.model_settings import ExpertSettings
 from unified.nn.encoder import Encoder
-from unified.recipe import ExpertSettings
 from unified.types import Conditions, Segment, Tokens
 
 ROUTERS = ("attribute", "task", "modality", "hash", "token", "context")

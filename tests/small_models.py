@@ -14,8 +14,8 @@ from unified.matching import token_kinds
 from unified.modalities import load_tokenizers
 from unified.modalities.base import Tokenizer
 from unified.model import UnifiedModel
+from unified.model_settings import ExpertSettings, ImageSettings, ModelSettings, TextSettings
 from unified.processor import UnifiedProcessor
-from unified.recipe import ExpertSettings, ImageSettings, ModelSettings, TextSettings
 from unified.task import Match, Task
 
 IMAGE = ImageSettings("image_glyph", 8, frames=1)

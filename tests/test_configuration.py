@@ -8,7 +8,7 @@ import pytest
 from unified.config import RecipeError
 from unified.configuration import UnifiedConfig
 from unified.modalities import load_tokenizers
-from unified.recipe import ImageSettings, ModelSettings, TextSettings
+from unified.model_settings import ImageSettings, ModelSettings, TextSettings
 
 SETTINGS = ModelSettings(
     width=32, depth=2, heads=4, hidden=64, layer_scale=None, drop_path=0.1, image=ImageSettings("image_glyph", 4)

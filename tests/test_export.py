@@ -16,8 +16,8 @@ from unified.configuration import UnifiedConfig
 from unified.export import export
 from unified.modalities import load_tokenizers
 from unified.model import UnifiedModel
+from unified.model_settings import ImageSettings, ModelSettings, TextSettings
 from unified.processor import UnifiedProcessor
-from unified.recipe import ImageSettings, ModelSettings, TextSettings
 
 IMAGE = ImageSettings("image_glyph", 8, positions="learned", grid=2)
 SETTINGS = ModelSettings(width=32, depth=2, heads=2, hidden=32, image=IMAGE, text=TextSettings(max_length=12))

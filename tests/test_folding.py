@@ -14,9 +14,9 @@ from unified.conditions import plain
 from unified.configuration import UnifiedConfig
 from unified.folding import FoldError, fold, folded_config, row_keys
 from unified.model import UnifiedModel
+from unified.model_settings import ExpertSettings
 from unified.nn.routing import RoutingError
 from unified.parameters import active, deployed, skeleton, stored
-from unified.recipe import ExpertSettings
 from unified.reports import routing
 from unified.reports.source import ReportError
 

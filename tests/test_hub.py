@@ -23,8 +23,8 @@ from unified.configuration import UnifiedConfig
 from unified.export import export
 from unified.modalities import load_tokenizers
 from unified.model import UnifiedModel
+from unified.model_settings import ImageSettings, ModelSettings, TextSettings
 from unified.processor import UnifiedProcessor
-from unified.recipe import ImageSettings, ModelSettings, TextSettings
 
 ROOT = Path(__file__).parent.parent
 IMAGE = ImageSettings("image_glyph", 8, positions="learned", grid=2)

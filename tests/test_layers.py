@@ -6,12 +6,17 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "unified"
-WORDS = {"types", "task", "recipe", "config", "log", "seed", "dist", "checkpoint", "paths", "errors"}
+WORDS = {"types", "task", "recipe", "model_settings", "config", "log", "seed", "dist", "checkpoint", "paths", "errors"}
 TENSORS = {"nn", "modalities", "answers"}
 MEANING = {
     "card",
     "configuration",
     "model",
+    "initial",
+    "queries",
+    "query_spec",
+    "asking",
+    "readings",
     "processor",
     "hub",
     "export",

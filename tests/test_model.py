@@ -12,8 +12,8 @@ from unified import seed
 from unified.configuration import UnifiedConfig
 from unified.modalities import load_tokenizers
 from unified.model import UnifiedModel, UnifiedOutput
+from unified.model_settings import ImageSettings, ModelSettings, TextSettings
 from unified.processor import UnifiedProcessor
-from unified.recipe import ImageSettings, ModelSettings, TextSettings
 
 SETTINGS = ModelSettings(
     width=32,

@@ -10,9 +10,10 @@ from unified.config import build, read_yaml
 from unified.configuration import UnifiedConfig
 from unified.folding import folded_config
 from unified.modalities import load_tokenizers
+from unified.model_settings import ExpertSettings
 from unified.nn.routing import RoutingError
 from unified.parameters import Parameters, active, deployed, skeleton, stored
-from unified.recipe import ExpertSettings, Recipe
+from unified.recipe import Recipe
 from unified.train.build import network
 
 RECIPES = Path(__file__).parent.parent / "recipes"

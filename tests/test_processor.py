@@ -12,8 +12,8 @@ from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 from unified.config import RecipeError
 from unified.configuration import UnifiedConfig
 from unified.modalities import load_tokenizers
+from unified.model_settings import ImageSettings, ModelSettings, TextSettings
 from unified.processor import UnifiedProcessor, register
-from unified.recipe import ImageSettings, ModelSettings, TextSettings
 from unified.types import DataError
 
 TOKENIZERS = load_tokenizers(ImageSettings("image_glyph", 4), TextSettings(max_length=8))

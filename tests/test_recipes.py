@@ -11,7 +11,8 @@ from unified.data.augment import build_transforms
 from unified.evaluate.spec import load_spec
 from unified.labels import load_labels
 from unified.modalities.image import ImageTokenizer
-from unified.recipe import ExpertSettings, Recipe
+from unified.model_settings import ExpertSettings
+from unified.recipe import Recipe
 from unified.train.build import check_task
 
 RECIPES = Path(__file__).parent.parent / "recipes"

@@ -17,7 +17,8 @@ from unified.conditions import Conditioner
 from unified.config import RecipeError
 from unified.folding import folded_config, merged_state
 from unified.model import UnifiedModel
-from unified.recipe import ExpertSettings, Recipe, StartSettings
+from unified.model_settings import ExpertSettings
+from unified.recipe import Recipe, StartSettings
 from unified.task import Match, Task
 from unified.train.build import build
 from unified.train.plan import describe, make_plan

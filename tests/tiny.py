@@ -15,7 +15,8 @@ from unified import seed
 from unified.config import build
 from unified.data.write import ShardWriter
 from unified.dist import rank
-from unified.recipe import ExpertSettings, Recipe
+from unified.model_settings import ExpertSettings
+from unified.recipe import Recipe
 from unified.train.trainer import Trainer
 
 COLOURS = {"red": (230, 40, 40), "green": (40, 200, 60), "blue": (40, 60, 230), "grey": (128, 128, 128)}

@@ -12,9 +12,9 @@ from torch import Tensor
 from unified.config import RecipeError, nearest
 from unified.layout import Attributes, Layout
 from unified.modalities import MODALITIES
+from unified.model_settings import ExpertSettings
 from unified.nn.experts import Experts
 from unified.nn.routing import BY_TOKEN, FOLDED, RoutingError
-from unified.recipe import ExpertSettings
 from unified.types import Conditions, Segment
 
 VISUAL = frozenset({"image"})

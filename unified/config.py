@@ -123,6 +123,8 @@ def coerce(hint: Any, value: Any, where: str) -> Any:
 def _coerce_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
     if value is None and type(None) in arguments:
         return None
+    if isinstance(value, Mapping):
+        arguments = _named_by_first_key(arguments, value) or arguments
     problems = []
     for option in arguments:
         if option is not type(None):
@@ -131,6 +133,11 @@ def _coerce_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
             except RecipeError as error:
                 problems.append(str(error))
     raise RecipeError(" or ".join(problems))
+
+
+def _named_by_first_key(arguments: tuple[Any, ...], value: Mapping[Any, Any]) -> tuple[Any, ...]:
+    """Of several dataclasses the one whose first field is given: that says which is meant."""
+    return tuple(option for option in arguments if is_dataclass(option) and fields(option)[0].name in value)
 
 
 def _coerce_sequence(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:

@@ -11,7 +11,8 @@ from unified.layout import Attributes
 from unified.modalities.base import FORMAT, Tokenizer, check_format
 from unified.modalities.image import ImageTokenizer
 from unified.modalities.text import TextTokenizer
-from unified.recipe import ImageSettings, ModelSettings, TextSettings
+from unified.model_settings import ImageSettings, ModelSettings, TextSettings
+from unified.query_spec import QuerySpec, plain_specs
 
 
 def _image(
@@ -63,6 +64,8 @@ class UnifiedConfig(PretrainedConfig):  # type: ignore[misc]
     """
     tasks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """The kinds of token of each task that the model was made for (`Attributes`), as folding and reports ask for."""
+    queries: dict[str, Any] | None = None
+    """The decoder of task queries, in the keys of a recipe's `model.queries`, and `tasks`: a `QuerySpec` of each."""
     prompts: dict[str, Any] | None = None
     """Of a model after prompt tuning: `tokens` of each layer, whether `candidates` have others, whether there is a
     `spe_bias`, and the number of `classes` of a linear classifier or None."""
@@ -84,10 +87,11 @@ class UnifiedConfig(PretrainedConfig):  # type: ignore[misc]
         tokenizers: Mapping[str, Tokenizer],
         families: Sequence[str],
         tasks: Mapping[str, Sequence[Attributes]] | None = None,
+        queries: Mapping[str, QuerySpec] | None = None,
     ) -> Self:
         """The configuration of a recipe's model with these tokenizers and one temperature a family.
 
-        `tasks`: the kinds of token of each task.
+        `tasks`: the kinds of token of each task; `queries`: of each that queries answer.
         """
         image, text = tokenizers["image"], tokenizers["text"]
         assert isinstance(image, ImageTokenizer)
@@ -100,6 +104,7 @@ class UnifiedConfig(PretrainedConfig):  # type: ignore[misc]
             layer_scale=settings.layer_scale,
             drop_path=settings.drop_path,
             experts=plain(settings.experts, settings.depth) if settings.experts else None,
+            queries={**asdict(settings.queries), "tasks": plain_specs(queries or {})} if settings.queries else None,
             tasks={name: [asdict(kind) for kind in kinds] for name, kinds in (tasks or {}).items()},
             image=_image(settings.image, image.height, image.width, image.mean, image.std),
             text=_text(settings.text),

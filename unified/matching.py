@@ -1,4 +1,4 @@
-"""One task's forward pass: read the inputs, encode the candidates, match."""
+"""One task's forward pass: read the inputs, encode the candidates, match; or ask the task's queries."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -8,12 +8,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unified.answers.match import correct, loss_of_class, loss_of_set, similarity
+from unified.asking import ask
 from unified.buckets import by_length, trimmed
 from unified.dist import gather_parts, gather_rows, rank, reduce_sum, rows_of_rank, world_size
 from unified.layout import Attributes
 from unified.model import UnifiedModel, text_tokens
 from unified.nn.encoder import Noise
-from unified.task import Task
+from unified.readings import loss_and_score
+from unified.task import Match, Task
 from unified.types import IGNORE, Batch, Tokens
 
 
@@ -23,7 +25,7 @@ class Scores:
 
     loss: Float[Tensor, "b"]  # sum over the sample's terms
     terms: Int[Tensor, "b"]  # 1, or the number of words that were asked for
-    correct: Int[Tensor, "b"]  # terms whose most similar candidate is a right one
+    correct: Int[Tensor, "b"] | Float[Tensor, "b"]  # terms whose most similar candidate is right; a score of queries
 
 
 @dataclass(frozen=True)
@@ -43,26 +45,31 @@ def score(
     noise: Drawn | None = None,
     name: str = "",
 ) -> Scores:
-    """Losses and hits of a batch of one task; `labels` are the tokens of the task's label set, if it has one.
+    """Losses and hits of a batch of one task.
+
+    `labels` are the tokens of the task's label set, or of the names that its queries are made of.
 
     `name` stands in for the task's family where it names none.
     """
+    answer = task.answer
+    if not isinstance(answer, Match):
+        return _score_queries(model, batch, labels, noise)
     of_inputs, of_candidates = (noise.inputs, noise.candidates) if noise else (None, None)
     family = task.family or name or batch.task
     scale = model.scale(family)
-    if task.answer.read == "prefix":
+    if answer.read == "prefix":
         features = model.represent(batch.inputs, noise=of_inputs, family=family)
-        if task.answer.candidates == "batch":
+        if answer.candidates == "batch":
             texts = {"text": batch.target["tokens"]}
             candidates = model.represent(texts, "candidate", of_candidates, given=batch.inputs, family=family)
-            return _match_batch(features, candidates, batch.target["group"], scale, task.answer.label_smoothing)
+            return _match_batch(features, candidates, batch.target["group"], scale, answer.label_smoothing)
         assert labels is not None, "a task with a label set needs the tokens of its labels"
         candidates = _labels(model, labels, of_candidates, batch, family)
-        return _classes(similarity(features, candidates, scale), batch.target, task.answer.label_smoothing)
+        return _classes(similarity(features, candidates, scale), batch.target, answer.label_smoothing)
     states, target, row = [], [], []
     for rows, part in _parts(batch):
         drawn = of_inputs if of_inputs is None or rows is None else of_inputs.rows(rows)
-        read, ids = _read_words(model, task, part, family, drawn)
+        read, ids = _read_words(model, answer, part, family, drawn)
         asked = ids != IGNORE
         states.append(read[asked])
         target.append(ids[asked])
@@ -70,9 +77,21 @@ def score(
         row.append(number if rows is None else rows[number])
     given = {*task.inputs.values(), "text"}  # a caption is asked for by its words so far
     with model.encoder.sharing(1 / world_size()):
-        vocabulary = model.vocabulary(task.answer.vocabulary, given=given, family=family)
+        vocabulary = model.vocabulary(answer.vocabulary, given=given, family=family)
     logits = similarity(model.project(torch.cat(states)), vocabulary, scale)
-    return _by_sample(_classes(logits, torch.cat(target), task.answer.label_smoothing), torch.cat(row), len(batch))
+    return _by_sample(_classes(logits, torch.cat(target), answer.label_smoothing), torch.cat(row), len(batch))
+
+
+def _score_queries(model: UnifiedModel, batch: Batch, labels: Tokens | None, noise: Drawn | None) -> Scores:
+    of_inputs, of_names = (noise.inputs, noise.candidates) if noise else (None, None)
+    names = None
+    if labels is not None:
+        assert model.queries is not None
+        family = model.queries.specs[batch.task].family
+        names = {batch.task: _labels(model, labels, of_names, batch, family)}
+    found = ask(model, batch.inputs, [batch.task], names=names, noise=of_inputs)[batch.task]
+    loss, score = loss_and_score(found, batch.target)
+    return Scores(loss, torch.ones_like(loss, dtype=torch.long), score)
 
 
 def _labels(model: UnifiedModel, labels: Tokens, noise: Noise | None, batch: Batch, family: str) -> Tensor:
@@ -141,16 +160,16 @@ def _all_groups(group: Int[Tensor, "b"]) -> Int[Tensor, "a"]:
 
 
 def _read_words(
-    model: UnifiedModel, task: Task, batch: Batch, family: str, noise: Noise | None
+    model: UnifiedModel, answer: Match, batch: Batch, family: str, noise: Noise | None
 ) -> tuple[Tensor, Tensor]:
     """The states that answer for words, and the words' ids (b, n), IGNORE where none is asked."""
     inputs = batch.inputs
-    if task.answer.read == "masked":
+    if answer.read == "masked":
         encoded = model.encode([(Attributes(t.modality, family=family), t) for t in inputs.values()], noise=noise)
         segment = encoded.layout.find("text")
         words = encoded.states[:, segment.stop - batch.target.shape[1] : segment.stop]
         return words, batch.target
-    if task.answer.read == "causal":
+    if answer.read == "causal":
         part = (Attributes("text", causal=True, family=family), inputs["text"])
         return model.encode([part], noise=noise).states[:, :-1], batch.target
     parts = [(Attributes(tokens.modality), tokens) for tokens in inputs.values()]
@@ -182,17 +201,19 @@ def read_caption(
 
 def token_kinds(task: Task, name: str) -> tuple[Attributes, ...]:
     """Every kind of token that `score` runs through the encoder for a task: the rows that its routing has."""
-    family = task.family or name
+    family, answer = task.family or name, task.answer
     given = tuple(sorted(set(task.inputs.values())))
     inputs = [Attributes(modality, given=given, family=family) for modality in given]
     candidate = Attributes("text", "candidate", given=given, family=family)
-    if task.answer.read == "prefix":
+    if not isinstance(answer, Match):
+        return (*inputs, candidate) if answer.from_names else tuple(inputs)
+    if answer.read == "prefix":
         return (*inputs, candidate)
     both = tuple(sorted({*given, "text"}))
-    encoded = (replace(candidate, given=both),) if task.answer.vocabulary == "encoder" else ()
-    if task.answer.read == "masked":
+    encoded = (replace(candidate, given=both),) if answer.vocabulary == "encoder" else ()
+    if answer.read == "masked":
         return (*inputs, *encoded)
-    if task.answer.read == "causal":
+    if answer.read == "causal":
         return (Attributes("text", causal=True, given=("text",), family=family), *encoded)
     words = Attributes("text", causal=True, given=both, family=family)
     return (*(replace(part, given=both) for part in inputs), words, replace(words, role="query"), *encoded)

@@ -13,24 +13,22 @@ from transformers.utils import ModelOutput
 
 from unified.answers.match import Temperatures, similarity
 from unified.buckets import by_length, trimmed
-from unified.conditions import BITS, Conditioner, shape
+from unified.conditions import Conditioner, shape
 from unified.config import nearest
 from unified.configuration import UnifiedConfig
+from unified.initial import LOG_SCALE, initialise
 from unified.labels import check_words
 from unified.layout import Attributes, Layout, asked, attention_mask, layout, visibility
 from unified.modalities.base import timeline
 from unified.modalities.image import ImageEmbedding, patches
 from unified.modalities.text import TextEmbedding
-from unified.nn.attention import Cache, QueryKeyValue
-from unified.nn.block import Block
+from unified.nn.attention import Cache
 from unified.nn.encoder import Encoder, Noise
-from unified.nn.experts import ConditionalLinear
 from unified.nn.prompts import Classifier
-from unified.nn.routing import AttributeTransform, ContextRouter, TokenRouter, Usage
+from unified.nn.routing import Usage
+from unified.queries import QueryStates, TaskQueries
+from unified.query_spec import read_specs
 from unified.types import Tokens
-
-FUSED = (QueryKeyValue, ConditionalLinear)  # linears of several matrices
-LOG_SCALE = 2.6593  # ln(1 / 0.07), the usual start of a learned temperature (CLIP, ICML 2021)
 
 
 @dataclass(frozen=True)
@@ -85,39 +83,15 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         self.log_scales = Temperatures(
             {family: nn.Parameter(torch.full((1,), LOG_SCALE)) for family in config.families}
         )
+        queries = config.queries
+        self.queries = TaskQueries(width, queries, read_specs(queries["tasks"])) if queries else None
         self.processor: Any = None  # attached by `unified.load`, so that `classify` and `caption` take plain words
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Xavier for matrices (Q, K and V as blocks of their own), N(0, 0.02) for tables, as Uni-Perceiver does."""
-        if isinstance(module, nn.Linear | ConditionalLinear):
-            # Transformers marks what it loaded, on the tensor: views of it would be drawn anew.
-            if not getattr(module.weight, "_is_hf_initialized", False):
-                for matrix in module.matrices() if isinstance(module, FUSED) else (module.weight,):
-                    nn.init.xavier_uniform_(matrix)
-                if isinstance(module, AttributeTransform):
-                    # What is appended to the published attributes changes no choice until it is learned.
-                    nn.init.zeros_(module.weight[:, len(BITS) :])
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
-        elif isinstance(module, nn.LayerNorm):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, TokenRouter):
-            for parameter in (module.bias, module.query if isinstance(module, ContextRouter) else None):
-                if parameter is not None:
-                    nn.init.zeros_(parameter)
-        elif isinstance(module, Block) and module.scale1 is not None and module.scale2 is not None:
-            nn.init.constant_(module.scale1, self.config.layer_scale)
-            nn.init.constant_(module.scale2, self.config.layer_scale)
-        elif isinstance(module, Classifier):
-            module.reset()
-        elif isinstance(module, Temperatures):
-            for log_scale in module.values():
-                nn.init.constant_(log_scale, LOG_SCALE)
+        """The first values of one module's own parameters."""
+        initialise(module, self.config.layer_scale)
 
     def scale(self, family: str | None = None) -> Float[Tensor, "1"]:
         """The factor of the similarities of a task family (the inverse temperature); the first family by default."""
@@ -188,6 +162,23 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
             past=past, noise=noise, candidate=any(kind.role == "candidate" for kind in kinds), keep_past=keep_past,
         )  # fmt: skip
         return Encoded(output.states, whole, output.past, output.routing)
+
+    def ask(
+        self,
+        inputs: Mapping[str, Any],
+        tasks: Sequence[str],
+        *,
+        names: Mapping[str, Any] | None = None,
+        noise: Noise | None = None,
+    ) -> dict[str, QueryStates]:
+        """What the queries of several tasks find in the same pictures, which the encoder passes once.
+
+        `inputs` are processor features or tokens. `names`: for tasks whose queries are made from names, other ones than
+        they have: words, or their representations (c, w).
+        """
+        from unified.asking import ask  # which imports this module's types
+
+        return ask(self, self.tokens(**inputs), tasks, names=names, noise=noise)
 
     def project(self, states: Float[Tensor, "*n w"], unit: bool = True) -> Float[Tensor, "*n w"]:
         """Unit-length representations of states: the same norm and projection for inputs and candidates."""

@@ -21,12 +21,13 @@ class Parameters:
     encoder: int  # norms, scales, and the linears that have no experts
     experts: int
     routers: int
+    queries: int  # rows of tasks, and the decoder and readings that they share
     head: int  # norms of embeddings and of read states, projection, temperatures, a classifier where there is one
 
     @property
     def total(self) -> int:
         """All of them."""
-        return self.text + self.image + self.encoder + self.experts + self.routers + self.head
+        return self.text + self.image + self.encoder + self.experts + self.routers + self.queries + self.head
 
 
 def stored(config: UnifiedConfig) -> Parameters:
@@ -73,6 +74,7 @@ def _count(config: UnifiedConfig, copies: Callable[[ConditionalLinear], int], *,
         image=_size(model.image),
         encoder=_size(model.encoder) - sum(map(_size, linears)) - gates,
         experts=experts,
+        queries=_size(model.queries) if model.queries is not None else 0,
         routers=gates if routers else 0,
         head=sum(_size(part) for part in head if part is not None),
     )

@@ -7,90 +7,8 @@ from operator import attrgetter
 from typing import Any, Literal
 
 from unified.config import RecipeError
+from unified.model_settings import ModelSettings, check_expert_parallel, check_experts
 from unified.task import Task
-
-
-@dataclass(frozen=True)
-class ImageSettings:
-    """How images are read and embedded."""
-
-    tokenizer: str = "image"
-    """A folder in tokenizers/, or a path: size, resize mode, mean and standard deviation."""
-    patch: int = 16
-    positions: Literal["sincos", "learned"] = "sincos"
-    position_scale: float = 1.0
-    """Multiplies the grid of fixed positions: 160/224 keeps the positions of a 160-pixel model at 224 pixels."""
-    grid: int = 14
-    """Side of the table of learned positions; other grids interpolate it."""
-    frames: int = 8
-    """Rows of the learned table of temporal positions; an image uses the first."""
-
-
-@dataclass(frozen=True)
-class TextSettings:
-    """How text is read and embedded."""
-
-    tokenizer: str = "text"
-    """A folder in tokenizers/, a path, or a tokenizer of the Hugging Face hub (`org/name`)."""
-    max_length: int = 64
-    """Tokens of a text, the end token included; longer texts are cut."""
-    positions: int = 512
-    """Rows of the learned table of positions."""
-
-
-@dataclass(frozen=True)
-class ExpertSettings:
-    """Conditional experts: which linears of which layers have them, and what chooses among them (Uni-Perceiver-MoE)."""
-
-    count: int = 8
-    """Experts of each conditional linear."""
-    top: int = 2
-    """Experts that are chosen."""
-    router: Literal["attribute", "task", "modality", "context", "token", "hash"] = "attribute"
-    """What the choice looks at. The first three and `hash` (a fixed draw by attributes) do not look at the data: the
-    weights of the experts are merged before the products, at the cost of a dense layer. `context` and `token` send
-    each token to experts of its own."""
-    layers: Literal["even", "odd", "all"] | Sequence[int] = "even"
-    """Layers with experts: even numbers (0, 2, 4 …), odd ones, all, or a list."""
-    linears: Sequence[Literal["qkv", "out", "up", "down"]] = ("qkv", "out", "up", "down")
-    """What is conditional: fused queries, keys and values; attention output; both linears of the MLP."""
-    shared_decisions: bool = True
-    """`out` reuses the choice made for `qkv`, and `down` that for `up`; false: each linear has a router of its own."""
-    noise: float = 1.0
-    """Gate noise in training of routers that do not look at the data: standard deviation times the experts (V-MoE)."""
-    bits: Sequence[str] = ()
-    """Attributes after the eight published: `query`, `modality:NAME` or `family:NAME`; their weights start at 0."""
-    hidden: int | None = None
-    """Feed-forward width of one expert where tokens are sent to experts; null: `model.hidden`. With `model.hidden`
-    divided by `top` the layer does the work of a dense one."""
-    balance: float = 0.01
-    """Weight of the load-balance loss (Switch Transformer) of routers that look at the data."""
-    z_loss: float = 0.0
-    """Weight of the squared log-sum of the gate's logits (ST-MoE), likewise."""
-    bias_rate: float = 0.0
-    """Step of the bias that balances the load without a loss (DeepSeek-V3), likewise; 0: no bias."""
-    capacity: float | None = None
-    """Most tokens of an expert in training, in multiples of an even share, likewise; the tokens with the lowest gates
-    are left out. Shares are those of one pass of one process: other numbers of processes leave out other tokens. null:
-    every token reaches its experts, as it always does outside of training."""
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """The shape of the network (reference arithmetic: Uni-Perceiver, CVPR 2022)."""
-
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    hidden: int = 3072
-    """Width of the feed-forward layer."""
-    layer_scale: float | None = 1e-3
-    """Initial value of the learned scale of each residual branch; null: no scale."""
-    drop_path: float = 0.0
-    experts: ExpertSettings | None = None
-    """Conditional experts; null: a dense network."""
-    image: ImageSettings = field(default_factory=ImageSettings)
-    text: TextSettings = field(default_factory=TextSettings)
 
 
 @dataclass(frozen=True)
@@ -265,11 +183,13 @@ class Recipe:
             raise RecipeError("tasks: a recipe needs at least one task; see recipes/quickstart.yaml")
         for expected, fits, names in RANGES:
             for name in names:
-                if self.model.experts is not None or not name.startswith("model.experts."):
-                    _check(name, attrgetter(name)(self), expected, fits)
+                whole, _, key = name.rpartition(".")
+                part = attrgetter(whole)(self) if whole else self
+                if part is not None:
+                    _check(name, getattr(part, key), expected, fits)
         if self.model.experts is not None:
-            _check_experts(self.model.experts, self.model)
-        _check_expert_parallel(self.engine.expert_parallel, self.model.experts)
+            check_experts(self.model.experts, self.model)
+        check_expert_parallel(self.engine.expert_parallel, self.model.experts)
         if self.model.width % self.model.heads:
             raise RecipeError(f"model.heads: {self.model.heads} does not divide model.width {self.model.width}")
         if self.train.keep_every is not None and self.train.keep_every % self.train.save_every:
@@ -290,53 +210,6 @@ class Recipe:
                     raise RecipeError(f"tasks: {word!r} cannot name a task or a family; leave out the dots")
 
 
-def _check_experts(experts: ExpertSettings, model: ModelSettings) -> None:
-    """Refuse what conditional experts cannot be."""
-    where = "model.experts"
-    if experts.top > experts.count:
-        raise RecipeError(f"{where}.top: {experts.top} of {experts.count} experts; expected 1 to {experts.count}")
-    if experts.top == 1 and experts.count > 1 and experts.router != "hash":
-        raise RecipeError(
-            f"{where}.top: with one expert chosen its weight is always 1, so that no gradient tells the router what to "
-            "choose; expected 2 or more, or the router `hash`, which learns nothing"
-        )
-    for key, found in (("linears", experts.linears), ("layers", experts.layers), ("bits", experts.bits)):
-        if len(set(found)) < len(found) and not isinstance(found, str):
-            raise RecipeError(f"{where}.{key}: one is named twice in {list(found)}")
-    if not experts.linears or not experts.layers:
-        raise RecipeError(f"{where}: no linears or no layers are left; leave `experts` out for a dense model")
-    if not isinstance(experts.layers, str):
-        beyond = [layer for layer in experts.layers if not 0 <= layer < model.depth]
-        if beyond:
-            raise RecipeError(f"{where}.layers: {beyond} are none of the layers 0 to {model.depth - 1}")
-    by_token = experts.router in ("token", "context")
-    if experts.hidden is not None and not (by_token and {"up", "down"} <= set(experts.linears)):
-        raise RecipeError(
-            f"{where}.hidden: the width of one expert is free only where tokens are sent to experts of both `up` and "
-            f"`down`; found the router {experts.router!r} and {', '.join(experts.linears)}"
-        )
-    if experts.hidden is not None and not experts.shared_decisions:
-        raise RecipeError(f"{where}.hidden: needs shared_decisions, as `down` follows the choice made for `up`")
-    if experts.bits and experts.router not in ("attribute", "hash"):
-        raise RecipeError(f"{where}.bits: only the routers attribute and hash look at bits; found {experts.router!r}")
-    for key in ("capacity", "bias_rate", "z_loss"):
-        if getattr(experts, key) and not by_token:
-            raise RecipeError(f"{where}.{key}: for the routers token and context alone; found {experts.router!r}")
-
-
-def _check_expert_parallel(size: int, experts: ExpertSettings | None) -> None:
-    """Refuse to split experts that are not sent tokens, or not evenly."""
-    where = f"engine.expert_parallel: {size}"
-    if size > 1 and (experts is None or experts.router not in ("token", "context")):
-        found = "a dense model" if experts is None else f"the router {experts.router!r}"
-        raise RecipeError(
-            f"{where} is for experts that tokens are sent to, by the routers token and context; found {found}. Other "
-            "experts are parameters like any, which engine.zero 3 splits"
-        )
-    if experts is not None and experts.count % size:
-        raise RecipeError(f"{where} does not divide model.experts.count {experts.count}")
-
-
 Fits = Callable[[float], bool]
 RANGES: tuple[tuple[str, Fits, tuple[str, ...]], ...] = (
     (
@@ -347,6 +220,7 @@ RANGES: tuple[tuple[str, Fits, tuple[str, ...]], ...] = (
             *("model.width", "model.depth", "model.heads", "model.hidden"),
             *("model.image.patch", "model.image.grid", "model.image.frames"),
             *("model.text.max_length", "model.text.positions"),
+            *("model.queries.width", "model.queries.heads", "model.queries.hidden", "model.queries.reduction"),
             *("model.experts.count", "model.experts.top", "model.experts.hidden"),
             *("train.log_every", "train.eval_every", "train.save_every", "train.keep_last"),
             "train.keep_every",
@@ -358,6 +232,7 @@ RANGES: tuple[tuple[str, Fits, tuple[str, ...]], ...] = (
         lambda value: 0 <= value < math.inf,
         (
             *("optim.lr", "optim.final_lr", "optim.warmup", "optim.weight_decay", "model.layer_scale"),
+            *("model.queries.depth", "model.queries.doublings"),
             *("data.workers", "data.cache_mb", "data.max_bad_fraction", "data.prefetch_shards", "data.retries"),
             "train.max_skipped",
             *("model.experts.noise", "model.experts.balance", "model.experts.z_loss", "model.experts.bias_rate"),

@@ -26,6 +26,48 @@ class Match:
 
 
 @dataclass(frozen=True)
+class Map:
+    """A value for every position: task queries, each times the features of every place of the image."""
+
+    map: Literal["classes", "points", "bins", "directions", "share", "pixels", "density"]
+    """What the queries stand for. classes: one a class. points: a heat map for each named point. bins: distances, whose
+    weighted mean is a number such as depth. directions: the axes of a unit vector. share: a number from 0 to 1.
+    pixels: colours. density: one map whose sum is a count."""
+    names: str | None = None
+    """`labels/NAME` or a file of names, a query for each (classes, points); of density, the classes that
+    are counted (null: all)."""
+    softmax: bool = False
+    """Whether `classes` share out each place (softmax); otherwise each is there or not, with a presence (UniHCP)."""
+    bins: int = 32
+    """Queries of `bins`."""
+    limits: tuple[float, float] = (0.1, 10.0)
+    """The nearest and the farthest bin, in the unit of the data."""
+    scale: int = 1
+    """How much larger than the input `pixels` are."""
+    operator: str | None = None
+    """How input and answer of `pixels` are made from an image; operators are listed in data/operators.py."""
+    from_names: bool = False
+    """Queries are made from their names by the text encoder, so that new names can be asked for later."""
+
+
+@dataclass(frozen=True)
+class Regress:
+    """Numbers for each task query; objects are matched to queries as a set."""
+
+    regress: Literal["boxes", "masks", "presence", "places", "identity"]
+    """boxes: objects of named classes. masks: the same with a mask each. presence: whether each named attribute holds.
+    places: where each named point is. identity: a vector that is alike for the same one."""
+    names: str | None = None
+    """`labels/NAME` or a file of names (boxes, masks: classes; presence; places)."""
+    queries: int = 100
+    """Queries of objects, or of an identity."""
+    identities: str | None = None
+    """The names of all identities of the training data."""
+    from_names: bool = False
+    """As in `Map`."""
+
+
+@dataclass(frozen=True)
 class Task:
     """One task of a recipe: data in, question, kind of answer, metric, and its share of the training."""
 
@@ -35,7 +77,7 @@ class Task:
     """Sample column -> modality. `json.script` reads a value of a JSON column; `png;jpg` takes what is there."""
     target: str
     """The column that holds the answer: a class name or number, a text."""
-    answer: Match
+    answer: Match | Map | Regress
     metric: str
     batch: int
     """GLOBAL number of samples of one slot; the world size must divide it."""
@@ -46,6 +88,8 @@ class Task:
     """Names the shared temperature (and the attribute row); the task's own name when absent."""
     augment: Sequence[dict[str, Any]] = field(default_factory=tuple)
     """Transforms of the inputs, in order: `{kind: affine, degrees: 10}`; kinds are listed in data/augment.py."""
+    size: tuple[int, int] | None = None
+    """Height and width of the images of a task with queries, multiples of the patch; null: those of the tokenizer."""
     data_weights: Sequence[float] = ()
     """A weight for each entry of `data`, which are then data sets of their own that are mixed: a small one is seen more
     often. Empty: all entries are one data set."""

@@ -13,7 +13,7 @@ from unified.data.decode import decode
 from unified.data.shards import Shards
 from unified.data.write import ShardWriter, complete_folder
 from unified.labels import load_labels
-from unified.task import Task
+from unified.task import Match, Task
 
 FONTS = ("data/glyphs/test_fonts", "data/glyphs/validation")
 """Fonts that no training data hold; glyphs that equal a glyph of training are left out in them."""
@@ -39,6 +39,7 @@ def write_held_out(folder: Path, names: Task) -> Path:
 
 
 def _write_names(folder: Path, task: Task) -> None:
+    assert isinstance(task.answer, Match)
     known = load_labels(task.answer.candidates).index()
     kept = [raw for raw in _samples(FONTS) if decode(raw, ("txt",))["txt"] in known]
     images = [decode(raw, ("png",))["png"] for raw in kept for _ in range(DRAWS)]

@@ -7,7 +7,8 @@ import pytest
 
 from unified.cli.flags import with_flags
 from unified.config import RecipeError, build, read_yaml
-from unified.recipe import ExpertSettings, Recipe, StartSettings
+from unified.model_settings import ExpertSettings
+from unified.recipe import Recipe, StartSettings
 
 YAML = """
 tasks:

@@ -9,8 +9,8 @@ import torch
 from small_models import random_inputs, small_model, words_and_images, written
 
 from unified import checkpoint, cli, hub
+from unified.model_settings import ExpertSettings
 from unified.processor import UnifiedProcessor
-from unified.recipe import ExpertSettings
 
 EXPERTS = ExpertSettings(count=4, layers="all")
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unified.modalities import load_tokenizers
 from unified.modalities.text import TextTokenizer
-from unified.recipe import ImageSettings, TextSettings
+from unified.model_settings import ImageSettings, TextSettings
 from unified.types import Tokens
 
 TOKENIZERS = load_tokenizers(ImageSettings(tokenizer="image_glyph", patch=8), TextSettings(max_length=16))

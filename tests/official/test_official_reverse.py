@@ -16,12 +16,12 @@ from unified.conditions import plain
 from unified.configuration import UnifiedConfig
 from unified.modalities.image import ImageSpec, write_spec
 from unified.model import LOG_SCALE, UnifiedModel
+from unified.model_settings import ExpertSettings
 from unified.official.from_hub import revert
 from unified.official.names import Shape, entries
 from unified.official.read import OfficialError
 from unified.official.to_hub import convert
 from unified.processor import ImageOnlyProcessor, UnifiedImageProcessor
-from unified.recipe import ExpertSettings
 
 TYPE = "video_embed.embeddings_type.weight"
 DEAD = {"self_attn.dense.gate": "self_attn.qkv_proj.gate", "linear2.gate": "linear1.gate"}

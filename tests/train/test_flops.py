@@ -9,9 +9,9 @@ from small_models import small_model
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from unified.model_settings import ExpertSettings
 from unified.nn.encoder import Encoder
 from unified.nn.experts import Experts
-from unified.recipe import ExpertSettings
 from unified.train.flops import forward_flops, gemm_peak, matrix_parameters, training_flops
 from unified.train.work import Cost, Work
 

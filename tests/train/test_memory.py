@@ -11,8 +11,9 @@ from torch import Tensor
 from unified.data.loader import StepLoader
 from unified.folding import folded_config
 from unified.matching import token_kinds
+from unified.model_settings import ExpertSettings
 from unified.parameters import skeleton
-from unified.recipe import ExpertSettings, Recipe
+from unified.recipe import Recipe
 from unified.train.build import build
 from unified.train.memory import Activations, memory
 from unified.train.step import Item, StepModel

@@ -12,7 +12,8 @@ from tiny import tiny_recipe, write_recipe
 from unified.config import RecipeError, build, read_yaml
 from unified.data.loader import StepLoader
 from unified.data.schedule import schedule
-from unified.recipe import ExpertSettings, Recipe
+from unified.model_settings import ExpertSettings
+from unified.recipe import Recipe
 from unified.train.build import build as build_parts
 from unified.train.plan import describe, dry_run, make_plan
 from unified.train.work import Cost, work
@@ -67,7 +68,7 @@ def test_a_published_recipe_is_planned_before_there_are_data(name: str) -> None:
     processes = 56 if "moe" in name else 64
     plan = make_plan(recipe, processes)
     assert plan.config.vocabulary_size == 49411
-    assert plan.slots["imagenet22k"].work.sequences == ((180, 1 + 100), (1000, 1 + 8))
+    assert plan.slots["imagenet22k"].work.sequences == ((180, 1 + 100), (1000 // processes, 1 + 8))
     assert plan.slots["books_wiki"].work.sequences == ((128, 1 + 128),)
     assert plan.slots["caption_coco"].work.sequences == ((75, 1 + 100 + 2 * 128),)
     assert plan.slots["books_wiki"].work.read == 128 * round(0.15 * 128) + 49411

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from unified.config import RecipeError, build, read_yaml
-from unified.recipe import ExpertSettings, ModelSettings, OptimSettings, Recipe
+from unified.model_settings import ExpertSettings, ModelSettings
+from unified.recipe import OptimSettings, Recipe
 from unified.task import Match, Task
 from unified.train.recipe_diff import differences, plain
 from unified.train.run_folder import RunFolder, RunFolderError, read_metrics

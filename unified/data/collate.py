@@ -19,7 +19,7 @@ from unified.modalities.base import Tokenizer
 from unified.modalities.image import ImageTokenizer, PatchRows
 from unified.modalities.text import TextTokenizer
 from unified.seed import key, uniform
-from unified.task import Task
+from unified.task import Match, Task
 from unified.types import IGNORE, Batch, DataError, Sample, Tokens
 
 HIDDEN, REPLACED = 0.8, 0.1
@@ -53,6 +53,8 @@ class Collator:
         self, name: str, task: Task, tokenizers: Mapping[str, Tokenizer], labels: Labels | None, seed: int
     ) -> None:
         self.name, self.task, self.tokenizers, self.labels, self.seed = name, task, tokenizers, labels, seed
+        assert isinstance(task.answer, Match)
+        self.answer: Match = task.answer
         self.transforms = build_transforms(task.augment, f"tasks.{name}.augment")
         self.classes = labels.index() if labels else {}
         group = task.answer.group if task.answer.candidates == "batch" else None
@@ -71,9 +73,9 @@ class Collator:
                 )
         if len(set(modalities)) < len(modalities):
             raise RecipeError(f"{where}.inputs: two columns of one modality; a task takes one column of each")
-        if self.task.answer.read in ("masked", "causal") and self.task.inputs.get(self.task.target) != "text":
+        if self.answer.read in ("masked", "causal") and self.task.inputs.get(self.task.target) != "text":
             raise RecipeError(
-                f"{where}.target: reading {self.task.answer.read!r} asks for the words of a text input; name that "
+                f"{where}.target: reading {self.answer.read!r} asks for the words of a text input; name that "
                 f"column, found {self.task.target!r}"
             )
 
@@ -100,7 +102,7 @@ class Collator:
                 inputs[modality] = self._image(sample, name)
             else:
                 rows.put(row, self.tokenizers[modality].prepare(self._image(sample, name)))
-        answer = self.task.answer
+        answer = self.answer
         if answer.candidates == "batch":
             target = self._text(sample, self.task.target)
             return Example(sample["__key__"], inputs, target, _group(column(sample, answer.group or self.task.target)))
@@ -135,7 +137,7 @@ class Collator:
     def _target(
         self, examples: Sequence[Example], indices: NDArray[np.int64], text: Tokens | None
     ) -> tuple[Any, Tokens | None]:
-        answer = self.task.answer
+        answer = self.answer
         if answer.candidates == "batch":
             group = torch.tensor([example.group for example in examples])
             return {

@@ -19,6 +19,7 @@ from unified.data.cache import SampleCache
 from unified.data.collate import Collator, Example
 from unified.data.prefetch import Prefetcher, check_room
 from unified.data.remote import CachedShard
+from unified.data.scenes import SceneCollator, SceneExample, make_collator
 from unified.data.schedule import START, Origin, Slot, samples_before, schedule
 from unified.data.shards import Shards
 from unified.data.sources import SampleOrder, TaskData, epochs, open_data
@@ -61,7 +62,7 @@ class Source:
 
     shards: Shards
     order: SampleOrder
-    collator: Collator
+    collator: Collator | SceneCollator
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class Steps(Dataset[Step]):
         ]
         self.sources[slot.task].shards.release()
         middle = perf_counter()
-        batch = collator.batch(examples, np.array(share), rows)
+        batch = collator.batch(examples, np.array(share), rows)  # type: ignore[arg-type]  # its own examples
         report.decode_seconds += middle - start
         report.collate_seconds += perf_counter() - middle
         report.samples += len(examples)
@@ -136,7 +137,7 @@ class Steps(Dataset[Step]):
 
     def _example(
         self, task: str, index: int, position: int, report: Report, rows: PatchRows | None, row: int
-    ) -> Example:
+    ) -> Example | SceneExample:
         """The sample at `position`, or the next good one in the data order after the global `index`."""
         source = self.sources[task]
         for attempt in range(1, ATTEMPTS + 1):
@@ -149,7 +150,9 @@ class Steps(Dataset[Step]):
                 position = int(source.order.positions(np.array([index + attempt]))[0])
         raise DataError(f"task {task!r}: {ATTEMPTS} samples in a row could not be used; the last: {report.bad[-1]}")
 
-    def _read(self, source: Source, position: int, report: Report, rows: PatchRows | None, row: int) -> Example:
+    def _read(
+        self, source: Source, position: int, report: Report, rows: PatchRows | None, row: int
+    ) -> Example | SceneExample:
         sample, size = self._cache.sample(source.shards, position, source.collator.columns)
         report.bytes += size
         return source.collator.example(sample, rows, row)
@@ -227,7 +230,7 @@ class StepLoader:
             name: Source(
                 data[name].shards,
                 SampleOrder(self.recipe, name, data[name], origin),
-                Collator(name, task, tokenizers, labels.get(name), recipe.seed),
+                make_collator(name, task, tokenizers, labels.get(name), recipe.seed),
             )
             for name, task in self.recipe.tasks.items()
         }

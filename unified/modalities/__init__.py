@@ -9,7 +9,7 @@ from torch import nn
 from unified.modalities.base import Tokenizer
 from unified.modalities.image import ImageEmbedding, ImageTokenizer
 from unified.modalities.text import TextEmbedding, TextTokenizer
-from unified.recipe import ImageSettings, TextSettings
+from unified.model_settings import ImageSettings, TextSettings
 
 
 @dataclass(frozen=True)

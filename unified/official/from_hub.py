@@ -11,8 +11,8 @@ from torch import Tensor
 from unified import hub
 from unified.conditions import BITS
 from unified.configuration import UnifiedConfig
+from unified.initial import LOG_SCALE
 from unified.modalities.text import END, SPE
-from unified.model import LOG_SCALE
 from unified.nn.routing import FOLDED
 from unified.official.log import SIDECAR, Log, read_log
 from unified.official.names import (

@@ -16,6 +16,7 @@ from unified.configuration import UnifiedConfig
 from unified.modalities.image import ImageSpec, ImageTokenizer, write_spec
 from unified.modalities.text import TextTokenizer
 from unified.model import UnifiedModel
+from unified.model_settings import ExpertSettings
 from unified.official.log import LOG, SIDECAR, Log
 from unified.official.names import ALIAS, SPATIAL, Shape, aside, entries
 from unified.official.positions import find_scale
@@ -24,7 +25,6 @@ from unified.official.tasks import TASKS
 from unified.official.tokenizer import load_tokenizer
 from unified.parameters import skeleton
 from unified.processor import ImageOnlyProcessor, UnifiedImageProcessor, UnifiedProcessor
-from unified.recipe import ExpertSettings
 
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16}
 """Heads of the published widths."""

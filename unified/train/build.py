@@ -17,11 +17,13 @@ from unified.log import logger
 from unified.matching import token_kinds
 from unified.modalities import MODALITIES, load_tokenizers
 from unified.modalities.base import Tokenizer
+from unified.modalities.image import ImageTokenizer
 from unified.modalities.text import TextTokenizer
 from unified.model import UnifiedModel
 from unified.processor import UnifiedProcessor
+from unified.query_spec import QuerySpec, query_spec
 from unified.recipe import Recipe
-from unified.task import Task
+from unified.task import Map, Match, Regress, Task
 from unified.train.step import TASK_METRICS
 from unified.types import Tokens
 from unified.upcycling import begin
@@ -34,8 +36,8 @@ class Parts:
     model: UnifiedModel
     processor: UnifiedProcessor
     tokenizers: Mapping[str, Tokenizer]
-    labels: Mapping[str, Labels]  # by task, of tasks that pick from a label set
-    label_tokens: Mapping[str, Tokens]
+    labels: Mapping[str, Labels]  # by task, of tasks that pick from a label set or have queries with names
+    label_tokens: Mapping[str, Tokens]  # of those that the text encoder reads
 
 
 def build(recipe: Recipe, *, fresh: bool = True) -> Parts:
@@ -46,6 +48,7 @@ def build(recipe: Recipe, *, fresh: bool = True) -> Parts:
     check(recipe)
     tokenizers = load_tokenizers(recipe.model.image, recipe.model.text)
     labels = {name: load_labels(reference) for name, reference in label_sets(recipe).items()}
+    named = {name: load_labels(reference) for name, reference in query_names(recipe).items()}
     config = network(recipe, tokenizers)
     with seed.seeded(recipe.seed, "initial weights"):
         model = UnifiedModel(config)
@@ -53,14 +56,18 @@ def build(recipe: Recipe, *, fresh: bool = True) -> Parts:
     if recipe.start is not None and fresh:
         assert isinstance(text, TextTokenizer)
         begin(model, text, recipe.start, recipe.seed)
-    label_tokens = {name: text.tokens([text.prepare(word) for word in found.names]) for name, found in labels.items()}
-    return Parts(model, UnifiedProcessor.from_tokenizers(tokenizers), tokenizers, labels, label_tokens)
+    read = {**labels, **{name: found for name, found in named.items() if made_of_names(recipe.tasks[name])}}
+    label_tokens = {name: text.tokens([text.prepare(word) for word in found.names]) for name, found in read.items()}
+    processor = UnifiedProcessor.from_tokenizers(tokenizers)
+    return Parts(model, processor, tokenizers, {**labels, **named}, label_tokens)
 
 
 def check(recipe: Recipe) -> None:
     """Refuse tasks and evaluations that cannot be, before any data is read."""
     for name, task in recipe.tasks.items():
         check_task(name, task)
+        if not isinstance(task.answer, Match) and recipe.model.queries is None:
+            raise RecipeError(f"tasks.{name}.answer: queries need a decoder; write `queries: {{}}` below `model`")
     for spec in recipe.evaluate:
         load_spec(spec)  # otherwise a wrong name would end the run at its first evaluation
     _check_bits(recipe)
@@ -83,14 +90,45 @@ def families(recipe: Recipe) -> list[str]:
 
 def label_sets(recipe: Recipe) -> dict[str, str]:
     """What names the label set of each task that picks from one."""
-    answers = {name: task.answer.candidates for name, task in recipe.tasks.items()}
+    answers = {name: task.answer.candidates for name, task in recipe.tasks.items() if isinstance(task.answer, Match)}
     return {name: reference for name, reference in answers.items() if reference not in ("batch", "vocabulary")}
+
+
+def query_names(recipe: Recipe) -> dict[str, str]:
+    """What names the queries, or the classes of objects, of each task that has them."""
+    answers = {name: task.answer for name, task in recipe.tasks.items()}
+    return {name: a.names for name, a in answers.items() if not isinstance(a, Match) and a.names is not None}
+
+
+def made_of_names(task: Task) -> bool:
+    """Whether a task's queries are made from names by the text encoder."""
+    return not isinstance(task.answer, Match) and task.answer.from_names
 
 
 def network(recipe: Recipe, tokenizers: Mapping[str, Tokenizer]) -> UnifiedConfig:
     """The configuration of a recipe's model."""
     kinds = {name: token_kinds(task, name) for name, task in recipe.tasks.items()}
-    return UnifiedConfig.from_settings(recipe.model, tokenizers, families(recipe), kinds)
+    return UnifiedConfig.from_settings(
+        recipe.model, tokenizers, families(recipe), kinds, query_specs(recipe, tokenizers["image"])
+    )
+
+
+def query_specs(recipe: Recipe, image: Tokenizer) -> dict[str, QuerySpec]:
+    """What the model keeps of the tasks that queries answer."""
+    assert isinstance(image, ImageTokenizer)
+    settings, references = recipe.model.queries, query_names(recipe)
+    if settings is None:
+        return {}
+    cell = max(image.patch >> settings.doublings, 1)
+    found = {}
+    for name, task in recipe.tasks.items():
+        if isinstance(task.answer, Match):
+            continue
+        names = load_labels(references[name]).names if name in references else ()
+        listed = getattr(task.answer, "identities", None)
+        identities = len(load_labels(listed)) if listed else 0
+        found[name] = query_spec(name, task, names, identities, (image.height, image.width), cell)
+    return found
 
 
 def check_task(name: str, task: Task) -> None:
@@ -103,6 +141,20 @@ def check_task(name: str, task: Task) -> None:
             raise RecipeError(f"{where}.inputs.{column}: {modality!r} is not a modality{known}")
     if task.metric not in TASK_METRICS:
         raise RecipeError(f"{where}.metric: {task.metric!r} is not a metric{nearest(task.metric, list(TASK_METRICS))}")
+    for key, value in (("batch", task.batch), ("sample_weight", task.sample_weight), ("loss_weight", task.loss_weight)):
+        if not 0 < value < math.inf:
+            raise RecipeError(f"{where}.{key}: {value} must be positive; leave a task without a share out")
+    if hasattr(nn.ParameterDict(), task.family or name):
+        raise RecipeError(
+            f"{where}: torch keeps the name {task.family or name!r} for itself; name another `family`, or the task anew"
+        )
+    if isinstance(answer, Match):
+        _check_match(where, task, answer)
+    else:
+        _check_queries(where, name, task, answer)
+
+
+def _check_match(where: str, task: Task, answer: Match) -> None:
     words = answer.candidates == "vocabulary"
     if words != (answer.read != "prefix"):
         fits = "masked, caption or causal" if words else "prefix"
@@ -111,13 +163,33 @@ def check_task(name: str, task: Task) -> None:
         raise RecipeError(f"{where}.inputs: reading {answer.read!r} needs a text column among the inputs")
     if answer.read == "causal" and len(task.inputs) > 1:
         raise RecipeError(f"{where}.inputs: reading 'causal' takes text alone; 'caption' reads text about other inputs")
-    for key, value in (("batch", task.batch), ("sample_weight", task.sample_weight), ("loss_weight", task.loss_weight)):
-        if not 0 < value < math.inf:
-            raise RecipeError(f"{where}.{key}: {value} must be positive; leave a task without a share out")
     for key, share in (("label_smoothing", answer.label_smoothing), ("mask_fraction", answer.mask_fraction)):
         if not 0 <= share < 1:
             raise RecipeError(f"{where}.answer.{key}: expected at least 0 and below 1, found {share}")
-    if hasattr(nn.ParameterDict(), task.family or name):
+
+
+def _check_queries(where: str, name: str, task: Task, answer: Map | Regress) -> None:
+    if hasattr(nn.ParameterDict(), name):
+        raise RecipeError(f"{where}: torch keeps the name {name!r} for itself; name the task anew")
+    if set(task.inputs.values()) != {"image"}:
+        raise RecipeError(f"{where}.inputs: queries are asked about one image, found {task.inputs}")
+    kind = answer.map if isinstance(answer, Map) else answer.regress
+    named = kind in ("classes", "points", "boxes", "masks", "presence", "places")
+    if named != (answer.names is not None) and kind != "density":
+        needs = "needs the names of its classes, points or attributes" if named else "has no names"
+        raise RecipeError(f"{where}.answer.names: {kind!r} {needs}; found {answer.names!r}")
+    if answer.from_names and not named:
+        raise RecipeError(f"{where}.answer.from_names: {kind!r} has no names to make queries from")
+    if isinstance(answer, Regress):
+        if answer.queries < 1:
+            raise RecipeError(f"{where}.answer.queries: expected at least 1, found {answer.queries}")
+        if (kind == "identity") != (answer.identities is not None):
+            raise RecipeError(f"{where}.answer.identities: for 'identity' alone, which needs it; found {kind!r}")
+        return
+    if answer.bins < 2 or not 0 < answer.limits[0] < answer.limits[1] or answer.scale < 1:
         raise RecipeError(
-            f"{where}: torch keeps the name {task.family or name!r} for itself; name another `family`, or the task anew"
+            f"{where}.answer: expected at least 2 bins, 0 < nearest < farthest limit and a scale of at least 1; found "
+            f"{answer.bins}, {list(answer.limits)} and {answer.scale}"
         )
+    if (kind == "pixels") != (answer.operator is not None):
+        raise RecipeError(f"{where}.answer.operator: for 'pixels' alone, which needs it; found {kind!r}")

@@ -20,10 +20,11 @@ from unified.matching import token_kinds
 from unified.modalities import load_tokenizers
 from unified.modalities.base import Tokenizer, timeline
 from unified.modalities.text import TextTokenizer
+from unified.model_settings import TextSettings
 from unified.parameters import Parameters, active, skeleton, stored
-from unified.recipe import Recipe, TextSettings
-from unified.task import Task
-from unified.train.build import check, label_sets, network
+from unified.recipe import Recipe
+from unified.task import Match, Task
+from unified.train.build import check, label_sets, made_of_names, network, query_names
 from unified.train.memory import Activations, Memory, memory
 from unified.train.recipe_diff import plain
 from unified.train.step import in_chunks
@@ -146,7 +147,7 @@ def _find(recipe: Recipe) -> _Found:
     notes: list[str] = []
     config, tokenizers = _network(recipe, notes)
     labels, shards, missing = {}, {}, []
-    for name, reference in label_sets(recipe).items():
+    for name, reference in {**label_sets(recipe), **query_names(recipe)}.items():
         try:
             labels[name] = load_labels(reference)
         except RecipeError as error:
@@ -178,7 +179,8 @@ def _network(recipe: Recipe, notes: list[str]) -> tuple[UnifiedConfig, Mapping[s
 
 def _work_of_slot(recipe: Recipe, name: str, found: _Found, processes: int) -> tuple[Work, int | None]:
     """The work of a task's slot on one process, and the samples of its data, None where the batch is assumed."""
-    task, picks = recipe.tasks[name], name in label_sets(recipe)
+    task = recipe.tasks[name]
+    picks = name in label_sets(recipe) or made_of_names(task)
     batch, samples = _assumed_batch(name, task, found.config, processes), None
     if found.tokenizers is not None and name in found.shards and (not picks or name in found.labels):
         alone = replace(recipe, tasks={name: task})
@@ -199,15 +201,19 @@ def _assumed_batch(name: str, task: Task, config: UnifiedConfig, processes: int)
     """A process's batch of the sizes that the recipe allows at most: whole images, texts of full length."""
     size, length = task.batch // processes, config.text["max_length"]
     patch = config.image["patch"]
-    places = {"image": (config.image["height"] // patch) * (config.image["width"] // patch), "text": length}
+    height, width = task.size or (config.image["height"], config.image["width"])
+    places = {"image": (height // patch) * (width // patch), "text": length}
     inputs = {modality: _blank(modality, size, places[modality]) for modality in task.inputs.values()}
     target: Tensor | Tokens | dict[str, Tokens] = torch.zeros(size, dtype=torch.long)
-    if task.answer.candidates == "batch":
+    answer = task.answer
+    if not isinstance(answer, Match):
+        return Batch(name, inputs, {}, [""] * size)
+    if answer.candidates == "batch":
         target = {"tokens": _blank("text", size, length)}
-    elif task.answer.read == "caption":
+    elif answer.read == "caption":
         target = _blank("text", size, length)
-    elif task.answer.candidates == "vocabulary":
-        asked = length if task.answer.read == "causal" else round(task.answer.mask_fraction * length)
+    elif answer.candidates == "vocabulary":
+        asked = length if answer.read == "causal" else round(answer.mask_fraction * length)
         target = torch.full((size, length), IGNORE)
         target[:, :asked] = 0
     return Batch(name, inputs, target, [""] * size)

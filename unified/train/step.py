@@ -17,13 +17,14 @@ from unified.dist import rank, reduce_sum, rows_of_rank, world_size
 from unified.matching import Drawn, score
 from unified.model import UnifiedModel
 from unified.nn.encoder import Noise
-from unified.task import Task
+from unified.task import Match, Task
 from unified.train.load import routing_loss
 from unified.types import Batch, Tokens
 
 T = TypeVar("T")
 
 TASK_METRICS: dict[str, Callable[[float, float, float], float]] = {
+    "score": lambda _loss, terms, score: score / terms,
     "accuracy": lambda _loss, terms, correct: correct / terms,
     "perplexity": lambda loss, terms, _correct: math.exp(min(loss / terms, 700.0)),
 }
@@ -135,6 +136,6 @@ def draw_noise(
         return Noise(factors, normal)
 
     inputs = drawn(own, "inputs")
-    if task.answer.candidates == "batch":
+    if isinstance(task.answer, Match) and task.answer.candidates == "batch":
         return Drawn(inputs, drawn(own, "candidates"))
     return Drawn(inputs, drawn(np.array(rows_of_rank(labels)), "labels") if labels else None)

@@ -8,8 +8,9 @@ import torch
 from unified.buckets import by_length
 from unified.dist import rows_of_rank
 from unified.model import UnifiedModel
+from unified.nn.queries import Doubling
 from unified.nn.routing import BY_TOKEN
-from unified.task import Task
+from unified.task import Match, Task
 from unified.train.flops import forward_flops, matrix_parameters
 from unified.types import IGNORE, Batch, Tokens
 
@@ -22,6 +23,7 @@ class Work:
     image_tokens: int  # embedded by a product; text is looked up
     read: int  # states that become representations
     pairs: int  # of representations that are compared
+    asked: tuple[str, int, int] | None = None  # the task whose queries are asked, of so many samples of so many patches
 
     @property
     def tokens(self) -> int:
@@ -37,10 +39,21 @@ def work(
     `labels`: tokens of the task's label set; `vocabulary`: entries of the vocabulary.
     """
     images = sum(t.values.shape[0] * t.values.shape[1] for t in batch.inputs.values() if t.modality == "image")
-    if task.answer.read != "prefix":
+    answer = task.answer
+    if not isinstance(answer, Match):
+        names = _own_labels(labels, bucketed, ranks) if labels is not None else ()
+        read = sum(count for count, _ in names)
+        return Work(
+            (*_represented(batch.inputs, bucketed), *names),
+            images,
+            read,
+            0,
+            (batch.task, len(batch), images // len(batch)),
+        )
+    if answer.read != "prefix":
         asked = batch.target.mask.sum() if isinstance(batch.target, Tokens) else (batch.target != IGNORE).sum()
         sequences = _worded(batch, bucketed)
-        if task.answer.vocabulary == "encoder":
+        if answer.vocabulary == "encoder":
             sequences = (*sequences, (vocabulary, 3))
         return Work(sequences, images, int(asked) + vocabulary, int(asked) * vocabulary)
     sequences = _represented(batch.inputs, bucketed)
@@ -48,9 +61,15 @@ def work(
         texts = batch.target["tokens"]
         pairs = 2 * len(batch) * len(batch) * ranks  # in both directions
         return Work((*sequences, *_represented({"text": texts}, bucketed)), images, 2 * len(batch), pairs)
-    own = rows_of_rank(len(labels), 0, ranks)  # like those of any other rank, but for one label
-    sequences = (*sequences, *_represented({"text": labels.rows(slice(own.start, own.stop))}, bucketed))
-    return Work(sequences, images, len(batch) + len(own), len(batch) * len(labels))
+    own = _own_labels(labels, bucketed, ranks)
+    encoded = sum(count for count, _ in own)
+    return Work((*sequences, *own), images, len(batch) + encoded, len(batch) * len(labels))
+
+
+def _own_labels(labels: Tokens, bucketed: bool, ranks: int) -> tuple[tuple[int, int], ...]:
+    """Sequences of the labels that a rank encodes: those of any other are like it, but for one label."""
+    own = rows_of_rank(len(labels), 0, ranks)
+    return _represented({"text": labels.rows(slice(own.start, own.stop))}, bucketed)
 
 
 def _represented(inputs: Mapping[str, Tokens], bucketed: bool) -> tuple[tuple[int, int], ...]:
@@ -87,12 +106,29 @@ class Cost:
         self._encoder = matrix_parameters(model.encoder, chosen)
         self._head, self._image = matrix_parameters(model.proj), matrix_parameters(model.image)
         self._depth, self._width = model.config.depth, model.config.width
+        self._queries = model.queries
 
     def forward(self, done: Work) -> int:
         """Operations of the forward pass; a training step has three times as many (see `training_flops`)."""
         encoder = forward_flops(done.sequences, matrices=self._encoder, depth=self._depth, width=self._width)
         around = done.image_tokens * self._image + done.read * self._head + done.pairs * self._width
-        return encoder + 2 * around
+        return encoder + 2 * around + (self._asked(*done.asked) if done.asked else 0)
+
+    def _asked(self, task: str, samples: int, patches: int) -> int:
+        """Operations of a task's queries: of what they look at, of the decoder, and of what is read from it."""
+        queries = self._queries
+        assert queries is not None
+        layers, width = queries.decoder.layers, queries.decoder.norm.normalized_shape[0]
+        count, learning = queries.specs[task].queries, len(layers) + 1 if queries.deep else 1
+        seen = 2 * width * width * len(layers)  # keys and values of all layers
+        places, pyramid = patches, 0
+        for step in queries.pyramid.steps:
+            pyramid += places * matrix_parameters(step)
+            places *= 4 if isinstance(step, Doubling) else 1
+        own = matrix_parameters(queries.decoder) - seen + learning * matrix_parameters(queries.interpreter)
+        products = patches * (matrix_parameters(queries.memory) + seen) + pyramid + count * own
+        attention = 2 * count * (patches + count) * width * len(layers)
+        return 2 * samples * (products + attention + learning * count * places * width)
 
 
 def bucketed_on(device: torch.device) -> bool:

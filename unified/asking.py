@@ -1,0 +1,77 @@
+"""Asking task queries: one pass over the encoder for all tasks, and the loss of one task in training."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from unified.conditions import by_family
+from unified.config import nearest
+from unified.layout import Attributes
+from unified.model import UnifiedModel
+from unified.nn.encoder import Noise
+from unified.queries import QueryStates, Seen
+from unified.types import DataError, Tokens
+
+
+def ask(
+    model: UnifiedModel,
+    tokens: Mapping[str, Tokens],
+    tasks: Sequence[str],
+    *,
+    names: Mapping[str, Any] | None = None,
+    noise: Noise | None = None,
+) -> dict[str, QueryStates]:
+    """What the queries of tasks find in a batch of pictures of one size; see `UnifiedModel.ask`."""
+    if model.queries is None:
+        raise KeyError("this model has no task queries; train it with a recipe that has `model.queries`")
+    for task in tasks:
+        if task not in model.queries.specs:
+            raise KeyError(f"task {task!r} has no queries in this model{nearest(task, list(model.queries.specs))}")
+    if set(tokens) != {"image"}:
+        raise TypeError(f"task queries are asked about one image, found {sorted(tokens)}")
+    image = tokens["image"]
+    seen: dict[str, Seen] = {}
+    found = {}
+    for task in tasks:
+        family = model.queries.specs[task].family
+        # Only routers that look at the family make states depend on who asks.
+        whose = family if by_family(model.config.experts) else ""
+        if whose not in seen:
+            seen[whose] = _look(model, image, family, noise)
+        found[task] = model.queries(task, seen[whose], _named(model, task, (names or {}).get(task)))
+    return found
+
+
+def _look(model: UnifiedModel, image: Tokens, family: str, noise: Noise | None) -> Seen:
+    assert model.queries is not None
+    rows, columns = _grid(image)
+    encoded = model.encode([(Attributes("image", family=family), image)], noise=noise)
+    return model.queries.look(encoded.states[:, 1:], rows, columns)  # type: ignore[no-any-return]
+
+
+def _grid(image: Tokens) -> tuple[int, int]:
+    """Rows and columns of patches, which all pictures of the batch must have."""
+    last = image.position[0, -1]
+    rows, columns = int(last[1]) + 1, int(last[2]) + 1
+    if image.values.shape[1] != rows * columns or not bool(image.mask.all()):
+        raise DataError(
+            "task queries are asked about pictures of one size and no videos; ask about pictures of other sizes one "
+            "by one"
+        )
+    return rows, columns
+
+
+def _named(model: UnifiedModel, task: str, given: Any) -> Tensor | None:
+    """The representations of the names that a task's queries are made of, if they are."""
+    assert model.queries is not None
+    spec = model.queries.specs[task]
+    if not spec.from_names:
+        if given is not None:
+            raise ValueError(
+                f"task {task!r}: its queries are not made from names (answer.from_names), so it has its own"
+            )
+        return None
+    if isinstance(given, Tensor):
+        return given
+    return model.candidates(list(given or spec.names), given=("image",), family=spec.family)

@@ -1,0 +1,281 @@
+"""Batches of tasks with queries: what samples say of their pictures, changed at random and as targets."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unified.config import RecipeError, build, nearest
+from unified.data import scene as said
+from unified.data.augment import augment
+from unified.data.collate import Collator
+from unified.data.decode import column, place
+from unified.data.operators import DRAWS, OPERATORS
+from unified.data.scene_changes import (
+    DRAWN,
+    NO_OBJECT,
+    CropScene,
+    FlipScene,
+    Scene,
+    boxes_in_shares,
+    padded,
+    partners,
+    resized,
+)
+from unified.data.transforms import KINDS, PixelTransform, Transform
+from unified.labels import Labels, load_labels
+from unified.modalities.base import Tokenizer
+from unified.modalities.image import RESAMPLE, ImageTokenizer, PatchRows
+from unified.seed import uniform
+from unified.task import Map, Match, Regress, Task
+from unified.types import IGNORE, Batch, DataError, Sample
+
+COARSER = 4
+"""Masks of objects are kept at a quarter of the picture's height and width."""
+SCENE_KINDS: dict[str, type[Transform]] = {"flip": FlipScene, "crop": CropScene}
+COLOURS = ("blur", "contrast", "noise", "pixelate")
+"""Changes of pixels that leave everything at its place."""
+
+
+@dataclass(frozen=True)
+class SceneExample:
+    """One sample as its task sees it."""
+
+    key: str
+    scene: Scene
+    target: Tensor | None = None  # of the whole picture: presence, identity
+
+
+class SceneCollator:
+    """Makes the batches of one task with queries; a pure function of the samples and their global indices.
+
+    `Batch.target` is a dict of tensors, by what is read: labels (b, h, w) · map (b, c, h, w) with valid (b, 1, h, w) ·
+    points (b, j, 3) in shares of the picture · boxes (b, m, 4) as centre and size in shares, labels (b, m), IGNORE
+    where there is none, and masks (b, m, h/4, w/4) · presence (b, q) · identity (b,).
+    """
+
+    def __init__(
+        self, name: str, task: Task, tokenizer: Any, names: Sequence[str], identities: Sequence[str], seed: int
+    ) -> None:
+        """`names`: of classes, points or attributes; `identities`: all that the training data have."""
+        assert isinstance(tokenizer, ImageTokenizer)
+        answer = task.answer
+        self.name, self.task, self.tokenizer, self.seed = name, task, tokenizer, seed
+        self.read: str = answer.map if isinstance(answer, Map) else answer.regress  # type: ignore[union-attr]
+        self.names, self.classes = tuple(names), {label: number for number, label in enumerate(names)}
+        self.identities = {label: number for number, label in enumerate(identities)}
+        self.partners = partners(names) if self.read in ("points", "places") else []
+        self.height, self.width = task.size or (tokenizer.height, tokenizer.width)
+        patch = tokenizer.patch
+        if self.height % patch or self.width % patch:
+            raise RecipeError(
+                f"tasks.{name}.size: {self.height} x {self.width} pixels cannot be cut into patches of {patch}; "
+                "give multiples of it"
+            )
+        where = f"tasks.{name}.augment"
+        self.changes, self.colours = _changes(task.augment, where)
+        operator = answer.operator if isinstance(answer, Map) else None
+        if operator is not None and operator not in OPERATORS:
+            raise RecipeError(f"tasks.{name}.answer.operator: {operator!r}{nearest(operator, list(OPERATORS))}")
+        self.operator = OPERATORS[operator] if operator is not None else None
+        self.scale = answer.scale if isinstance(answer, Map) else 1
+        self.picture = next(iter(task.inputs))
+        target = "json" if task.target.startswith("json") else task.target
+        self.columns = (
+            (self.picture,) if self.read == "pixels" else tuple(dict.fromkeys([self.picture, "json", target]))
+        )
+        """Of a sample, those that must be decoded."""
+
+    def rows(self, count: int) -> PatchRows | None:  # noqa: ARG002
+        """None: pictures are changed and resized with what is known of them, when the batch is made."""
+        return None
+
+    def example(self, sample: Sample, rows: PatchRows | None = None, row: int = 0) -> SceneExample:  # noqa: ARG002
+        """What the task needs of one decoded sample. Raises `DataError` naming shard, key and column."""
+        image = column(sample, self.picture)
+        if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.dim() != 3:
+            raise DataError(f"{place(sample)}: column {self.picture!r}: expected an image")
+        if self.read != "pixels" and tuple(image.shape[1:]) != said.image_size(sample):
+            height, width = said.image_size(sample)
+            raise DataError(
+                f"{place(sample)}: column {self.picture!r}: {image.shape[2]}×{image.shape[1]} pixels, its facts say "
+                f"{width}×{height}"
+            )
+        return _READERS[self.read](self, sample, image)
+
+    def batch(
+        self,
+        examples: Sequence[SceneExample],
+        indices: NDArray[np.int64],
+        rows: PatchRows | None = None,  # noqa: ARG002
+    ) -> Batch:
+        """The examples as one batch; `indices` are their global sample indices, which key all that is random."""
+        scenes = [example.scene for example in examples]
+        for number, change in enumerate(self.changes):
+            draws = uniform(indices, DRAWN + 1, "augment", self.seed, self.name, "scene", number)
+            scenes = [
+                change(scene, of, self.partners) if of[DRAWN] < change.probability else scene
+                for scene, of in zip(scenes, draws, strict=True)
+            ]
+        resample = RESAMPLE[self.tokenizer.spec.resample]
+        larger = self.scale if self.operator is not None else 1
+        scenes = [resized(scene, larger * self.height, larger * self.width, resample) for scene in scenes]
+        images = [scene.image for scene in scenes]
+        target: dict[str, Tensor]
+        if self.operator is not None:
+            images, target = self._operated(images, indices)
+        else:
+            target = self._target(scenes, [example.target for example in examples])
+        if self.colours:
+            images = augment(images, self.colours, indices, self.seed, self.name)
+        tokens = self.tokenizer.tokens([image.contiguous() for image in images])
+        return Batch(self.name, {"image": tokens}, target, [example.key for example in examples])
+
+    def _operated(self, images: Sequence[Tensor], indices: NDArray[np.int64]) -> tuple[list[Tensor], dict[str, Tensor]]:
+        assert self.operator is not None
+        draws = uniform(indices, DRAWS, "operator", self.seed, self.name)
+        pairs = [self.operator(image.float() / 255, of) for image, of in zip(images, draws, strict=True)]
+        inputs = [_uint8(given, self.height, self.width) for given, _ in pairs]
+        answer = torch.stack([asked for _, asked in pairs])
+        return inputs, {"map": answer, "valid": torch.ones_like(answer[:, :1], dtype=torch.bool)}
+
+    def _target(self, scenes: Sequence[Scene], whole: Sequence[Tensor | None]) -> dict[str, Tensor]:
+        first, size = scenes[0], torch.tensor([self.width, self.height])
+        if first.labels is not None:
+            return {"labels": torch.stack([s.labels for s in scenes if s.labels is not None])}
+        if first.values is not None:
+            return {
+                "map": torch.stack([s.values for s in scenes if s.values is not None]),
+                "valid": torch.stack([s.valid for s in scenes if s.valid is not None]),
+            }
+        if first.points is not None:
+            shares = [
+                torch.cat([s.points[:, :2] / size, s.points[:, 2:]], dim=1) for s in scenes if s.points is not None
+            ]
+            return {"points": padded(shares)}
+        if first.boxes is not None:
+            return self._objects(scenes)
+        return {self.read: torch.stack([target for target in whole if target is not None])}
+
+    def _objects(self, scenes: Sequence[Scene]) -> dict[str, Tensor]:
+        boxes = [boxes_in_shares(s.boxes, self.height, self.width) for s in scenes if s.boxes is not None]
+        if self.read == "density":
+            points = [torch.cat([of[:, :2], of.new_ones(len(of), 1)], dim=1) for of in boxes]
+            return {"points": padded(points)}
+        target = {
+            "boxes": padded(boxes),
+            "labels": padded([s.classes for s in scenes if s.classes is not None], NO_OBJECT),
+        }
+        if self.read == "masks":
+            coarse = [
+                s.masks[:, COARSER // 2 :: COARSER, COARSER // 2 :: COARSER] for s in scenes if s.masks is not None
+            ]
+            target["masks"] = padded(coarse)
+        return target
+
+
+def make_collator(
+    name: str, task: Task, tokenizers: Mapping[str, Tokenizer], labels: Labels | None, seed: int
+) -> Collator | SceneCollator:
+    """The collator of a task; `labels`: of what it picks from, or of its queries."""
+    if isinstance(task.answer, Match):
+        return Collator(name, task, tokenizers, labels, seed)
+    listed = task.answer.identities if isinstance(task.answer, Regress) else None
+    identities = load_labels(listed).names if listed else ()
+    return SceneCollator(name, task, tokenizers["image"], labels.names if labels else (), identities, seed)
+
+
+def _changes(entries: Sequence[dict[str, Any]], where: str) -> tuple[tuple[Any, ...], tuple[PixelTransform, ...]]:
+    """The changes of scenes, and those of colours, which come after them."""
+    scenes, colours = [], []
+    for number, entry in enumerate(entries):
+        kind, settings = str(entry.get("kind")), {name: value for name, value in entry.items() if name != "kind"}
+        if kind in SCENE_KINDS:
+            scenes.append(build(SCENE_KINDS[kind], settings, f"{where}[{number}]"))
+        elif kind in COLOURS:
+            colours.append(build(KINDS[kind], settings, f"{where}[{number}]"))
+        else:
+            known = nearest(kind, [*SCENE_KINDS, *COLOURS])
+            raise RecipeError(f"{where}[{number}].kind: {kind!r} cannot change what is known of places as well{known}")
+    return tuple(scenes), tuple(colours)  # type: ignore[arg-type]
+
+
+def _uint8(picture: Tensor, height: int, width: int) -> Tensor:
+    if picture.shape[-2:] != (height, width):
+        picture = torch.nn.functional.interpolate(picture[None], (height, width), mode="bicubic", antialias=True)[0]
+    return (picture * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _classes(collator: SceneCollator, sample: Sample, image: Tensor) -> SceneExample:
+    labels = said.class_map(sample, len(collator.names), collator.task.target)
+    return SceneExample(sample["__key__"], Scene(image, labels=labels))
+
+
+def _points(collator: SceneCollator, sample: Sample, image: Tensor) -> SceneExample:
+    return SceneExample(sample["__key__"], Scene(image, points=said.joints(sample, collator.names)))
+
+
+def _depth(collator: SceneCollator, sample: Sample, image: Tensor) -> SceneExample:
+    values, valid = said.depth_map(sample, collator.task.target)
+    return SceneExample(sample["__key__"], Scene(image, values=values[None], valid=valid[None]))
+
+
+def _directions(collator: SceneCollator, sample: Sample, image: Tensor) -> SceneExample:
+    values, valid = said.normal_map(sample, collator.task.target)
+    return SceneExample(sample["__key__"], Scene(image, values=values, valid=valid[None], vectors=True))
+
+
+def _share(collator: SceneCollator, sample: Sample, image: Tensor) -> SceneExample:
+    values = said.edge_map(sample, collator.task.target)[None]
+    return SceneExample(sample["__key__"], Scene(image, values=values, valid=torch.ones_like(values, dtype=torch.bool)))
+
+
+def _objects(collator: SceneCollator, sample: Sample, image: Tensor) -> SceneExample:
+    found = said.objects(sample, collator.classes)
+    single = ~found.crowd
+    masks = None
+    if collator.read == "masks":
+        chosen = [mask for mask, one in zip(found.masks, single.tolist(), strict=True) if one]
+        masks = said.decode_masks(sample, chosen)
+    scene = Scene(image, boxes=found.boxes[single], classes=found.labels[single], masks=masks)
+    return SceneExample(sample["__key__"], scene)
+
+
+def _counted(collator: SceneCollator, sample: Sample, image: Tensor) -> SceneExample:
+    labels = {item.get("label"): 0 for item in sample["json"].get("objects", ())}
+    found = said.objects(sample, {**labels, **dict.fromkeys(collator.names, 1)})
+    kept = (found.labels == int(bool(collator.names))) & ~found.crowd
+    return SceneExample(sample["__key__"], Scene(image, boxes=found.boxes[kept], classes=found.labels[kept]))
+
+
+def _presence(collator: SceneCollator, sample: Sample, image: Tensor) -> SceneExample:
+    return SceneExample(sample["__key__"], Scene(image), said.presence(sample, collator.names))
+
+
+def _identity(collator: SceneCollator, sample: Sample, image: Tensor) -> SceneExample:
+    number = collator.identities.get(said.identity(sample), IGNORE)
+    return SceneExample(sample["__key__"], Scene(image), torch.tensor(number))
+
+
+def _pixels(collator: SceneCollator, sample: Sample, image: Tensor) -> SceneExample:  # noqa: ARG001
+    return SceneExample(sample["__key__"], Scene(image))
+
+
+_READERS: dict[str, Callable[[SceneCollator, Sample, Tensor], SceneExample]] = {
+    "classes": _classes,
+    "points": _points,
+    "places": _points,
+    "bins": _depth,
+    "directions": _directions,
+    "share": _share,
+    "pixels": _pixels,
+    "density": _counted,
+    "boxes": _objects,
+    "masks": _objects,
+    "presence": _presence,
+    "identity": _identity,
+}
