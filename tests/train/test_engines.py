@@ -240,6 +240,14 @@ def test_another_engine_than_the_one_that_was_asked_for_stops_the_run(
         check_running(engine_of(tmp_path, kind=engine), accelerator, nn.Linear(1, 1))
 
 
+def test_restarts_on_several_machines_need_a_store_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    with pytest.raises(RecipeError, match="set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+        make_accelerator(engine_of(tmp_path), tmp_path)
+
+
 def test_processes_that_do_not_see_each_other_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
     alone = make_accelerator(engine_of(tmp_path), tmp_path)

@@ -160,8 +160,8 @@ def _join_apart(recipe: Recipe, cuda: bool) -> None:
     if found["GROUP_WORLD_SIZE"] != "1":  # each machine counts its own restarts
         raise RecipeError(
             "torchrun may start this run again on several machines, where processes would find addresses of the last "
-            "start: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of every torchrun, as "
-            "recipes/launch/slurm.sh does, or leave --max-restarts out"
+            "start: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of every torchrun, with --rdzv-backend "
+            "c10d, as recipes/launch/slurm.sh does, or leave --max-restarts out"
         )
     if not distributed.is_initialized():
         store = TCPStore(found["MASTER_ADDR"], int(found["MASTER_PORT"]), is_master=False)
