@@ -26,6 +26,7 @@ from unified.answers.map import (
     heat_points,
     pixel_loss,
     pixels,
+    place_loss,
     resized,
     scale_invariant_loss,
     sig_loss,
@@ -86,6 +87,7 @@ LOSSES: dict[str, tuple[tuple[int, ...], Callable[[Tensor], Tensor]]] = {
         ),
     ),
     "heat": ((2, 2, 8, 6), lambda maps: heat_loss(maps, POINTS, 1.5)),
+    "place": ((2, 2, 8, 6), lambda maps: place_loss(maps, POINTS, 1.5)),
     "sig": (
         (2, 8, 8, 8),
         lambda maps: sig_loss(expected_value(maps, CENTRES, (8, 8)), VALUES, VALID, warm=True),
@@ -204,6 +206,17 @@ def test_points_are_found_again_between_pixels() -> None:
     corner = torch.tensor([[[0.0, 1.0, 2.0]]])
     assert (heat_points(gaussian_maps(corner, (64, 48), 2.0))[0, 0, :2] - corner[0, 0, :2]).abs().max() < 0.011
     assert heat_points(torch.zeros(1, 1, 1, 1)).tolist() == [[[0.5, 0.5, 0.0]]]
+
+
+def test_place_loss_is_the_divergence_from_the_heat_map() -> None:
+    points, maps = torch.tensor([[[0.31, 0.62, 2.0], [0.9, 0.2, 0.0]]]), normal(1, 2, 6, 5)
+    heat = gaussian_maps(points, (6, 5), 1.0)[0, 0].flatten()
+    share, found = (heat / heat.sum()).tolist(), maps[0, 0].flatten().softmax(0).tolist()
+    expected = sum(t * math.log(t / p) for t, p in zip(share, found, strict=True))
+    assert place_loss(maps, points, 1.0).item() == pytest.approx(expected, rel=1e-5)
+    exact = gaussian_maps(points, (6, 5), 1.0).clamp(min=1e-30).log()
+    assert place_loss(exact, points, 1.0).item() == pytest.approx(0, abs=1e-6)
+    assert ((heat_points(exact)[0, 0] - points[0, 0])[:2].abs() < 1e-5).all()  # a bell's logarithm is a parabola
 
 
 def test_gaussians_have_their_height_and_width() -> None:

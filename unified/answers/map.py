@@ -62,9 +62,24 @@ def _bell(distance: Tensor, sigma: float) -> Tensor:
 def heat_loss(maps: Float[Tensor, "b j h w"], points: Float[Tensor, "b j 3"], sigma: float) -> Float[Tensor, "b"]:
     """Mean squared error against heat maps, over the points that are known (v > 0) and inside the picture."""
     target = gaussian_maps(points.nan_to_num(), (maps.shape[2], maps.shape[3]), sigma)
-    inside = (points[..., :2] >= 0).all(dim=-1) & (points[..., :2] <= 1).all(dim=-1)
-    known = inside & (points[..., 2] > 0)
-    return mean_of_valid((maps.float() - target).square(), known[..., None, None])
+    return mean_of_valid((maps.float() - target).square(), _inside(points)[..., None, None])
+
+
+def place_loss(maps: Float[Tensor, "b j h w"], points: Float[Tensor, "b j 3"], sigma: float) -> Float[Tensor, "b"]:
+    """The divergence of the softmax over positions from the heat map as shares, over points as in `heat_loss`.
+
+    Squared errors of a small bell are nearly as small where nothing is said at all; this loss is not, and so places
+    points after far fewer steps. Its maps are logits: presence says whether a point can be seen, not their height.
+    """
+    heat = gaussian_maps(points.nan_to_num(), (maps.shape[2], maps.shape[3]), sigma).flatten(2)
+    share = heat / heat.sum(dim=2, keepdim=True).clamp(min=1e-12)
+    apart = torch.xlogy(share, share) - share * maps.float().flatten(2).log_softmax(dim=2)
+    return mean_of_valid(apart.sum(dim=2), _inside(points))
+
+
+def _inside(points: Tensor) -> Tensor:
+    """Which points are known, and inside the picture."""
+    return (points[..., :2] >= 0).all(dim=-1) & (points[..., :2] <= 1).all(dim=-1) & (points[..., 2] > 0)
 
 
 def heat_points(maps: Float[Tensor, "b j h w"]) -> Float[Tensor, "b j 3"]:
