@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import Row
+from benchmarks.measure import Row, best_seconds
 from unified import seed
 from unified.checkpoint import Writer
 
@@ -79,6 +79,16 @@ def tensors(
     return found
 
 
+def copy_seconds() -> float:
+    """The copy alone, into memory that is there."""
+    model, optimizer, average = network()
+    model(torch.ones(1, WIDTH)).sum().backward()
+    optimizer.step()
+    found = [tensor.detach() for _, _, tensor in tensors(model, optimizer, average)]
+    copies = [tensor.clone() for tensor in found]
+    return best_seconds({"copy": lambda: [copy.copy_(t) for copy, t in zip(copies, found, strict=True)]})["copy"]
+
+
 def rows() -> list[Row]:
     """Time lost to a checkpoint, and steps beside the writing."""
     with tempfile.TemporaryDirectory() as folder:
@@ -88,7 +98,12 @@ def rows() -> list[Row]:
     slow, quick = statistics.median(beside.busy), statistics.median(beside.quiet)
     written = len(beside.busy) * slow / SAVES
     return [
-        Row("checkpoint: time lost beside / in step", lost / whole, "<= 0.05", f"{lost:.3f} s of {whole:.2f} s"),
+        Row(
+            "checkpoint: time lost beside / in step",
+            lost / whole,
+            "<= 0.05",
+            f"{lost:.3f} s of {whole:.2f} s; the copy alone {copy_seconds():.3f} s",
+        ),
         Row(
             "steps while one is written / other steps",
             slow / quick,

@@ -131,6 +131,18 @@ def test_what_the_thread_cannot_write_ends_the_run_with_the_reason(
     assert newest(tmp_path) == tmp_path / "step_00000002"
 
 
+def test_a_later_checkpoint_of_another_version_is_not_written_over(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, keep_last=1)
+    writer.save(1, GROUPS, stream(tensors()), {})
+    manifest = tmp_path / "step_00000001" / "manifest.json"
+    newer = json.dumps({**json.loads(manifest.read_text()), "format": 2})
+    manifest.write_text(newer)
+    with pytest.raises(CheckpointError, match=r"step_00000001: could not be written: .*format 2"):
+        writer.save(1, GROUPS, stream(tensors(2)), {})
+    writer.close()
+    assert manifest.read_text() == newer
+
+
 def test_shares_are_even() -> None:
     sizes = 4 * [5000, *12 * [300, 1200, 1200, 4]]  # an embedding and blocks, in each of four groups
     shares = Shares(4)

@@ -94,7 +94,7 @@ class Writer:
         if rank() == 0:
             try:
                 standing = prepare(root, step)
-            except OSError as error:
+            except (OSError, CheckpointError) as error:
                 failure = not_written(root, step, str(error))
         told = gather_objects(({group: len(of) for group, of in parts.items()}, standing, failure))
         _, standing, failure = told[0]

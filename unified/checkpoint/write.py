@@ -142,7 +142,7 @@ def not_written(root: Place, step: int, why: str) -> str:
     try:
         kept = manifest.newest_complete(root)
         earlier = f"the newest complete checkpoint is still {kept}" if kept else "there is no earlier checkpoint"
-    except OSError as error:
+    except (OSError, CheckpointError) as error:
         earlier = f"earlier checkpoints were left alone, and cannot be read at present: {error}"
     return (
         f"{root.child(name_of(step))}: could not be written: {why}. Nothing of it counts as a checkpoint; {earlier}. "
