@@ -37,7 +37,7 @@ from unified.answers.regress import (
     set_loss,
     triplet_loss,
 )
-from unified.nn.queries import IdentityHead, Interpreter, Memory, PointEmbedding, Pyramid, grid_points
+from unified.nn.queries import Interpreter, Memory, PointEmbedding, Pyramid, grid_points
 from unified.nn.query_decoder import QueryDecoder
 from unified.types import IGNORE
 
@@ -57,7 +57,7 @@ class Answering(nn.Module):
         self.memory, self.point = Memory(ENCODER, WIDTH, 1), PointEmbedding(WIDTH)
         self.decoder = QueryDecoder(2, WIDTH, 4, 128)
         self.pyramid, self.read = Pyramid(ENCODER, WIDTH, 2), Interpreter(WIDTH)
-        self.identity = IdentityHead(queries * WIDTH, 2)
+        self.identity = nn.Linear(queries * WIDTH, 2)
         self.anchored = anchored
         for module in self.modules():  # as the model does
             if isinstance(module, nn.Linear):
@@ -258,7 +258,7 @@ def test_attributes_and_identities() -> None:
 
     def loss(made: Answering, state: Tensor, *_: object) -> Tensor:
         features = state.flatten(1)
-        return identity_loss(made.identity(state), who) + triplet_loss(
+        return identity_loss(made.identity(features), who) + triplet_loss(
             features, who, features, who, torch.arange(BATCH)
         )
 

@@ -143,3 +143,13 @@ def test_a_model_kept_in_bf16_reads_boxes_in_fp32() -> None:
     features = pyramid(normal(2, 2, 2, 12).bfloat16())
     assert read.maps(states + embed(anchors), features).dtype == torch.bfloat16
     assert read.boxes(states, anchors).dtype == torch.float32
+
+
+def test_maps_of_features_made_under_autocast_can_be_read_after_it() -> None:
+    read, pyramid, states = Interpreter(8), Pyramid(12, 8, 2), normal(2, 3, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = pyramid(normal(2, 2, 2, 12))
+    assert features.dtype == torch.bfloat16
+    found = read.maps(states, features)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, read.maps(states, features.float()))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unified import seed
-from unified.nn.queries import IdentityHead, MapHead, PresenceHead
+from unified.nn.queries import MapHead, PresenceHead
 from unified.nn.query_decoder import QueryDecoder
 from unified.nn.sharing import (
     ChannelGate,
@@ -198,9 +198,3 @@ def test_structures_have_the_parameters_of_their_formulas() -> None:
     head = (width * 4 * width + 4 * width + 2 * width) + (width * 4 * d + 4 * d) + 2 * d + (d * 20 + 20)
     assert count(MapHead(width, d, 20, doublings=2)) == head
     assert count(PresenceHead(width, 20)) == width * 20 + 20
-
-
-def test_identities_read_all_queries_of_a_task() -> None:
-    head, states = IdentityHead(3 * WIDTH, 5), normal(2, 3, WIDTH)
-    expected = F.layer_norm(states.reshape(2, -1), (3 * WIDTH,)) @ head.linear.weight.T
-    torch.testing.assert_close(head(states), expected)

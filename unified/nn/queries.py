@@ -100,7 +100,9 @@ class Interpreter(nn.Module):
 
     def maps(self, states: Float[Tensor, "b q d"], features: Float[Tensor, "b h w d"]) -> Float[Tensor, "b q h w"]:
         """A value of each query at each position: dot products with the features of a pyramid."""
-        return torch.einsum("bqd,bhwd->bqhw", self.map_filter(states), features)
+        filters = self.map_filter(states)
+        # Outside autocast features may still be of its type, and states, which passed a norm, are not.
+        return torch.einsum("bqd,bhwd->bqhw", filters, features.to(filters.dtype))
 
     def boxes(self, states: Float[Tensor, "b q d"], anchors: Float[Tensor, "*k q 2"]) -> Float[Tensor, "b q 4"]:
         """Boxes (cx, cy, w, h) in 0..1, in fp32. `anchors` (x, y) in 0..1 move the centres alone."""
@@ -180,17 +182,3 @@ def mean_of_real(states: Float[Tensor, "b n w"], mask: Bool[Tensor, "b n"] | Non
         return states.mean(dim=1)
     real = mask[..., None].to(states.dtype)
     return (states * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
-
-
-class IdentityHead(nn.Module):
-    """The logits of known identities from the concatenated states of queries; only training needs it."""
-
-    def __init__(self, width: int, identities: int) -> None:
-        """`width`: of all queries of the task together."""
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.linear = nn.Linear(width, identities, bias=False)
-
-    def forward(self, states: Float[Tensor, "b q d"]) -> Float[Tensor, "b i"]:
-        """Of each sample."""
-        return self.linear(self.norm(states.flatten(1)))
