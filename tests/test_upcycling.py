@@ -21,7 +21,8 @@ from unified.model_settings import ExpertSettings
 from unified.recipe import Recipe, StartSettings
 from unified.task import Match, Task
 from unified.train.build import build
-from unified.train.plan import describe, make_plan
+from unified.train.plan import make_plan
+from unified.train.plan_text import describe
 from unified.upcycling import StartError, check_start, start_from
 
 ROUTERS = ["attribute", "task", "modality", "hash", "token", "context"]

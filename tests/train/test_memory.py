@@ -15,7 +15,7 @@ from unified.model_settings import ExpertSettings
 from unified.parameters import skeleton
 from unified.recipe import Recipe
 from unified.train.build import build
-from unified.train.memory import Activations, memory
+from unified.train.memory import Activations
 from unified.train.step import Item, StepModel
 from unified.train.work import Cost, work
 
@@ -76,10 +76,3 @@ def test_a_model_folded_for_one_row_keeps_and_costs_what_a_dense_one_does(tmp_pa
     kept = [Activations(each, half=False, recomputed=recomputed).of(done, kinds) for each in (folded, dense)]
     assert kept[0] == kept[1]
     assert Cost(skeleton(folded)).forward(done) == Cost(skeleton(dense)).forward(done)
-
-
-def test_states_of_the_optimizer_are_counted() -> None:
-    need = memory(1000, 7, average=True)
-    assert (need.weights, need.gradients, need.moments, need.average) == (4000, 4000, 8000, 4000)
-    assert need.total == 20007
-    assert memory(1000, 7, average=False).total == 16007

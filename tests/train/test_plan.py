@@ -13,9 +13,10 @@ from unified.config import RecipeError, build, read_yaml
 from unified.data.loader import StepLoader
 from unified.data.schedule import schedule
 from unified.model_settings import ExpertSettings
-from unified.recipe import Recipe
+from unified.recipe import EngineSettings, Recipe
 from unified.train.build import build as build_parts
-from unified.train.plan import describe, dry_run, make_plan
+from unified.train.plan import make_plan
+from unified.train.plan_text import describe, dry_run
 from unified.train.work import Cost, work
 from unified.types import DataError
 
@@ -62,6 +63,26 @@ def test_without_data_shapes_are_assumed_and_said(tmp_path: Path) -> None:
     assert "no shard" in text
 
 
+def test_engines_are_compared_the_recipes_own_first(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    plan = make_plan(recipe, 2)
+    assert next(iter(plan.engines)) == "ddp"
+    assert plan.sizes.total == plan.stored.total >= plan.sizes.group > plan.sizes.largest
+    assert next(iter(make_plan(recipe).engines)) == "none"
+    offloaded = replace(recipe, engine=EngineSettings("deepspeed", 3, "all"))
+    engines = make_plan(offloaded, 2).engines
+    assert (next(iter(engines)), len(engines)) == ("ZeRO 3, all on host", 7)
+    first = replace(recipe, engine=EngineSettings("deepspeed", 1, "optimizer"))
+    assert len(make_plan(first, 2).engines) == 8
+    for name in make_plan(first, 2).engines:
+        assert name in describe(make_plan(first, 2))
+    total = {name: plan.states(engine).total for name, engine in plan.engines.items()}
+    sent = {what: one.sent for one in plan.traffic(plan.engines["ddp"]) for what in [one.what]}
+    assert sent["gradients"] == 4 * plan.stored.total
+    assert sent["features"] == 2 * recipe.slots / 5 * 8 * 32 * 4 / 2, "one of five tasks has candidates of its batch"
+    assert total["ZeRO 3, all on host"] < total["ZeRO 3"]
+
+
 @pytest.mark.parametrize("name", ["uni_perceiver_base", "uni_perceiver_tiny_moe"])
 def test_a_published_recipe_is_planned_before_there_are_data(name: str) -> None:
     recipe = published(name)
@@ -76,15 +97,16 @@ def test_a_published_recipe_is_planned_before_there_are_data(name: str) -> None:
     for said in ("49,411 ids", "1,000 names of 8 tokens", "images of 160 x 160 pixels", f"on {processes} processes"):
         assert said in text
     assert text.count("no shard") == len(recipe.tasks)
-    assert plan.memory.activations < make_plan(recipe, processes // 2).memory.activations
+    assert plan.activations < make_plan(recipe, processes // 2).activations
 
 
 def test_activation_checkpointing_needs_less(tmp_path: Path) -> None:
     recipe = published("uni_perceiver_base")
     less = replace(recipe, train=replace(recipe.train, checkpoint_activations=True))
-    plain, recomputed = make_plan(recipe, 64).memory, make_plan(less, 64).memory
+    plain, recomputed = make_plan(recipe, 64), make_plan(less, 64)
     assert recomputed.activations < 0.5 * plain.activations
-    assert (recomputed.weights, recomputed.moments) == (plain.weights, plain.moments)
+    engine = plain.engines["ZeRO 2"]
+    assert recomputed.states(engine) == plain.states(engine)
 
 
 def test_what_is_wrong_is_refused(tmp_path: Path) -> None:
@@ -110,7 +132,8 @@ def test_a_dry_run_prints_recipe_parameters_work_memory_and_steps(
         r"colour +\d",
         r"mean step",
         r"on 2 processes",
-        r"moments +\d",
+        r"\* ddp +0\.00 +– +– +0\.00",
+        r"ZeRO 3, all on host",
         r"step 0: \w+ 0…",
     ):
         assert re.search(said, text), said
@@ -133,6 +156,12 @@ def resident(key):
 
 content, folder = read_yaml(sys.argv[1]), Path(sys.argv[2])
 accelerator = make_accelerator(build(Recipe, content, "small"), folder)
+def total(plan):
+    return plan.activations + plan.states(recipe_engine(plan)).total
+
+def recipe_engine(plan):
+    return next(iter(plan.engines.values()))
+
 def session(change):
     recipe = build(Recipe, merge(content, {"model": change}), "measured")
     parts = build_parts(recipe)
@@ -141,7 +170,7 @@ def session(change):
     trainer = Trainer(recipe, accelerator, parts, probe)
     for _ in range(2):
         trainer.train_step(probe)
-    return resident("VmHWM") - before, make_plan(recipe).memory.total
+    return resident("VmHWM") - before, total(make_plan(recipe))
 session({})  # code of libraries that training loads
 print(*session({"width": 256, "hidden": 1024, "depth": 3}))
 """

@@ -57,7 +57,7 @@ def _train(arguments: list[str]) -> None:
     from unified.paths import find
     from unified.recipe import Recipe
     from unified.train.loop import run
-    from unified.train.plan import dry_run
+    from unified.train.plan_text import dry_run
 
     name, *rest = arguments
     path = find("recipes", name, ".yaml")

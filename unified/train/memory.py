@@ -1,7 +1,6 @@
-"""What training needs of a process's memory: an estimate, from what the backward pass keeps."""
+"""What activations need of a process's memory: an estimate, from what the backward pass keeps."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from unified.conditions import key
 from unified.configuration import UnifiedConfig
@@ -12,22 +11,6 @@ from unified.train.work import Work
 
 FLOAT, HALF = 4, 2
 """Bytes of a number in fp32 and in bf16 or fp16."""
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes by what they hold. Weights are fp32 in every precision (bf16 and fp16 are autocast)."""
-
-    weights: int
-    gradients: int
-    moments: int  # both of AdamW
-    average: int  # of the weights, where one is kept
-    activations: int  # of the step that has most
-
-    @property
-    def total(self) -> int:
-        """All of it; input data, buffers of libraries and fragments are not in it."""
-        return self.weights + self.gradients + self.moments + self.average + self.activations
 
 
 class Activations:
@@ -74,9 +57,3 @@ class Activations:
             return 0
         rows = {key(kind, experts, self._config.families) for kind in kinds}
         return len(rows) * self._merged // (len(experts["layers"]) if self._recomputed else 1)
-
-
-def memory(parameters: int, activations: int, *, average: bool) -> Memory:
-    """That of training so many parameters with AdamW; `average`: whether a moving average of the weights is kept."""
-    size = FLOAT * parameters
-    return Memory(size, size, 2 * size, size if average else 0, activations)

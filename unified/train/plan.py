@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from unified import hub
@@ -21,19 +21,32 @@ from unified.modalities import load_tokenizers
 from unified.modalities.base import Tokenizer, timeline
 from unified.modalities.text import TextTokenizer
 from unified.model_settings import TextSettings
-from unified.parameters import Parameters, active, skeleton, stored
-from unified.recipe import Recipe
+from unified.nn.routing import BY_TOKEN
+from unified.parameters import Parameters, skeleton, stored
+from unified.recipe import EngineSettings, Recipe
 from unified.task import Match, Task
 from unified.train.build import check, label_sets, made_of_names, network, query_names
-from unified.train.memory import Activations, Memory, memory
-from unified.train.recipe_diff import plain
+from unified.train.deepspeed_settings import deepspeed_settings
+from unified.train.memory import FLOAT, HALF, Activations
+from unified.train.optim import parameter_groups
+from unified.train.states import Sizes, States, states
 from unified.train.step import in_chunks
+from unified.train.traffic import Collective, of_candidates, of_experts, of_states
 from unified.train.work import Cost, Work, bucketed_on, work
 from unified.types import IGNORE, Batch, DataError, Tokens
 from unified.upcycling import foresee
 
 ASSUMED_CLASSES, ASSUMED_NAME = 1000, 8
 """Names of a label set that is not there, and tokens of each."""
+ENGINES = {
+    "ZeRO 1": EngineSettings("deepspeed", 1),
+    "ZeRO 2": EngineSettings("deepspeed", 2),
+    "ZeRO 3": EngineSettings("deepspeed", 3),
+    "ZeRO 2, optimizer on host": EngineSettings("deepspeed", 2, "optimizer"),
+    "ZeRO 3, optimizer on host": EngineSettings("deepspeed", 3, "optimizer"),
+    "ZeRO 3, all on host": EngineSettings("deepspeed", 3, "all"),
+}
+"""Those that a plan compares, beside `none` and `ddp`."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +88,70 @@ class Plan:
         return self.processes * sum(slot.share * slot.flops for slot in self.slots.values())
 
     @cached_property
-    def memory(self) -> Memory:
-        """Of one process, in the step of the schedule that needs most."""
+    def activations(self) -> int:
+        """Bytes of one process, in the step of the schedule that needs most."""
         recipe = self.recipe
         steps = range(min(sum(block_quotas(recipe)) // recipe.slots, recipe.max_steps))
         slots = [[slot.task for slot in schedule(recipe, recipe.seed, step)] for step in steps]
-        most = max(self._activations(chunk) for tasks in slots for chunk in in_chunks(tasks, recipe.engine.chunks))
-        return memory(self.stored.total, most, average=recipe.optim.ema is not None)
+        return max(self._activations(chunk) for tasks in slots for chunk in in_chunks(tasks, recipe.engine.chunks))
+
+    @cached_property
+    def engines(self) -> dict[str, EngineSettings]:
+        """What the recipe may run under on these processes, its own first."""
+        own, whole = self.recipe.engine, "none" if self.processes == 1 else "ddp"
+        rows = {whole: EngineSettings("none" if self.processes == 1 else "ddp"), **ENGINES}
+        found = {name: replace(one, expert_parallel=own.expert_parallel) for name, one in rows.items()}
+        if own.kind != "deepspeed":
+            return found
+        stage = 2 if own.zero is None else own.zero
+        alike = [name for name, one in found.items() if (one.zero, one.offload) == (stage, own.offload)]
+        name = own.deepspeed or (alike[0] if alike else f"ZeRO {stage}, {own.offload} on host")
+        return {name: own, **{other: one for other, one in found.items() if other != name}}
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """Those of the network; groups of the optimizer as if every task used all parameters, which is the most."""
+        model = skeleton(self.config)
+        every = frozenset(self.recipe.tasks)
+        uses = {name: every for name, _ in model.named_parameters()}
+        groups = parameter_groups(model, uses, self.recipe.optim, depth=self.recipe.model.depth)
+        experts = self.recipe.model.experts
+        return Sizes(
+            total=self.stored.total,
+            largest=max(parameter.numel() for parameter in model.parameters()),
+            group=max(sum(parameter.numel() for parameter in group["params"]) for group in groups),
+            experts=self.stored.experts if experts is not None and experts.router in BY_TOKEN else 0,
+        )
+
+    def states(self, engine: EngineSettings) -> States:
+        """What a process holds under an engine, beside activations."""
+        average = self.recipe.optim.ema is not None
+        return states(
+            self.sizes, self._zero(engine), self.processes, average=average, expert_parallel=engine.expert_parallel
+        )
+
+    def traffic(self, engine: EngineSettings) -> list[Collective]:
+        """What processes exchange in a mean step under an engine; in a step of all tasks as to gradients."""
+        candidates = {name for name, task in self.recipe.tasks.items() if task.answer.read == "prefix"}
+        passes = sum(slot.share * (2 if name in candidates else 1) for name, slot in self.slots.items())
+        found = of_states(
+            self.sizes, self._zero(engine), self.processes, passes=passes, expert_parallel=engine.expert_parallel,
+            recomputed=self.recipe.train.checkpoint_activations,
+        )  # fmt: skip
+        together = [
+            slot.share * self.recipe.tasks[name].batch
+            for name, slot in self.slots.items()
+            if self.recipe.tasks[name].answer.candidates == "batch"
+        ]
+        number = FLOAT if self.recipe.train.precision == "fp32" else HALF
+        sent = of_experts(self.config, self.tokens / self.processes, engine.expert_parallel, number)
+        return [*found, *of_candidates(together, self.config.width, self.processes), *sent]
+
+    def _zero(self, engine: EngineSettings) -> Mapping[str, Any] | None:
+        if engine.kind != "deepspeed":
+            return None
+        found: Mapping[str, Any] = deepspeed_settings(replace(self.recipe, engine=engine))["zero_optimization"]
+        return found
 
     def _activations(self, tasks: Sequence[str]) -> int:
         slots = [self.slots[task] for task in tasks]
@@ -232,53 +302,3 @@ def _label_tokens(labels: Labels | None, tokenizers: Mapping[str, Tokenizer] | N
         return _blank("text", len(labels), ASSUMED_NAME)
     text = tokenizers["text"]
     return text.tokens([text.prepare(name) for name in labels.names])
-
-
-def dry_run(recipe: Recipe, processes: int | None = None) -> None:
-    """Print the resolved recipe and its plan on so many processes; trains nothing."""
-    plan = make_plan(recipe, processes)
-    print(yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True, width=120))  # noqa: T201
-    print(describe(plan))  # noqa: T201
-
-
-def describe(plan: Plan) -> str:
-    """The plan for people."""
-    start = [] if plan.start is None else [plan.start]
-    return "\n\n".join([_parameters(plan), _work(plan), _memory(plan), _steps(plan), *start, *plan.notes])
-
-
-def _parameters(plan: Plan) -> str:
-    used = active(plan.config)
-    rows = [f"{'parameters':<16} {'stored':>15} {'of one token':>15}"]
-    for part in (*Parameters.__dataclass_fields__, "total"):
-        rows.append(f"{part:<16} {getattr(plan.stored, part):>15,} {getattr(used, part):>15,}")
-    return "\n".join(rows)
-
-
-def _work(plan: Plan) -> str:
-    rows = [f"{'task':<16} {'slots a step':>12} {'batch':>8} {'tokens':>12} {'GFLOP':>12} {'samples of data':>16}"]
-    for name, slot in plan.slots.items():
-        samples = "not found" if slot.samples is None else f"{slot.samples:,}"
-        tokens, flops = plan.processes * slot.work.tokens, plan.processes * slot.flops / 1e9
-        batch = plan.recipe.tasks[name].batch
-        rows.append(f"{name:<16} {slot.share:>12.3f} {batch:>8,} {tokens:>12,} {flops:>12,.1f} {samples:>16}")
-    rows.append(f"{'mean step':<16} {plan.recipe.slots:>12} {'':>8} {plan.tokens:>12,.0f} {plan.flops / 1e9:>12,.1f}")
-    whole = plan.flops * plan.recipe.max_steps
-    many = "process" if plan.processes == 1 else "processes"
-    rows.append(f"{plan.recipe.max_steps:,} steps on {plan.processes} {many}: {whole:.3g} floating-point operations")
-    return "\n".join(rows)
-
-
-def _memory(plan: Plan) -> str:
-    need = plan.memory
-    rows = [f"{'memory':<16} {'MiB':>12}   of one process; an estimate"]
-    rows += [f"{name:<16} {getattr(need, name) / 2**20:>12,.0f}" for name in Memory.__dataclass_fields__]
-    return "\n".join([*rows, f"{'total':<16} {need.total / 2**20:>12,.0f}   beside data, libraries and fragments"])
-
-
-def _steps(plan: Plan) -> str:
-    rows = []
-    for step in range(min(3, plan.recipe.max_steps)):
-        slots = schedule(plan.recipe, plan.recipe.seed, step)
-        rows.append(f"step {step}: " + ", ".join(f"{slot.task} {slot.start}…{slot.stop - 1}" for slot in slots))
-    return "\n".join(rows)
