@@ -1,12 +1,15 @@
 """Collectives that are the identity at world size 1, so that one code path serves one process and many."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 import torch.distributed as distributed
 from jaxtyping import Shaped
 from torch import Tensor
+
+from unified.stopwatch import Stopwatch
 
 
 def world_size() -> int:
@@ -25,11 +28,30 @@ def rows_of_rank(count: int, number: int | None = None, ranks: int | None = None
     return range(count) if count < ranks else range(number * count // ranks, (number + 1) * count // ranks)
 
 
+WAITING = ".waiting"  # no task has this name
+_watch: list[Stopwatch] = []
+
+
+@contextmanager
+def waits_measured(watch: Stopwatch) -> Iterator[None]:
+    """Measure the exchanges of this block as `WAITING`: they last until the slowest process is there."""
+    _watch.append(watch)
+    try:
+        yield
+    finally:
+        _watch.pop()
+
+
+def _waiting() -> AbstractContextManager[None]:
+    return _watch[-1].measure(WAITING) if _watch and world_size() > 1 else nullcontext()
+
+
 def reduce_sum(value: Tensor) -> Tensor:
     """The sum of a tensor over all ranks, without gradient."""
     value = value.detach().clone()
     if world_size() > 1:
-        distributed.all_reduce(value)
+        with _waiting():
+            distributed.all_reduce(value)
     return value
 
 
@@ -41,6 +63,17 @@ def totals(*numbers: float | int) -> list[float]:
     return reduce_sum(torch.tensor(numbers, dtype=torch.float64, device=device)).tolist()
 
 
+def of_ranks(*numbers: float) -> list[list[float]]:
+    """The numbers of every rank, in rank order, on every rank."""
+    if world_size() == 1:
+        return [list(numbers)]
+    device = "cpu" if "gloo" in distributed.get_backend() else "cuda"
+    own = torch.tensor(numbers, dtype=torch.float64, device=device)
+    found = [torch.empty_like(own) for _ in range(world_size())]
+    distributed.all_gather(found, own)
+    return [row.tolist() for row in found]
+
+
 class _GatherRows(torch.autograd.Function):
     """All-gather along the first axis; the backward pass sums the gradient over ranks and takes this rank's rows."""
 
@@ -48,7 +81,8 @@ class _GatherRows(torch.autograd.Function):
     def forward(ctx: Any, value: Tensor) -> Tensor:
         ctx.rows = value.shape[0]
         parts = [torch.empty_like(value) for _ in range(world_size())]
-        distributed.all_gather(parts, value.contiguous())
+        with _waiting():
+            distributed.all_gather(parts, value.contiguous())
         return torch.cat(parts)
 
     @staticmethod
@@ -81,7 +115,8 @@ class _AllToAll(torch.autograd.Function):
 
 def _all_to_all(rows: Tensor, sent: Sequence[int], received: Sequence[int], group: Any) -> Tensor:
     found = rows.new_empty(sum(received), *rows.shape[1:])
-    distributed.all_to_all_single(found, rows.contiguous(), list(received), list(sent), group=group)
+    with _waiting():
+        distributed.all_to_all_single(found, rows.contiguous(), list(received), list(sent), group=group)
     return found
 
 

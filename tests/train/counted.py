@@ -32,7 +32,6 @@ def storages() -> dict[int, int]:
 
 def held(before: dict[int, int]) -> int:
     """Bytes of storages that were not there before."""
-    gc.collect()
     return sum(size for place, size in storages().items() if place not in before)
 
 
@@ -95,12 +94,25 @@ def count(trainer: Trainer, slots: Any, before: dict[int, int]) -> dict[str, Any
     what is computed for it."""
     for _ in range(2):
         trainer.train_step(slots)
+    gc.collect()
     found = [between := held(before)]
     engine: Any = trainer.engine
     zero = getattr(engine, "zero", None)
-    looks = [watched(trainer.optimizer, "step", lambda: found.append(held(before)))]
+
+    def look() -> None:
+        """Where the largest group is changed, of which alone the gradients are flat then."""
+        sizes = [sum(p.numel() for p in group["params"]) for group in trainer.optimizer.param_groups]
+        if max(sizes) == most:
+            found.append(held(before))
+
+    def look_early() -> None:
+        if len(found) < 4:
+            found.append(held(before))
+
+    most = max(sum(p.numel() for p in group["params"]) for group in trainer.optimizer.param_groups)
+    looks = [watched(trainer.optimizer, "step", look)]
     if getattr(zero, "partition_gradients", True) is False:  # later stages reduce while there are activations
-        looks.append(watched(zero, "reduce_ipg_grads", lambda: found.append(held(before))))
+        looks.append(watched(zero, "reduce_ipg_grads", look_early))
     with Sent() as sent, ExitStack() as stack:
         for look in looks:
             stack.enter_context(look)
@@ -111,9 +123,10 @@ def count(trainer: Trainer, slots: Any, before: dict[int, int]) -> dict[str, Any
     batches = [
         recipe.tasks[slot.task].batch for slot, _ in slots if recipe.tasks[slot.task].answer.candidates == "batch"
     ]
+    labels = sum(len(trainer.labels[slot.task]) for slot, _ in slots if slot.task in trainer.labels)
     exchanged = [
         *of_states(sizes, settings, world_size(), passes=7),  # two of each task with candidates
-        *of_candidates(batches, recipe.model.width, world_size()),
+        *of_candidates(2 * sum(batches) + labels, recipe.model.width, world_size()),
     ]
     computed: dict[str, float] = {}
     for one in exchanged:

@@ -1,4 +1,4 @@
-"""Cases of engine_cases.py under torchrun."""
+"""Cases of engine_cases.py, or of a script like it, under torchrun."""
 
 import json
 import os
@@ -13,9 +13,8 @@ ROOT = HERE.parent.parent
 SECONDS = 240
 
 
-def launch(folder: Path, processes: int, cases: list[str]) -> dict[str, Any]:
+def launch(folder: Path, processes: int, cases: list[str], script: str = "engine_cases.py") -> dict[str, Any]:
     """The results of cases; torchrun's workers are in groups of their own, so that only it can end them."""
-    script = str(HERE / "engine_cases.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     environment = {
         **os.environ,
@@ -26,7 +25,11 @@ def launch(folder: Path, processes: int, cases: list[str]) -> dict[str, Any]:
     environment.pop("DS_ACCELERATOR", None)  # the engine sets it
     with (folder / f"log{processes}.txt").open("w+") as log:
         process = subprocess.Popen(
-            [*command, script, str(folder), *cases], env=environment, stdout=log, stderr=log, process_group=0
+            [*command, str(HERE / script), str(folder), *cases],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            process_group=0,
         )
         try:
             code = process.wait(timeout=SECONDS)

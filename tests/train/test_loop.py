@@ -16,7 +16,7 @@ from unified.config import RecipeError
 from unified.data.loader import StepLoader
 from unified.recipe import Recipe
 from unified.train import loop
-from unified.train.plan import dry_run
+from unified.train.plan_text import dry_run
 from unified.train.stop import StopRequest
 
 

@@ -62,10 +62,10 @@ def test_what_is_sent_follows_the_stage() -> None:
     assert sent(3) == 2 * 3000
     assert sent(3, stage3_max_live_parameters=10) == 7 * 3000, "three passes, forward and backward, and gradients"
     assert of_states(SIZES, None, 1, passes=3) == []
-    features = of_candidates([6.0, 2.0], 16, 4)
-    assert [one.size for one in features] == [2 * 8 * 16 * 4] * 2
+    features = of_candidates(16.0, 16, 4)
+    assert [one.size for one in features] == [16 * 16 * 4] * 2
     assert seconds(features, 1024) == pytest.approx(3 * 0.75)
-    assert of_candidates([], 16, 4) == []
+    assert of_candidates(0, 16, 4) == []
 
 
 def test_tokens_travel_to_their_experts_and_back() -> None:

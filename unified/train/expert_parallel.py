@@ -174,6 +174,10 @@ class _WithExperts(Whole):
             self.experts.step()
         self.experts.zero_grad()
 
+    def norms(self, parts: Mapping[str, str]) -> dict[str, float]:
+        """As `Whole.norms`, without the experts that are split: their gradients are averaged by `step`."""
+        return super().norms({name: part for name, part in parts.items() if name not in self.share.shapes})
+
     def _gradients_of_experts(self) -> list[Tensor]:
         return [parameter.grad for parameter in active(self.experts) if parameter.grad is not None]
 

@@ -13,7 +13,7 @@ from unified.config import RecipeError
 from unified.data.loader import Report, StepLoader
 from unified.data.schedule import START, Slot, record, resume
 from unified.data.sources import open_data
-from unified.dist import barrier, broadcast_object, rank
+from unified.dist import barrier, broadcast_object, of_ranks, rank
 from unified.evaluate.run import evaluate, flat_metrics
 from unified.log import logger
 from unified.paths import checkpoints_of
@@ -113,7 +113,7 @@ class _Session:
         )
         self.progress = Progress(
             recipe.max_steps, every=recipe.train.log_every, tell=self._tell, start=start, peak=peak,
-            more=self._more,
+            more=self._more, of_ranks=of_ranks,
         )  # fmt: skip
 
     def _more(self) -> dict[str, Any]:
@@ -173,7 +173,7 @@ class _Session:
             _, slots, _ = next(batches)
         self.watchdog.has(slot.task for slot, _ in slots)
         try:
-            done = self.trainer.train_step(slots)
+            done = self.trainer.train_step(slots, norms_by_part=self.progress.recorded(step))
         except NonFiniteError:
             self.writer.wait()  # all ranks end here, and the run goes on from the last checkpoint that is complete
             raise

@@ -59,6 +59,7 @@ class SlotPlan:
     passing: int  # bytes that the backward pass has beside them at one time
     samples: int | None  # of data; None where there are none, and shapes are assumed
     share: float  # slots of this task in a step, on average
+    labels: int  # of its label set; 0 where it has none
 
 
 @dataclass(frozen=True)
@@ -138,14 +139,17 @@ class Plan:
             self.sizes, self._zero(engine), self.processes, passes=passes, expert_parallel=engine.expert_parallel,
             recomputed=self.recipe.train.checkpoint_activations,
         )  # fmt: skip
-        together = [
-            slot.share * self.recipe.tasks[name].batch
-            for name, slot in self.slots.items()
-            if self.recipe.tasks[name].answer.candidates == "batch"
-        ]
+        rows = sum(slot.share * self._shared_features(name) for name, slot in self.slots.items())
         number = FLOAT if self.recipe.train.precision == "fp32" else HALF
         sent = of_experts(self.config, self.tokens / self.processes, engine.expert_parallel, number)
-        return [*found, *of_candidates(together, self.config.width, self.processes), *sent]
+        return [*found, *of_candidates(rows, self.config.width, self.processes), *sent]
+
+    def _shared_features(self, name: str) -> int:
+        """Rows of a slot that every process needs and none has whole."""
+        task, labels = self.recipe.tasks[name], self.slots[name].labels
+        if task.answer.candidates == "batch":
+            return 2 * task.batch
+        return labels if labels >= self.processes else 0
 
     def _zero(self, engine: EngineSettings) -> Mapping[str, Any] | None:
         if engine.kind != "deepspeed":
@@ -185,11 +189,12 @@ def make_plan(recipe: Recipe, processes: int | None = None) -> Plan:
         found.config, half=recipe.train.precision != "fp32", recomputed=recipe.train.checkpoint_activations
     )
     quotas, per_block = block_quotas(recipe), sum(block_quotas(recipe)) // recipe.slots
-    slots = {}
+    slots, picking = {}, label_sets(recipe)
     for (name, task), quota in zip(recipe.tasks.items(), quotas, strict=True):
         done, samples = _work_of_slot(recipe, name, found, processes)
         kept, passing = held.of(done, token_kinds(task, name)), held.backward(done)
-        slots[name] = SlotPlan(done, 3 * cost.forward(done), kept, passing, samples, quota / per_block)
+        labels = len(found.labels[name]) if name in found.labels else ASSUMED_CLASSES if name in picking else 0
+        slots[name] = SlotPlan(done, 3 * cost.forward(done), kept, passing, samples, quota / per_block, labels)
     return Plan(recipe, processes, found.config, slots, found.notes, _start(recipe, found))
 
 

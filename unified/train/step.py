@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from unified import seed
 from unified.buckets import whole_batches
-from unified.dist import rank, reduce_sum, rows_of_rank, world_size
-from unified.matching import Drawn, score
+from unified.dist import rank, reduce_sum, rows_of_rank, waits_measured, world_size
+from unified.matching import Drawn, Scores, score
 from unified.model import UnifiedModel
 from unified.nn.encoder import Noise
+from unified.stopwatch import Stopwatch
 from unified.task import Match, Task
 from unified.train.load import routing_loss
 from unified.types import Batch, Tokens
@@ -55,6 +56,8 @@ class StepModel(nn.Module):
         self.model = model
         self.tasks = dict(tasks)
         self.computes_in = PRECISIONS[precision]
+        self.watch = Stopwatch(model.device)
+        """Measures the forward pass of each task, and as `WAITING` what of it was spent in exchanges."""
         self.whole_batches = False
         """Run each batch as one, so that all ranks run the same modules in the same order, whatever their data."""
 
@@ -74,10 +77,7 @@ class StepModel(nn.Module):
         device = self.model.device.type
         autocast = torch.autocast(device, self.computes_in, enabled=self.computes_in != torch.float32)
         with autocast, whole_batches(self.whole_batches), self.model.encoder.sharing() as passes:
-            scores = [
-                score(self.model, self.tasks[i.task], i.batch, labels=i.labels, noise=i.noise, name=i.task)
-                for i in items
-            ]
+            scores = [self._score(item) for item in items]
         sums = torch.stack([s.loss.sum() for s in scores])
         local = torch.stack([torch.stack([s.loss.sum(), s.terms.sum(), s.correct.sum()]).float() for s in scores])
         whole = reduce_sum(local)
@@ -89,6 +89,11 @@ class StepModel(nn.Module):
         if extra is not None:
             loss = loss + extra * (sum(weights) / total)
         return loss, torch.cat([whole, local[:, :1]], dim=1), load
+
+    def _score(self, item: Item) -> Scores:
+        with self.watch.measure(item.task), waits_measured(self.watch):
+            task = self.tasks[item.task]
+            return score(self.model, task, item.batch, labels=item.labels, noise=item.noise, name=item.task)
 
 
 def in_chunks(slots: Sequence[T], chunks: int) -> list[Sequence[T]]:

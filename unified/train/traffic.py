@@ -75,12 +75,12 @@ def _of_rest(
     return [weights, Collective("gradients", "gradients", "reduce-scatter", size, processes)]
 
 
-def of_candidates(batches: Iterable[float], width: int, processes: int) -> list[Collective]:
-    """Features of both sides of batches (samples, over all processes) that are each other's candidates."""
-    samples = sum(batches)
-    if processes == 1 or not samples:
+def of_candidates(rows: float, width: int, processes: int) -> list[Collective]:
+    """So many features, over all processes, that every process needs: both sides of batches that are each other's
+    candidates, and label sets, of which each encodes a part."""
+    if processes == 1 or not rows:
         return []
-    size = 2 * samples * width * FLOAT
+    size = rows * width * FLOAT
     forward = Collective("features", "features", "all-gather", size, processes)
     return [forward, Collective("gradients of features", "features", "all-reduce", size, processes)]
 

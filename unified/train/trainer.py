@@ -22,6 +22,7 @@ from unified.recipe import Recipe
 from unified.train.build import Parts
 from unified.train.engine import check_running
 from unified.train.expert_parallel import ExpertShare, beside_experts
+from unified.train.gradient_norms import parts as parts_of
 from unified.train.load import ExpertLoad
 from unified.train.loss_scale import LossScale
 from unified.train.optim import (
@@ -56,8 +57,11 @@ class StepResult:
     metrics: dict[str, float]
     samples: int
     tokens: int  # through the encoder, with candidates and the padding that buckets of like length leave
-    flops: int
+    flops: dict[str, int]
+    seconds: dict[str, float]  # of the forward pass of each task on this rank; `WAITING`: spent in exchanges within it
+    seen: dict[str, int]  # samples of each task since its first one
     norm: float
+    norms: dict[str, float]  # by part of the network, where they were asked for
     lr: float
 
     def values(self) -> dict[str, Any]:
@@ -97,6 +101,7 @@ class Trainer:
         self.experts = ExpertLoad(self.model)
         step_model = StepModel(self.model, recipe.tasks, recipe.train.precision)
         step_model.whole_batches = share is not None
+        self._watch = step_model.watch
         runs = {slot.task: partial(self._probe, step_model, slot, batch) for slot, batch in probe}
         uses = uses_from_gradients(self.model, runs)
         groups = parameter_groups(self.model, uses, recipe.optim, depth=recipe.model.depth)
@@ -110,6 +115,8 @@ class Trainer:
             else beside_experts(accelerator, step_model, self.optimizer, recipe.optim.clip, share)
         )
         self.whole_batches = step_model.whole_batches
+        self._parts = parts_of(self.model)
+        self._watch.seconds()  # those of the probe are of no step
         check_running(recipe, accelerator, self.engine.module)
         self.ema = Ema(self.model, recipe.optim.ema) if recipe.optim.ema is not None else None
 
@@ -132,7 +139,7 @@ class Trainer:
         )
         return Item(slot.task, batch.to(self.model.device, non_blocking=True), labels, noise)
 
-    def train_step(self, slots: Sequence[tuple[Slot, Batch]]) -> StepResult:
+    def train_step(self, slots: Sequence[tuple[Slot, Batch]], *, norms_by_part: bool = False) -> StepResult:
         """One forward pass over the slots, one backward pass, one change of the weights."""
         optim = self.recipe.optim
         tasks = {slot.task for slot, _ in slots}
@@ -141,6 +148,7 @@ class Trainer:
             group["active"] = bool(tasks & set(group["tasks"]))
             group["lr"] = lr * group["lr_scale"]
         sums, load, wrong = self._gradients(slots)
+        norms = self.engine.norms(self._parts) if norms_by_part and wrong is None else {}
         norm = self.engine.step()
         changed = math.isfinite(norm)
         if wrong is None and not changed and (self.scale is None or self.scale.smallest):
@@ -155,7 +163,7 @@ class Trainer:
             if self.ema is not None:
                 self.ema.update(self.model)
         self.step += 1
-        return self._result(slots, sums.tolist(), norm, lr)
+        return self._result(slots, sums.tolist(), norm, norms if changed else {}, lr)
 
     def pass_over(self) -> None:
         """Go on after a step that is not made: nothing changes but its number."""
@@ -224,10 +232,17 @@ class Trainer:
         return f"step {self.step + 1}: the loss is not finite. {_where(bad)}"
 
     def _result(
-        self, slots: Sequence[tuple[Slot, Batch]], sums: list[list[float]], norm: float, lr: float
+        self,
+        slots: Sequence[tuple[Slot, Batch]],
+        sums: list[list[float]],
+        norm: float,
+        norms: dict[str, float],
+        lr: float,
     ) -> StepResult:
         whole: dict[str, list[float]] = {}
-        for (slot, _), row in zip(slots, sums, strict=True):
+        flops: dict[str, int] = {}
+        ranks, tokens = self.accelerator.num_processes, 0
+        for (slot, batch), row in zip(slots, sums, strict=True):
             before = whole.get(slot.task, [0.0] * 3)
             whole[slot.task] = [a + b for a, b in zip(before, row[:3], strict=True)]
         whole = {task: row for task, row in whole.items() if math.isfinite(row[0])}  # others are of a skipped step
@@ -242,9 +257,12 @@ class Trainer:
                 for task, (loss, terms, hits) in whole.items()
             },
             samples=sum(len(slot) for slot, _ in slots),
-            tokens=ranks * sum(part.tokens for part in done),
-            flops=ranks * 3 * sum(self.cost.forward(part) for part in done),
+            tokens=tokens,
+            flops=flops,
+            seconds=self._watch.seconds(),
+            seen={slot.task: slot.stop for slot, _ in slots},
             norm=norm,
+            norms=norms,
             lr=lr,
         )
 

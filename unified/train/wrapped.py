@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from unified import seed
 from unified.dist import rank, world_size
 from unified.model import UnifiedModel
+from unified.train import gradient_norms
 from unified.train.optim import (
     MOMENTS,
     Ema,
@@ -39,6 +40,9 @@ Named = dict[str, Tensor]
 
 class Whole:
     """The whole model and all moments in every process: one process, DDP, and DeepSpeed without ZeRO."""
+
+    split = False
+    """Whether each process has a part of the gradients alone."""
 
     def __init__(self, accelerator: Accelerator, step_model: StepModel, optimizer: GroupSkipAdamW, clip: float) -> None:
         self.accelerator, self.optimizer, self.clip = accelerator, optimizer, clip
@@ -65,6 +69,18 @@ class Whole:
     def backward(self, loss: Tensor) -> None:
         """The gradients of a loss; within `part`."""
         self.accelerator.backward(loss * self._scale)
+
+    def norms(self, parts: Mapping[str, str]) -> dict[str, float]:
+        """The norm of the gradient by part, before `step`; `parts`: that of each parameter, by its name."""
+        device = self.accelerator.device
+        found = gradient_norms.norms(self._gradients(), parts, device, split=self.split)
+        return {part: norm / self._scale for part, norm in found.items()}
+
+    def _gradients(self) -> Iterator[tuple[str, Tensor]]:
+        """What this process has of each parameter's gradient, times the scale of the loss."""
+        for name, parameter in self.parameters.items():
+            if parameter.grad is not None:
+                yield name, parameter.grad
 
     def step(self) -> float:
         """Clipping and one step of the optimizer; returns the norm of the gradient before clipping.
@@ -175,6 +191,8 @@ class Plain(Whole):
 class Zero(Plain):
     """ZeRO stages 1 and 2: each process keeps its part of the fp32 weights and moments, and the model as well."""
 
+    split = True
+
     def __init__(self, accelerator: Accelerator, step_model: StepModel, optimizer: GroupSkipAdamW, clip: float) -> None:
         super().__init__(accelerator, step_model, optimizer, clip)
         self.zero: Any = self.module.optimizer
@@ -186,6 +204,26 @@ class Zero(Plain):
             step = torch.zeros((), device=flat.device)
             optimizer.state[flat] = {"step": step, **{key: torch.zeros_like(flat) for key in MOMENTS}}
         self._link()
+
+    def _gradients(self) -> Iterator[tuple[str, Tensor]]:
+        """As `Whole._gradients`; with offload the norm of each, which is all that DeepSpeed keeps."""
+        for number, parameters in enumerate(self._parameters_here()):
+            if self._offloaded:
+                norms = self.zero.norm_for_param_grads
+                here = [(p, norms.get(self.zero.get_param_id(p))) for p in parameters]
+                yield from ((self.names[p], torch.as_tensor(norm)) for p, norm in here if norm is not None)
+                continue
+            gradients = self.zero.averaged_gradients.get(number) or []
+            real = (gradient for gradient in gradients if not getattr(gradient, "_zero_padding", False))
+            yield from ((self.names[p], gradient) for gradient, p in zip(real, parameters, strict=False))
+
+    @property
+    def _offloaded(self) -> bool:
+        return bool(self.zero.cpu_offload)
+
+    def _parameters_here(self) -> list[list[Any]]:
+        """Those of which this process has a part, by group."""
+        return list(self.zero.params_in_partition)
 
     def _split(self) -> tuple[list[Tensor], list[list[Any]]]:
         """For each group of the optimizer this process's part of it, and the parameters that it has."""
@@ -267,6 +305,13 @@ class Sharded(Zero):
         super().__init__(accelerator, step_model, optimizer, clip)
         if not hasattr(self.zero, "grad_partitions_flat_buffer"):
             raise RuntimeError("this version of DeepSpeed keeps gradients elsewhere, where they would be applied twice")
+
+    @property
+    def _offloaded(self) -> bool:
+        return bool(self.zero.offload_optimizer)
+
+    def _parameters_here(self) -> list[list[Any]]:
+        return self.groups
 
     def _split(self) -> tuple[list[Tensor], list[list[Any]]]:
         return list(self.zero.fp32_partitioned_groups_flat), list(self.zero.fp16_groups)
