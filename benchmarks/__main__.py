@@ -2,12 +2,13 @@
 
 import sys
 
-from benchmarks import checkpoints, expert_parallel, experts, gemm, loader, merged, queries, remote, step
+from benchmarks import checkpoints, expert_parallel, experts, gemm, loader, loop, merged, queries, remote, step
 from benchmarks.measure import table
 
 MEASUREMENTS = {
     "step": step.rows,
     "loader": loader.rows,
+    "loop": loop.rows,
     "remote": remote.rows,
     "gemm": gemm.rows,
     "experts": experts.rows,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from unified.data.loader import SETTLED
 from unified.reports.routing import COLLAPSED, CROWDED
-from unified.reports.run import Curve, Run, not_finite
+from unified.reports.run import TRAINED, Curve, Run, not_finite
 
 Level = Literal["problem", "note"]
 
@@ -40,6 +40,9 @@ THIRD = Limit(3, "values that each third of a curve must have for its beginning 
 FALL = Limit(0.02, "share by which a loss falls at least from the first third to the last one: less may be noise")
 RISE = Limit(0.1, "share by which the last third may lie above the lowest third: more is a loss that rises again")
 LEARNED = Limit(0.01, "nats: a loss below need not fall any more, and a rise by less is no spike")
+UNEVEN = Limit(
+    1.15, "times the mean of all ranks that the forward passes of the slowest may take: the others wait for the rest"
+)
 TAIL = Limit(0.25, "share of the records, the last ones, that say how speed and experts are now")
 SLOWER = Limit(0.2, "share of the speed that may be lost from the first quarter to the last: machines vary by less")
 NEAR_BAD = Limit(0.5, "share of data.max_bad_fraction: beyond it a run that stops over bad samples is near")
@@ -47,13 +50,16 @@ COLLAPSE = Limit(COLLAPSED, "equally busy experts that are as diverse as a load:
 CROWD = Limit(CROWDED, "share of the load that one expert may have")
 MEDIAN_DIFFERENCE = 0.9539
 """Of two values of Gaussian noise, in standard deviations: 0.6745 times the root of 2."""
+PART = "gradient_norm/"
+HALF = 0.5
 SHOWN = 4
 """Places or events that a sentence names; the rest is counted."""
 
 LIMITS = {
     "data_bound": DATA_BOUND, "window": WINDOW, "steady": STEADY, "before": BEFORE, "spike": SPIKE,
     "loss_rise": LOSS_RISE, "norm_rise": NORM_RISE, "third": THIRD, "fall": FALL, "rise": RISE,
-    "learned": LEARNED, "tail": TAIL, "slower": SLOWER, "near_bad": NEAR_BAD, "collapse": COLLAPSE, "crowd": CROWD,
+    "learned": LEARNED, "uneven": UNEVEN, "tail": TAIL, "slower": SLOWER, "near_bad": NEAR_BAD,
+    "collapse": COLLAPSE, "crowd": CROWD,
 }  # fmt: skip
 
 
@@ -107,6 +113,16 @@ def gradient_spikes(run: Run) -> Iterator[Diagnosis]:
     """Gradient norms far above what was usual; of the steps that were recorded, which are not all."""
     if found := spikes(run.curve("gradient_norm"), NORM_RISE.value):
         yield _spiked("gradient spike", "note", "the gradient norm (before clipping, of recorded steps)", None, found)
+        highest = max(found, key=lambda spike: spike.peak)
+        record = next(one for one in run.records if one["step"] >= highest.first and one[TRAINED] == highest.peak)
+        parts = {name.removeprefix(PART): record[name] for name in run.names(PART) if name in record}
+        if parts:
+            part = max(parts, key=lambda name: parts[name])
+            yield Diagnosis(
+                "spike in part", "note",
+                f"at the highest, step {record['step']}, most of the gradient was in {part} "
+                f"(norm {parts[part]:.4g} of {highest.peak:.4g})", (int(record["step"]),), part,
+            )  # fmt: skip
 
 
 def _spiked(kind: str, level: Level, what: str, subject: str | None, found: Sequence[Spike]) -> Diagnosis:
@@ -214,6 +230,40 @@ def waiting(run: Run) -> float | None:
         return None
     seconds = run.covered()[kept][fine] / speeds[fine]  # in proportion: steps have about as many samples
     return float((waits[fine] * seconds).sum() / seconds.sum())
+
+
+def ranks(run: Run) -> Iterator[Diagnosis]:
+    """A rank that is slower than the others, in the last records."""
+    slow = run.curve("imbalance").finite().values
+    part = max(int(len(slow) * TAIL.value), int(THIRD.value))
+    if len(slow) < part or float(np.median(slow[-part:])) < UNEVEN.value:
+        return
+    named = [record["slowest_rank"] for record in run.records if "slowest_rank" in record][-part:]
+    worst = max(set(named), key=named.count)
+    often = named.count(worst) / len(named)
+    who = (
+        f"rank {worst} is the slowest in {often:.0%} of the records: look at its machine"
+        if often > HALF
+        else ("now one rank is slow, now another: texts of different lengths, or machines that others use as well")
+    )
+    yield Diagnosis(
+        "imbalance", "problem",
+        f"ranks differ: the slowest takes {np.median(slow[-part:]):.2f} times the mean for its forward passes "
+        f"(limit {UNEVEN.value:.2f}), and the others wait for it; {who}", subject=str(worst),
+    )  # fmt: skip
+
+
+def skipped(run: Run) -> Iterator[Diagnosis]:
+    """Steps that changed nothing, as a loss or a gradient was not finite."""
+    counts = run.curve("skipped_steps").finite()
+    if len(counts.values) and counts.values[-1] > 0:
+        rises = counts.steps[np.flatnonzero(np.diff(counts.values, prepend=0) > 0)]
+        yield Diagnosis(
+            "skipped steps", "note",
+            f"{_count(int(counts.values[-1]), 'step')} changed nothing, as a loss or a gradient was not finite; "
+            f"log.txt names tasks and samples. Recorded at step {_some([str(step) for step in rises])}",
+            tuple(int(step) for step in rises),
+        )  # fmt: skip
 
 
 def speed(run: Run) -> Iterator[Diagnosis]:
@@ -328,7 +378,7 @@ def resumed(run: Run) -> Iterator[Diagnosis]:
         )  # fmt: skip
 
 
-LOOKS = (numbers, loss_spikes, losses, experts, data, speed, gradient_spikes, samples, resumed)
+LOOKS = (numbers, loss_spikes, losses, experts, data, ranks, speed, skipped, gradient_spikes, samples, resumed)
 
 
 def _count(number: int, what: str) -> str:

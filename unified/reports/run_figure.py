@@ -14,7 +14,7 @@ from scipy.ndimage import median_filter
 
 from unified.reports.figures import DPI
 from unified.reports.run import Curve, Run
-from unified.reports.run_diagnosis import DATA_BOUND, Diagnosis
+from unified.reports.run_diagnosis import DATA_BOUND, UNEVEN, Diagnosis
 
 WIDTH, HEIGHT = 6.4, 2.7  # inches of a panel
 ACROSS = 2
@@ -86,17 +86,33 @@ def lines_of(run: Run, found: Sequence[Diagnosis]) -> list[Lines]:
     panels.append(Lines("learning rate", {"": run.curve("lr")}, low=0))
     clip = (run.recipe.optim.clip, "clipped above")
     panels.append(Lines("gradient norm", {"": run.curve("gradient_norm")}, limit=clip, spikes=spiked))
+    panels.append(Lines("gradient norm by part", by_subject(run, "gradient_norm/")))
     panels.append(Lines("samples/s", {"": run.curve("samples_per_second")}, low=0))
     panels.append(Lines("tokens/s", {"": run.curve("tokens_per_second")}, low=0))
     wait = (DATA_BOUND.value, "data-bound above")
     panels.append(Lines("share of the time waiting for data", {"": run.curve("data_wait")}, low=0, limit=wait))
-    panels.append(Lines("model FLOPs utilization", {"": run.curve("mfu")}, low=0))
+    several = by_subject(run, "mfu/")
+    every = {"all": run.curve("mfu"), **several} if len(several) > 1 else {"": run.curve("mfu")}
+    panels.append(Lines("model FLOPs utilization", every, low=0))
+    shares = by_subject(run, "time/")
+    panels.append(Lines("share of the time", shares if len(shares) > 1 else {}, low=0))
+    uneven = (UNEVEN.value, "uneven above")
+    panels.append(Lines("slowest rank / mean, forward", {"": run.curve("imbalance")}, low=1, limit=uneven))
+    panels.append(Lines("most memory of a process, GiB", by_subject(run, "memory/"), low=0))
+    panels.append(Lines("epochs", by_subject(run, "epochs/"), low=0))
+    skipped = run.curve("skipped_steps")
+    panels.append(Lines("skipped steps", {"": skipped} if skipped.values.any() else {}, low=0))
     for ending, title in (("/effective", "effective experts"), ("/dead", "idle experts")):
         names = [name for name in run.names("experts/") if name.endswith(ending)]
         places = {name.removeprefix("experts/").removesuffix(ending): run.curve(name) for name in names}
         panels.append(Lines(title, places, low=0))
     shown = [{name: one for name, one in panel.curves.items() if len(one.finite().steps)} for panel in panels]
     return [replace(panel, curves=curves) for panel, curves in zip(panels, shown, strict=True) if curves]
+
+
+def by_subject(run: Run, prefix: str) -> dict[str, Curve]:
+    """Curves of the keys that begin so, by what comes after."""
+    return {name.removeprefix(prefix).removesuffix("_gib"): run.curve(name) for name in run.names(prefix)}
 
 
 def by_metric(run: Run, prefix: str, mark: str) -> dict[str, dict[str, Curve]]:

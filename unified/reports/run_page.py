@@ -21,16 +21,19 @@ p.fine { padding: .45em .8em; border-left: 4px solid #2e8b57; background: #eff8f
 """
 
 
+OF_TASK = ("samples", "epochs", "time", "MFU")
+
+
 def write_page(content: Mapping[str, Any], figure: Path, out: Path) -> None:
     """Write the page of a run's report, whole or not at all; `content`: that of run.json, `figure`: a PNG."""
     image = b64encode(figure.read_bytes()).decode("ascii")
     tables = [
         (
             "Tasks",
-            ["task", "records", "first loss", "lowest", "at step", "last", "metrics, last"],
+            ["task", "records", "first loss", "lowest", "at step", "last", *OF_TASK, "metrics, last"],
             tasks(content),
             1,
-            6,
+            6 + len(OF_TASK),
         ),
         ("Experts, last records", ["layer and decision", "effective", "busiest", "idle"], experts(content), 1, 3),
         ("Evaluation", ["result", "first", "lowest", "highest", "last", "at step"], evaluations(content), 1, 6),
@@ -69,7 +72,9 @@ def tasks(content: Mapping[str, Any]) -> list[Sequence[str]]:
     for name, one in content["tasks"].items():
         metrics = ", ".join(f"{metric} {number(value)}" for metric, value in one["metrics"].items())
         losses = [number(one["first"]), number(one["lowest"]), str(one["lowest_step"] or "–"), number(one["last"])]
-        rows.append((escape(name), str(one["records"]), *losses, escape(metrics)))
+        samples = "–" if one["samples"] is None else f"{one['samples']:,.0f}"
+        rest = [samples, number(one["epochs"]), share(one["time"]), share(one["mfu"])]
+        rows.append((escape(name), str(one["records"]), *losses, *rest, escape(metrics)))
     return rows
 
 
@@ -100,6 +105,11 @@ def limits(content: Mapping[str, Any]) -> list[Sequence[str]]:
         (escape(n.replace("_", " ")), f"{one['value']:g}", escape(one["reason"]))
         for n, one in content["limits"].items()
     ]
+
+
+def share(value: float | None) -> str:
+    """A share of a whole; "–" for none."""
+    return "–" if value is None else f"{value:.0%}"
 
 
 def number(value: float | None) -> str:

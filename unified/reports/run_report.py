@@ -21,6 +21,7 @@ from unified.reports.run_page import number, write_page
 from unified.reports.source import FORMAT
 from unified.train.progress import duration
 
+PREFIXES = ("loss/", "metric/", "eval/", "gradient_norm/", "mfu/", "time/", "samples/", "epochs/", "memory/")
 COLUMNS = 110  # letters of a line in the terminal
 
 
@@ -39,8 +40,9 @@ def run_command(path: Path, out: Path | None = None) -> None:
 
 def report(run: Run, found: Sequence[Diagnosis]) -> dict[str, Any]:
     """The content of run.json."""
-    names = [name for prefix in ("loss/", "metric/", "eval/") for name in run.names(prefix)]
-    names += ["lr", "gradient_norm", "samples_per_second", "tokens_per_second", "mfu", "data_wait"]
+    names = [name for prefix in PREFIXES for name in run.names(prefix)]
+    names += ["lr", "gradient_norm", "samples_per_second", "tokens_per_second", "mfu", "data_wait", "imbalance"]
+    names.append("skipped_steps")
     names += [name for name in run.names("experts/") if not name.endswith("/load")]
     curves = {name: run.curve(name) for name in names}
     return {
@@ -94,6 +96,13 @@ def facts(run: Run) -> dict[str, str]:
         found["MFU"] = f"{last['mfu']:.0%}"
     if (share := waiting(run)) is not None:
         found["waiting for data"] = f"{share:.1%} of the time"
+    if "imbalance" in last:
+        found["slowest rank"] = f"rank {last['slowest_rank']}, {last['imbalance']:.2f} times the mean of all"
+    memory = {
+        name.removeprefix("memory/").removesuffix("_gib"): last[name] for name in last if name.startswith("memory/")
+    }
+    if memory:
+        found["memory"] = ", ".join(f"{value:.1f} GiB ({where})" for where, value in memory.items())
     if run.resumes:
         found["resumed at step"] = ", ".join(f"{resume.step:,}" for resume in run.resumes)
     if run.samples.seen is not None:
@@ -113,10 +122,17 @@ def task_entry(run: Run, task: str) -> dict[str, Any]:
         "lowest": None if best is None else float(fine.values[best]),
         "lowest_step": None if best is None else int(fine.steps[best]),
         "last": plain(float(curve.values[-1])),
+        **{name: latest(run.curve(f"{name}/{task}")) for name in ("samples", "epochs", "time", "mfu")},
         "metrics": {
             name.removeprefix(f"metric/{task}."): plain(float(one.values[-1])) for name, one in metrics.items()
         },
     }
+
+
+def latest(curve: Curve) -> float | None:
+    """The last number of a curve; None where it has none."""
+    fine = curve.finite().values
+    return float(fine[-1]) if len(fine) else None
 
 
 def evaluation_entry(curve: Curve) -> dict[str, Any]:
