@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -106,12 +107,8 @@ def in_turns(recipe: Recipe, out: Path) -> Sides:
             super().__init__(*arguments, **named)
             sides.trainer = self
 
-    kept = loop.StepLoader, loop.Trainer
-    loop.StepLoader, loop.Trainer = Made, Seen  # type: ignore[misc]
-    try:
+    with patch.object(loop, "StepLoader", Made), patch.object(loop, "Trainer", Seen):
         loop.run(recipe, out)
-    finally:
-        loop.StepLoader, loop.Trainer = kept  # type: ignore[misc]
     return sides
 
 
@@ -124,9 +121,10 @@ def bookkeeping(recipe: Recipe, trainer: Trainer, out: Path) -> dict[str, float]
         progress = Progress(10**9, every=20, tell=folder.append, peak=1e12, more=trainer.experts.record)
         result = trainer._result(slots, [[1.0, 1.0, 1.0, 1.0]] * len(slots), 1.0, norms, 1e-3)
 
-        def order() -> None:
+        def order() -> int:
             for slot in schedule(recipe, recipe.seed, next(numbers)):
                 positions(recipe.seed, slot.task, np.arange(slot.start, slot.stop), sizes)
+            return 0
 
         def logged() -> None:
             for _ in range(20):

@@ -58,7 +58,8 @@ class StepResult:
     samples: int
     tokens: int  # through the encoder, with candidates and the padding that buckets of like length leave
     flops: dict[str, int]
-    seconds: dict[str, float]  # of the forward pass of each task on this rank; `WAITING`: spent in exchanges within it
+    seconds: dict[str, float] = dataclasses.field(compare=False)
+    """Of the forward pass of each task on this rank; `WAITING`: spent in exchanges within it."""
     seen: dict[str, int]  # samples of each task since its first one
     norm: float
     norms: dict[str, float]  # by part of the network, where they were asked for
@@ -245,9 +246,10 @@ class Trainer:
         for (slot, batch), row in zip(slots, sums, strict=True):
             before = whole.get(slot.task, [0.0] * 3)
             whole[slot.task] = [a + b for a, b in zip(before, row[:3], strict=True)]
+            done = self._work(slot.task, batch)
+            tokens += ranks * done.tokens
+            flops[slot.task] = flops.get(slot.task, 0) + ranks * 3 * self.cost.forward(done)
         whole = {task: row for task, row in whole.items() if math.isfinite(row[0])}  # others are of a skipped step
-        ranks = self.accelerator.num_processes
-        done = [self._work(slot.task, batch) for slot, batch in slots]
         return StepResult(
             losses={task: loss / max(terms, 1.0) for task, (loss, terms, _) in whole.items()},
             metrics={
