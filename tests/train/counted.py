@@ -99,18 +99,11 @@ def count(trainer: Trainer, slots: Any, before: dict[int, int]) -> dict[str, Any
     engine: Any = trainer.engine
     zero = getattr(engine, "zero", None)
 
-    def look() -> None:
-        """Where the largest group is changed, of which alone the gradients are flat then."""
-        sizes = [sum(p.numel() for p in group["params"]) for group in trainer.optimizer.param_groups]
-        if max(sizes) == most:
-            found.append(held(before))
-
     def look_early() -> None:
         if len(found) < 4:
             found.append(held(before))
 
-    most = max(sum(p.numel() for p in group["params"]) for group in trainer.optimizer.param_groups)
-    looks = [watched(trainer.optimizer, "step", look)]
+    looks = [watched(trainer.optimizer, "step", lambda: found.append(held(before)))]
     if getattr(zero, "partition_gradients", True) is False:  # later stages reduce while there are activations
         looks.append(watched(zero, "reduce_ipg_grads", look_early))
     with Sent() as sent, ExitStack() as stack:
