@@ -4,9 +4,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from tiny import tiny_recipe
 
+from unified.cli.flags import with_flags
+from unified.config import build, read_yaml
+from unified.data.loader import check_split
+from unified.recipe import Recipe
 from unified.train.deepspeed_settings import deepspeed_settings
 
 LAUNCH = Path(__file__).parent.parent / "recipes" / "launch"
@@ -41,7 +46,28 @@ def test_scripts_are_shell_and_may_be_run(path: Path) -> None:
     assert "torchrun" in path.read_text()
 
 
+def test_the_kubernetes_job_is_one_and_starts_a_recipe_that_is_there(tmp_path: Path) -> None:
+    job = yaml.safe_load((LAUNCH / "kubernetes.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v1", "PyTorchJob")
+    policy, worker = job["spec"]["elasticPolicy"], job["spec"]["pytorchReplicaSpecs"]["Worker"]
+    assert policy["minReplicas"] == policy["maxReplicas"] == worker["replicas"]
+    assert policy["maxRestarts"] > 0
+    (container,) = worker["template"]["spec"]["containers"]
+    assert container["name"] == "pytorch"
+    launcher, script, recipe, *flags = container["command"]
+    assert (launcher, script) == ("torchrun", "train.py")
+    path = LAUNCH.parent.parent / recipe
+    flags = flags[2:]  # --out FOLDER is of train.py itself
+    found = with_flags(build(Recipe, read_yaml(path), path.name), flags, prog="train.py")
+    assert found.engine.kind == "deepspeed"
+    gpus = int(job["spec"]["nprocPerNode"])
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == gpus
+    check_split(found, gpus * worker["replicas"])
+    mounts = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounts == {volume["name"] for volume in worker["template"]["spec"]["volumes"]}
+
+
 def test_every_file_is_tested() -> None:
     names = {path.stem for path in LAUNCH.glob("*.yaml")}
     settings = {"zero0", "zero3_offload_all", *(f"zero{n}{kind}" for n in (1, 2, 3) for kind in ("", "_offload"))}
-    assert names == {*settings, "accelerate_one_node", "accelerate_many_nodes"}
+    assert names == {*settings, "accelerate_one_node", "accelerate_many_nodes", "kubernetes"}

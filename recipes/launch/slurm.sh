@@ -4,7 +4,7 @@
 # The same command goes on from the newest complete checkpoint. Five minutes before its time is up the job's processes
 # get SIGTERM: the run stops after the step that it makes, with a checkpoint, for which torchrun gives it 30 seconds.
 #SBATCH --job-name=unified
-#SBATCH --nodes=4
+#SBATCH --nodes=7
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=96

@@ -110,6 +110,66 @@ def test_gradient_spikes_are_notes_and_twice_the_norm_at_least(recipe: Recipe) -
     assert kinds(made(recipe, records(gradient_norm=lambda n: 3.9 if n == 20 else 2 + n % 3 / 10))) == []
 
 
+def test_the_part_of_a_gradient_spike_is_named(recipe: Recipe) -> None:
+    def norm(number: int) -> float:
+        return 50.0 if number == 20 else 2 + number % 3 / 10
+
+    parts = {"gradient_norm/text": lambda _: 0.5, "gradient_norm/layers 0-3": lambda n: norm(n) - 0.01}
+    first, second = diagnose(made(recipe, records(gradient_norm=norm, **parts)))
+    assert (first.kind, second.kind, second.subject, second.steps) == (
+        "gradient spike",
+        "spike in part",
+        "layers 0-3",
+        (21,),
+    )
+
+
+def test_slow_ranks_are_told_and_whether_it_is_always_the_same(recipe: Recipe) -> None:
+    slow = {"imbalance": lambda _: 1.4, "slowest_rank": lambda _: 3}
+    (found,) = diagnose(made(recipe, records(**slow)))
+    assert (found.kind, found.level, found.subject) == ("imbalance", "problem", "3")
+    assert "takes 1.40 times the mean" in found.text
+    assert "rank 3 is the slowest in 100% of the records" in found.text
+    (found,) = diagnose(made(recipe, records(**{**slow, "slowest_rank": lambda n: n % 4})))
+    assert "now one rank is slow, now another" in found.text
+    assert kinds(made(recipe, records(**{**slow, "imbalance": lambda n: 2.0 if n < 20 else 1.05}))) == [], "it was"
+    assert kinds(made(recipe, records(2, **slow))) == []
+
+
+def test_skipped_steps_are_told_with_the_records_that_have_them(recipe: Recipe) -> None:
+    (found,) = diagnose(made(recipe, records(skipped_steps=lambda n: (n >= 9) + 2 * (n >= 30))))
+    assert (found.kind, found.level, found.steps) == ("skipped steps", "note", (10, 31))
+    assert found.text.startswith("3 steps changed nothing")
+
+
+def test_parts_and_shares_have_panels_and_columns(recipe: Recipe, tmp_path: Path) -> None:
+    more = {"gradient_norm/image": lambda n: float(n % 2), "gradient_norm/text": lambda _: 1.0}
+    more |= {
+        "time/colour": lambda _: 0.7,
+        "time/next": lambda _: 0.3,
+        "mfu": lambda _: 0.4,
+        "mfu/colour": lambda _: 0.5,
+        "mfu/next": lambda _: 0.2,
+    }
+    more |= {"epochs/colour": lambda n: n / 10, "memory/host_gib": lambda _: 3.0, "samples/colour": lambda n: 8 * n}
+    run = made(recipe, records(**more, imbalance=lambda _: 1.01, slowest_rank=lambda _: 1))
+    panels = {panel.title: panel for panel in lines_of(run, [])}
+    assert (panels["gradient norm by part"].curves["image"].values == 1).all(), "steps without an image are left out"
+    assert list(panels["share of the time"].curves) == ["colour", "next"]
+    assert list(panels["model FLOPs utilization"].curves) == ["all", "colour", "next"]
+    assert {"slowest rank / mean, forward", "epochs", "most memory of a process, GiB"} <= panels.keys()
+    assert "skipped steps" not in panels
+    with RunFolder(tmp_path / "run") as folder:
+        folder.start(recipe, 0)
+        for record in run.records:
+            folder.append(dict(record))
+    run_command(tmp_path / "run")
+    page = (tmp_path / "run" / "reports" / "run.html").read_text()
+    cells = ["312", "3.9", "70%", "50%"]
+    assert "".join(f'<td class="number">{cell}</td>' for cell in cells) in page
+    assert "rank 1, 1.01 times the mean of all" in page
+
+
 def test_spikes_of_runs_with_many_records_are_found_among_noise(recipe: Recipe) -> None:
     noise = generator("long").normal(0, 0.1, 5000).tolist()
     found = spikes(

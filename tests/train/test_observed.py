@@ -41,7 +41,8 @@ def test_a_plan_says_what_engines_hold_and_send(results: dict[str, Any]) -> None
     for engine in COUNTED:
         found = results[f"{engine}/dense/bytes"]
         assert found["most"] > 30e6, "beside this, batches and buffers of libraries are small"
-        assert found["computed"] == pytest.approx(found["most"], rel=0.06), engine
+        # The most, as groups may free each other's gradients earlier; under offload some copies come and go.
+        assert 0.9 * found["computed"] < found["most"] < 1.06 * found["computed"], engine
         if engine in ("zero1", "zero2"):
             assert found["rest"] == pytest.approx(found["between"], rel=0.002), engine
         sent = {kind: size for kind, size in found["sent"].items() if size > 1e5}  # sums of losses are less

@@ -86,7 +86,8 @@ def lines_of(run: Run, found: Sequence[Diagnosis]) -> list[Lines]:
     panels.append(Lines("learning rate", {"": run.curve("lr")}, low=0))
     clip = (run.recipe.optim.clip, "clipped above")
     panels.append(Lines("gradient norm", {"": run.curve("gradient_norm")}, limit=clip, spikes=spiked))
-    panels.append(Lines("gradient norm by part", by_subject(run, "gradient_norm/")))
+    parts = {part: used(one) for part, one in by_subject(run, "gradient_norm/").items()}
+    panels.append(Lines("gradient norm by part", parts))
     panels.append(Lines("samples/s", {"": run.curve("samples_per_second")}, low=0))
     panels.append(Lines("tokens/s", {"": run.curve("tokens_per_second")}, low=0))
     wait = (DATA_BOUND.value, "data-bound above")
@@ -113,6 +114,11 @@ def lines_of(run: Run, found: Sequence[Diagnosis]) -> list[Lines]:
 def by_subject(run: Run, prefix: str) -> dict[str, Curve]:
     """Curves of the keys that begin so, by what comes after."""
     return {name.removeprefix(prefix).removesuffix("_gib"): run.curve(name) for name in run.names(prefix)}
+
+
+def used(curve: Curve) -> Curve:
+    """Without the steps in which no task used a part."""
+    return Curve(curve.steps[curve.values != 0], curve.values[curve.values != 0])
 
 
 def by_metric(run: Run, prefix: str, mark: str) -> dict[str, dict[str, Curve]]:
@@ -147,7 +153,7 @@ def _draw_lines(axis: Axes, panel: Lines, run: Run) -> None:
     everything = []
     for number, (name, curve) in enumerate(list(panel.curves.items())[:LINES]):
         place = tasks.index(name) if name in tasks else number  # a task has one colour in all panels
-        fine, colour = curve.finite(), colours(place % colours.N)
+        fine, colour = curve.finite(), "black" if name == "all" else colours(place % colours.N)
         everything.append(fine.values)
         many = len(fine.steps) > SMOOTH
         axis.plot(
