@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -89,7 +89,7 @@ def in_turns(recipe: Recipe, out: Path) -> Sides:
     class Made(StepLoader):
         """Batches that are there."""
 
-        def __iter__(self) -> Iterator[Any]:
+        def __iter__(self) -> Generator[Any, None, None]:
             slots, before = self.probe(), 0.0
             items = [sides.trainer._item(slot, batch) for slot, batch in slots]
             for number in range(self.recipe.max_steps):
