@@ -31,7 +31,8 @@ from unified.data.loader import StepLoader
 from unified.data.order import positions
 from unified.data.schedule import schedule
 from unified.data.write import ShardWriter
-from unified.recipe import EngineSettings, ImageSettings, ModelSettings, Recipe, TextSettings, TrainSettings
+from unified.model_settings import ImageSettings, ModelSettings, TextSettings
+from unified.recipe import EngineSettings, Recipe, TrainSettings
 from unified.task import Match, Task
 from unified.train import loop
 from unified.train.progress import Progress

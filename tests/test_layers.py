@@ -6,7 +6,20 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "unified"
-WORDS = {"types", "task", "recipe", "model_settings", "config", "log", "seed", "dist", "checkpoint", "paths", "errors", "stopwatch"}
+WORDS = {
+    "types",
+    "task",
+    "recipe",
+    "model_settings",
+    "config",
+    "log",
+    "seed",
+    "dist",
+    "checkpoint",
+    "paths",
+    "errors",
+    "stopwatch",
+}
 TENSORS = {"nn", "modalities", "answers"}
 MEANING = {
     "card",

@@ -133,8 +133,9 @@ class Plan:
 
     def traffic(self, engine: EngineSettings) -> list[Collective]:
         """What processes exchange in a mean step under an engine; in a step of all tasks as to gradients."""
-        candidates = {name for name, task in self.recipe.tasks.items() if task.answer.read == "prefix"}
-        passes = sum(slot.share * (2 if name in candidates else 1) for name, slot in self.slots.items())
+        answers = {name: task.answer for name, task in self.recipe.tasks.items()}
+        twice = {name for name, answer in answers.items() if isinstance(answer, Match) and answer.read == "prefix"}
+        passes = sum(slot.share * (2 if name in twice else 1) for name, slot in self.slots.items())
         found = of_states(
             self.sizes, self._zero(engine), self.processes, passes=passes, expert_parallel=engine.expert_parallel,
             recomputed=self.recipe.train.checkpoint_activations,
@@ -147,7 +148,7 @@ class Plan:
     def _shared_features(self, name: str) -> int:
         """Rows of a slot that every process needs and none has whole."""
         task, labels = self.recipe.tasks[name], self.slots[name].labels
-        if task.answer.candidates == "batch":
+        if isinstance(task.answer, Match) and task.answer.candidates == "batch":
             return 2 * task.batch
         return labels if labels >= self.processes else 0
 
