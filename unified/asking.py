@@ -1,6 +1,7 @@
 """Asking task queries: one pass over the encoder for all tasks, and the loss of one task in training."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -10,7 +11,7 @@ from unified.config import nearest
 from unified.layout import Attributes
 from unified.model import UnifiedModel
 from unified.nn.encoder import Noise
-from unified.queries import QueryStates, Seen
+from unified.queries import QueryStates, Seen, Trunk
 from unified.types import DataError, Tokens
 
 
@@ -30,24 +31,40 @@ def ask(
             raise KeyError(f"task {task!r} has no queries in this model{nearest(task, list(model.queries.specs))}")
     if set(tokens) != {"image"}:
         raise TypeError(f"task queries are asked about one image, found {sorted(tokens)}")
-    image = tokens["image"]
-    seen: dict[str, Seen] = {}
+    image, queries = tokens["image"], model.queries
+    trunks: dict[str, Trunk] = {}
+    seen: dict[tuple[str, str], Seen] = {}
     found = {}
     for task in tasks:
-        family = model.queries.specs[task].family
-        # Only routers that look at the family make states depend on who asks.
-        whose = family if by_family(model.config.experts) else ""
-        if whose not in seen:
-            seen[whose] = _look(model, image, family, noise)
-        found[task] = model.queries(task, seen[whose], _named(model, task, (names or {}).get(task)))
+        named = _named(model, task, (names or {}).get(task))
+        # States depend on who asks only where queries are among them, or routers look at the family.
+        family = queries.specs[task].family
+        whose = task if queries.inside else family if by_family(model.config.experts) else ""
+        if whose not in trunks:
+            inner = queries.inner(task, named) if queries.inside else None
+            trunks[whose] = _trunk(model, image, family, noise, inner)
+        place = (whose, queries.group(task))
+        if place not in seen:
+            seen[place] = queries.look(trunks[whose], place[1])
+        found[task] = queries(task, trunks[whose], seen[place], named)
     return found
 
 
-def _look(model: UnifiedModel, image: Tokens, family: str, noise: Noise | None) -> Seen:
+def _trunk(model: UnifiedModel, image: Tokens, family: str, noise: Noise | None, inner: Tensor | None) -> Trunk:
     assert model.queries is not None
     rows, columns = _grid(image)
-    encoded = model.encode([(Attributes("image", family=family), image)], noise=noise)
-    return model.queries.look(encoded.states[:, 1:], rows, columns)  # type: ignore[no-any-return]
+    given = Attributes("image", family=family)
+    queries = None if inner is None else (replace(given, role="query"), inner.expand(len(image), -1, -1))
+    keep = model.queries.sharing == "projector"
+    encoded = model.encode([(given, image)], noise=noise, keep_layers=keep, queries=queries)
+    patches = slice(1, 1 + rows * columns)
+    return Trunk(
+        encoded.states[:, patches],
+        rows,
+        columns,
+        tuple(layer[:, patches] for layer in encoded.layers),
+        None if inner is None else encoded.states[:, patches.stop :],
+    )
 
 
 def _grid(image: Tokens) -> tuple[int, int]:

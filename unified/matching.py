@@ -199,14 +199,18 @@ def read_caption(
     return encoded.states[:, segment.start : segment.stop], text.values.masked_fill(~text.mask, IGNORE)
 
 
-def token_kinds(task: Task, name: str) -> tuple[Attributes, ...]:
-    """Every kind of token that `score` runs through the encoder for a task: the rows that its routing has."""
+def token_kinds(task: Task, name: str, *, inside: bool = False) -> tuple[Attributes, ...]:
+    """Every kind of token that `score` runs through the encoder for a task: the rows that its routing has.
+
+    `inside`: queries pass the encoder.
+    """
     family, answer = task.family or name, task.answer
     given = tuple(sorted(set(task.inputs.values())))
     inputs = [Attributes(modality, given=given, family=family) for modality in given]
     candidate = Attributes("text", "candidate", given=given, family=family)
     if not isinstance(answer, Match):
-        return (*inputs, candidate) if answer.from_names else tuple(inputs)
+        asked = [replace(inputs[0], role="query")] if inside else []
+        return (*inputs, *asked, *([candidate] if answer.from_names else []))
     if answer.read == "prefix":
         return (*inputs, candidate)
     both = tuple(sorted({*given, "text"}))

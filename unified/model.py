@@ -1,7 +1,7 @@
 """The network as a Hugging Face model: embeddings, encoder, and the head that makes representations comparable."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,6 +39,7 @@ class Encoded:
     layout: Layout
     past: tuple[Cache, ...]
     routing: tuple[Usage, ...]
+    layers: tuple[Float[Tensor, "b n w"], ...] = ()
 
 
 @dataclass
@@ -84,7 +85,7 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
             {family: nn.Parameter(torch.full((1,), LOG_SCALE)) for family in config.families}
         )
         queries = config.queries
-        self.queries = TaskQueries(width, queries, read_specs(queries["tasks"])) if queries else None
+        self.queries = TaskQueries(width, config.depth, queries, read_specs(queries["tasks"])) if queries else None
         self.processor: Any = None  # attached by `unified.load`, so that `classify` and `caption` take plain words
         self.post_init()
 
@@ -134,10 +135,13 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         past_mask: Tensor | None = None,
         noise: Noise | None = None,
         keep_past: bool = False,
+        keep_layers: bool = False,
+        queries: tuple[Attributes, Float[Tensor, "b q w"]] | None = None,
     ) -> Encoded:
         """Run [SPE] and the parts through the encoder as one sequence; with `past` the parts continue another.
 
-        `keep_past`: return what further parts need to continue this one.
+        `keep_past`: return what further parts need to continue this one; `keep_layers`: the states of all layers.
+        `queries`: vectors that come last, and what they are.
         """
         samples = len(parts[0][1])
         if any(len(tokens) != samples for _, tokens in parts):
@@ -152,6 +156,11 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
             masks.insert(0, masks[0].new_ones(masks[0].shape[0], 1))
             lengths[0] += 1  # the prefix belongs to the first part
         kinds = [attributes for attributes, _ in parts]
+        if queries is not None:
+            kinds.append(replace(queries[0], given=kinds[0].given))
+            vectors.append(queries[1].to(vectors[0].dtype))
+            masks.append(masks[0].new_ones(masks[0].shape[0], queries[1].shape[1]))
+            lengths.append(queries[1].shape[1])
         whole = layout(list(zip(kinds, lengths, strict=True)), continues=past is not None)
         real = torch.cat(masks, dim=1)
         segments, conditions = whole.segments, None
@@ -160,8 +169,9 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         output = self.encoder(
             torch.cat(vectors, dim=1), attention_mask(whole, real, past_mask), segments, conditions=conditions,
             past=past, noise=noise, candidate=any(kind.role == "candidate" for kind in kinds), keep_past=keep_past,
+            keep_layers=keep_layers,
         )  # fmt: skip
-        return Encoded(output.states, whole, output.past, output.routing)
+        return Encoded(output.states, whole, output.past, output.routing, output.layers)
 
     def ask(
         self,

@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unified.nn.queries import Interpreter, Memory, PointEmbedding, Pyramid, grid_points
+from unified.nn.queries import Interpreter, MapHead, Memory, PointEmbedding, PresenceHead, Pyramid, grid_points
 from unified.nn.query_decoder import QueryDecoder, Remembered
+from unified.nn.sharing import LadderProjector, SharedMemory
 from unified.query_spec import QuerySpec
 
 
@@ -24,18 +25,49 @@ class QueryStates:
     spec: QuerySpec
     states: tuple[Float[Tensor, "b q d"], ...]  # of the layers that learn, the last one last
     features: Float[Tensor, "b h w d"]  # of every place
-    interpreter: Interpreter
+    interpreter: Any  # an `Interpreter`, or the task's own `TaskHead`
     anchors: Float[Tensor, "q 2"] | None = None  # x, y in 0..1
     classes: Float[Tensor, "c d"] | None = None  # rows of the classes of objects
     identities: Float[Tensor, "i e"] | None = None  # rows of those that were seen in training
 
 
 @dataclass(frozen=True)
+class Trunk:
+    """The states of an image's patches after the encoder, which lie in a grid of `rows` by `columns`."""
+
+    states: Float[Tensor, "b n w"]
+    rows: int
+    columns: int
+    layers: tuple[Float[Tensor, "b n w"], ...] = ()  # of all levels, for projectors
+    queries: Float[Tensor, "b q w"] | None = None  # the states of queries that passed the encoder themselves
+
+
+@dataclass(frozen=True)
 class Seen:
-    """What queries look at, computed once for all tasks that are asked about a batch."""
+    """What queries look at, computed once for all tasks of a group that are asked about a batch."""
 
     layers: tuple[Remembered, ...]  # of the decoder
     features: Float[Tensor, "b h w d"]
+
+
+class TaskHead(nn.Module):
+    """What one task reads from the patches without queries, to compare with: maps, and what there is."""
+
+    def __init__(self, width: int, hidden: int, spec: QuerySpec, doublings: int) -> None:
+        super().__init__()
+        self.map_head = MapHead(width, hidden, spec.queries, doublings) if spec.read != "presence" else None
+        named = spec.read in ("classes", "points") and not spec.softmax
+        self.presence_head = PresenceHead(width, spec.queries) if named or spec.read == "presence" else None
+
+    def maps(self, states: Tensor, features: Float[Tensor, "b h w d"]) -> Float[Tensor, "b q h2 w2"]:  # noqa: ARG002
+        """As `Interpreter.maps`; `features` are the patches in their grid."""
+        assert self.map_head is not None
+        return self.map_head(features)  # type: ignore[no-any-return]
+
+    def presence(self, states: Float[Tensor, "b n w"]) -> Float[Tensor, "b q"]:
+        """As `Interpreter.presence`; `states` are the patches."""
+        assert self.presence_head is not None
+        return self.presence_head(states)  # type: ignore[no-any-return]
 
 
 class Rows(nn.ParameterDict):
@@ -49,19 +81,29 @@ class Rows(nn.ParameterDict):
 
 
 class TaskQueries(nn.Module):
-    """The rows of all tasks, and the one decoder and interpreter that they share."""
+    """The rows of all tasks, and the one decoder and interpreter that they share.
 
-    def __init__(self, width: int, settings: Mapping[str, Any], specs: Mapping[str, QuerySpec]) -> None:
-        """`width` of the encoder; `settings`: the keys of `QuerySettings`."""
+    Settings may have tasks share less: see `QuerySettings`.
+    """
+
+    def __init__(self, width: int, depth: int, settings: Mapping[str, Any], specs: Mapping[str, QuerySpec]) -> None:
+        """`width` and `depth` of the encoder; `settings`: the keys of `QuerySettings`."""
         super().__init__()
         self.specs, own = dict(specs), settings["width"]
-        self.deep = settings["deep_supervision"]
-        self.memory = Memory(width, own, 1)
-        self.position = PointEmbedding(own)
-        self.pyramid = Pyramid(width, own, settings["doublings"])
-        shape = (settings["depth"], own, settings["heads"], settings["hidden"])
-        self.decoder = QueryDecoder(*shape, norm=settings["norm"], activation=settings["activation"])
-        self.interpreter = Interpreter(own)
+        self.deep, self.sharing = settings["deep_supervision"], settings["sharing"]
+        self.inside = settings["place"] == "encoder"
+        heads = settings["doublings"] if self.sharing == "head" else None
+        self.heads = nn.ModuleDict(
+            {task: TaskHead(width, own, spec, heads) for task, spec in specs.items() if heads is not None}
+        )
+        self.reads = sorted({spec.read for spec in specs.values()})
+        shared = {} if self.heads else dict(specs)
+        self._make_rows(width, own, shared)
+        if shared:
+            self._make_shared(width, depth, settings)
+        self._start()
+
+    def _make_rows(self, width: int, own: int, specs: Mapping[str, QuerySpec]) -> None:
         tables = row_shapes(specs, own)
         self.content, self.place, self.anchors, self.classes, self.identities = (
             Rows({task: nn.Parameter(torch.empty(shape)) for task, shape in tables[kind].items()})
@@ -69,12 +111,33 @@ class TaskQueries(nn.Module):
         )
         named = any(spec.from_names for spec in specs.values())
         self.names = nn.Sequential(nn.Linear(width, own), nn.LayerNorm(own)) if named else None
+
+    def _make_shared(self, width: int, depth: int, settings: Mapping[str, Any]) -> None:
+        own = settings["width"]
+        self.position = PointEmbedding(own)
+        self.pyramid = Pyramid(width, own, settings["doublings"])
+        self.interpreter = Interpreter(own)
+        if self.inside:
+            self.entry, self.exit = nn.Linear(own, width), nn.Sequential(nn.Linear(width, own), nn.LayerNorm(own))
+        else:
+            self.memory = Memory(width, own, 1)
+            shape = (settings["depth"], own, settings["heads"], settings["hidden"])
+            self.decoder = QueryDecoder(*shape, norm=settings["norm"], activation=settings["activation"])
+        if self.sharing == "projector":
+            ladder = (width, depth + 1, settings["reduction"], 2, settings["channel_attention"])
+            self.projectors = nn.ModuleDict({read: LadderProjector(*ladder) for read in self.reads})
+        elif self.sharing == "attention":
+            self.attended = SharedMemory(width, settings["heads"], len(self.reads))
+
+    @torch.no_grad()
+    def _start(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        # Maps begin near zero: they are numbers and logits, and products of many features would be large ones.
-        with torch.no_grad():
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        if not self.heads:
+            # Maps begin near zero: they are numbers and logits, and products of many features would be large ones.
             for parameter in self.interpreter.map_filter.layers[-1].parameters():
                 parameter.mul_(0.1)
         self.reset()
@@ -89,29 +152,61 @@ class TaskQueries(nn.Module):
         for parameter in self.identities.values():
             nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
 
-    def look(self, states: Float[Tensor, "b n w"], rows: int, columns: int) -> Seen:
-        """What is to be seen in the states of an image's patches, which lie in `rows` of `columns`."""
-        places = grid_points(rows, columns, states.device)
-        seen = self.decoder.remember(self.memory(states), self.position(places)[None])
-        return Seen(seen, self.pyramid(states.unflatten(1, (rows, columns))))
+    def group(self, task: str) -> str:
+        """The tasks of one group look at the same: all of them, or those of one kind of answer."""
+        return self.specs[task].read if self.sharing in ("projector", "attention") else ""
 
-    def forward(self, task: str, seen: Seen, names: Float[Tensor, "c w"] | None = None) -> QueryStates:
-        """The queries of a task after the decoder. `names`: the representations of its names, if it is made of them."""
-        spec, samples = self.specs[task], len(seen.features)
-        named = None
-        if spec.from_names:
-            if names is None or self.names is None:
-                raise ValueError(f"task {task!r} makes its queries from names; give their representations")
-            named = self.names(names)
-        anchors = self.anchors(task) if spec.objects else None
-        if anchors is not None:
-            place, content = self.position(anchors), self.content(task).expand(spec.queries, -1)
-        else:
-            content = named if named is not None else self.content(task)
-            place = self.place(task).expand_as(content)
-        states = self.decoder.decode(content.expand(samples, -1, -1), place[None], seen.layers)
-        classes = None
+    def look(self, trunk: Trunk, group: str) -> Seen:
+        """What the tasks of a group see."""
+        states = trunk.states
+        if self.sharing == "projector":
+            states = self.projectors[group](trunk.layers, grid=(trunk.rows, trunk.columns))
+        elif self.sharing == "attention":
+            (states,) = self.attended(states, [self.reads.index(group)])
+        grid = states.unflatten(1, (trunk.rows, trunk.columns))
+        if self.heads:
+            return Seen((), grid)
+        if self.inside:
+            return Seen((), self.pyramid(grid))
+        places = grid_points(trunk.rows, trunk.columns, states.device)
+        return Seen(self.decoder.remember(self.memory(states), self.position(places)[None]), self.pyramid(grid))
+
+    def start(self, task: str, named: Tensor | None) -> tuple[Float[Tensor, "q d"], Float[Tensor, "q d"]]:
+        """What the queries of a task are at first, and their places."""
+        spec = self.specs[task]
         if spec.objects:
+            return self.content(task).expand(spec.queries, -1), self.position(self.anchors(task))
+        content = named if named is not None else self.content(task)
+        return content, self.place(task).expand_as(content)
+
+    def named(self, task: str, names: Float[Tensor, "c w"] | None) -> Float[Tensor, "c d"] | None:
+        """The rows that are made from the representations of names, where a task has none of its own."""
+        if not self.specs[task].from_names:
+            return None
+        if names is None or self.names is None:
+            raise ValueError(f"task {task!r} makes its queries from names; give their representations")
+        return self.names(names)  # type: ignore[no-any-return]
+
+    def inner(self, task: str, names: Float[Tensor, "c w"] | None) -> Float[Tensor, "1 q w"]:
+        """The queries of a task as tokens of the encoder."""
+        content, place = self.start(task, self.named(task, names))
+        return self.entry(content + place)[None]  # type: ignore[no-any-return]
+
+    def forward(self, task: str, trunk: Trunk, seen: Seen, names: Float[Tensor, "c w"] | None = None) -> QueryStates:
+        """What the queries of a task find. `names`: the representations of its names, if it is made of them."""
+        spec = self.specs[task]
+        if self.heads:
+            return QueryStates(spec, (trunk.states,), seen.features, self.heads[task])
+        named = self.named(task, names)
+        if self.inside:
+            assert trunk.queries is not None
+            states: tuple[Tensor, ...] = (self.exit(trunk.queries),)
+        else:
+            content, place = self.start(task, named)
+            states = self.decoder.decode(content.expand(len(seen.features), -1, -1), place[None], seen.layers)
+        anchors = classes = None
+        if spec.objects:
+            anchors = self.anchors(task)
             classes = named if named is not None else self.classes(task)
         identities = self.identities(task) if spec.read == "identity" else None
         learn = states if self.deep else states[-1:]

@@ -37,6 +37,7 @@ class EncoderOutput:
     states: Float[Tensor, "b n w"]
     past: tuple[Cache, ...]
     routing: tuple[Usage, ...]  # of each layer with experts
+    layers: tuple[Float[Tensor, "b n w"], ...] = ()  # what came in and what each block gave, where that was asked for
 
 
 class Encoder(nn.Module):
@@ -108,18 +109,21 @@ class Encoder(nn.Module):
         noise: Noise | None = None,
         candidate: bool = False,
         keep_past: bool = False,
+        keep_layers: bool = False,
     ) -> EncoderOutput:
         """`mask`: True = may attend, for keys alone or for each pair; None = all. `segments` tile the n tokens.
 
         `conditions`: the rows that the segments point into; blocks with experts need them. `candidate`: whether the
         sequence is one of a candidate, for learned prompts. Prompts are no keys of the mask. `keep_past`: return what
         further tokens need to continue; otherwise it would outlive what checkpointing of activations lets go.
+        `keep_layers`: return the states of all layers.
         """
         assert sum(len(segment) for segment in segments) == x.shape[1], "segments must tile the sequence"
         if mask is not None:
             mask = F.pad(mask, (self.prompts, 0), value=True)  # prompts come first, and are seen by all
             mask = mask[:, None, None] if mask.dim() == 2 else mask[:, None]
         caches: list[Cache] = []
+        layers = [x]
         routing: list[Usage] = []
         for index, block in enumerate(self.blocks):
             before = None if past is None else past[index]
@@ -133,8 +137,10 @@ class Encoder(nn.Module):
                 x, cache, usage = block(*arguments)
             if keep_past:
                 caches.append(cache)
+            if keep_layers:
+                layers.append(x)
             if usage is not None:
                 routing.append(usage)
         if self._record is not None:
             self._record.append(tuple(routing))
-        return EncoderOutput(x, tuple(caches), tuple(routing))
+        return EncoderOutput(x, tuple(caches), tuple(routing), tuple(layers) if keep_layers else ())

@@ -68,6 +68,8 @@ def check(recipe: Recipe) -> None:
         check_task(name, task)
         if not isinstance(task.answer, Match) and recipe.model.queries is None:
             raise RecipeError(f"tasks.{name}.answer: queries need a decoder; write `queries: {{}}` below `model`")
+        if recipe.model.queries is not None and recipe.model.queries.sharing == "head":
+            _check_head(name, task)
     for spec in recipe.evaluate:
         load_spec(spec)  # otherwise a wrong name would end the run at its first evaluation
     _check_bits(recipe)
@@ -107,7 +109,8 @@ def made_of_names(task: Task) -> bool:
 
 def network(recipe: Recipe, tokenizers: Mapping[str, Tokenizer]) -> UnifiedConfig:
     """The configuration of a recipe's model."""
-    kinds = {name: token_kinds(task, name) for name, task in recipe.tasks.items()}
+    inside = recipe.model.queries is not None and recipe.model.queries.place == "encoder"
+    kinds = {name: token_kinds(task, name, inside=inside) for name, task in recipe.tasks.items()}
     return UnifiedConfig.from_settings(
         recipe.model, tokenizers, families(recipe), kinds, query_specs(recipe, tokenizers["image"])
     )
@@ -166,6 +169,19 @@ def _check_match(where: str, task: Task, answer: Match) -> None:
     for key, share in (("label_smoothing", answer.label_smoothing), ("mask_fraction", answer.mask_fraction)):
         if not 0 <= share < 1:
             raise RecipeError(f"{where}.answer.{key}: expected at least 0 and below 1, found {share}")
+
+
+def _check_head(name: str, task: Task) -> None:
+    """Refuse what heads without queries cannot read."""
+    answer = task.answer
+    if isinstance(answer, Match) or (isinstance(answer, Map) and not answer.from_names):
+        return
+    if not isinstance(answer, Regress) or answer.regress != "presence":
+        what = "queries from names" if answer.from_names else repr(getattr(answer, "regress", ""))
+        raise RecipeError(
+            f"tasks.{name}.answer: {what} needs queries, and model.queries.sharing 'head' has none; it reads maps and "
+            "presence"
+        )
 
 
 def _check_queries(where: str, name: str, task: Task, answer: Map | Regress) -> None:

@@ -8,9 +8,9 @@ import torch
 from unified.buckets import by_length
 from unified.dist import rows_of_rank
 from unified.model import UnifiedModel
-from unified.nn.queries import Doubling
 from unified.nn.routing import BY_TOKEN
 from unified.task import Match, Task
+from unified.train.asked import asked_flops
 from unified.train.flops import forward_flops, matrix_parameters
 from unified.types import IGNORE, Batch, Tokens
 
@@ -110,25 +110,16 @@ class Cost:
 
     def forward(self, done: Work) -> int:
         """Operations of the forward pass; a training step has three times as many (see `training_flops`)."""
-        encoder = forward_flops(done.sequences, matrices=self._encoder, depth=self._depth, width=self._width)
+        sequences = done.sequences
+        if done.asked is not None and self._queries is not None and self._queries.inside:
+            (samples, length), *names = sequences
+            sequences = ((samples, length + self._queries.specs[done.asked[0]].queries), *names)
+        encoder = forward_flops(sequences, matrices=self._encoder, depth=self._depth, width=self._width)
         around = done.image_tokens * self._image + done.read * self._head + done.pairs * self._width
-        return encoder + 2 * around + (self._asked(*done.asked) if done.asked else 0)
-
-    def _asked(self, task: str, samples: int, patches: int) -> int:
-        """Operations of a task's queries: of what they look at, of the decoder, and of what is read from it."""
-        queries = self._queries
-        assert queries is not None
-        layers, width = queries.decoder.layers, queries.decoder.norm.normalized_shape[0]
-        count, learning = queries.specs[task].queries, len(layers) + 1 if queries.deep else 1
-        seen = 2 * width * width * len(layers)  # keys and values of all layers
-        places, pyramid = patches, 0
-        for step in queries.pyramid.steps:
-            pyramid += places * matrix_parameters(step)
-            places *= 4 if isinstance(step, Doubling) else 1
-        own = matrix_parameters(queries.decoder) - seen + learning * matrix_parameters(queries.interpreter)
-        products = patches * (matrix_parameters(queries.memory) + seen) + pyramid + count * own
-        attention = 2 * count * (patches + count) * width * len(layers)
-        return 2 * samples * (products + attention + learning * count * places * width)
+        if done.asked is None:
+            return encoder + 2 * around
+        assert self._queries is not None
+        return encoder + 2 * around + asked_flops(self._queries, *done.asked)
 
 
 def bucketed_on(device: torch.device) -> bool:
