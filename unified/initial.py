@@ -9,6 +9,7 @@ from unified.nn.block import Block
 from unified.nn.experts import ConditionalLinear
 from unified.nn.prompts import Classifier
 from unified.nn.routing import AttributeTransform, ContextRouter, TokenRouter
+from unified.nn.sharing import LadderProjector
 from unified.queries import TaskQueries
 
 FUSED = (QueryKeyValue, ConditionalLinear)  # linears of several matrices
@@ -43,7 +44,7 @@ def initialise(module: nn.Module, layer_scale: float | None) -> None:
         assert layer_scale is not None
         nn.init.constant_(module.scale1, layer_scale)
         nn.init.constant_(module.scale2, layer_scale)
-    elif isinstance(module, Classifier | TaskQueries):
+    elif isinstance(module, Classifier | LadderProjector | TaskQueries):
         module.reset()
     elif isinstance(module, Temperatures):
         for log_scale in module.values():

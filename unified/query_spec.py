@@ -22,7 +22,7 @@ class QuerySpec:
     """Of the queries, or of the classes of objects."""
     from_names: bool = False
     softmax: bool = False
-    """Of `classes`."""
+    """Of `classes` and `points`."""
     limits: tuple[float, float] = (0.0, 0.0)
     """Of `bins`."""
     scale: int = 1

@@ -103,13 +103,13 @@ def _one(found: QueryStates, row: int) -> QueryStates:
 def _points_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
     points = target["points"]
     seen = (points[..., 2] > 0).float()
-    loss = _mean(
-        [
-            HEAT * maps.heat_loss(_maps(found, s), points, SIGMA)
-            + PRESENCE_OF_POINTS * presence.presence_loss(found.interpreter.presence(s), seen)
-            for s in found.states
-        ]
-    )
+
+    def of_layer(states: Tensor) -> Tensor:
+        heat = _maps(found, states)
+        where = maps.place_loss(heat, points) if found.spec.softmax else HEAT * maps.heat_loss(heat, points, SIGMA)
+        return where + PRESENCE_OF_POINTS * presence.presence_loss(found.interpreter.presence(states), seen)
+
+    loss = _mean([of_layer(states) for states in found.states])
     with torch.no_grad():
         near = _near(maps.heat_points(_maps(found, found.states[-1])), points)
     return loss, near
@@ -122,7 +122,11 @@ def _near(found: Float[Tensor, "b j _"], points: Float[Tensor, "b j 3"]) -> Floa
 
 
 def _points(found: QueryStates, sizes: Sequence[Size]) -> list[dict[str, Any]]:
-    return _in_pixels(maps.heat_points(_maps(found, found.states[-1])), sizes)
+    places = maps.heat_points(_maps(found, found.states[-1]))
+    if found.spec.softmax:  # heights are logits then
+        sure = found.interpreter.presence(found.states[-1]).float().sigmoid()
+        places = torch.cat([places[..., :2], sure[..., None]], dim=-1)
+    return _in_pixels(places, sizes)
 
 
 def _in_pixels(points: Float[Tensor, "b j 3"], sizes: Sequence[Size]) -> list[dict[str, Any]]:
