@@ -106,7 +106,9 @@ def _points_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
 
     def of_layer(states: Tensor) -> Tensor:
         heat = _maps(found, states)
-        where = maps.place_loss(heat, points) if found.spec.softmax else HEAT * maps.heat_loss(heat, points, SIGMA)
+        where = (
+            maps.place_loss(heat, points, SIGMA) if found.spec.softmax else HEAT * maps.heat_loss(heat, points, SIGMA)
+        )
         return where + PRESENCE_OF_POINTS * presence.presence_loss(found.interpreter.presence(states), seen)
 
     loss = _mean([of_layer(states) for states in found.states])

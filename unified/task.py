@@ -37,8 +37,8 @@ class Map:
     """`labels/NAME` or a file of names, a query for each (classes, points); of density, the classes that
     are counted (null: all)."""
     softmax: bool = False
-    """classes: they share out each place; otherwise each is there or not, with a presence (UniHCP). points: places share
-    out each point, which learns in far fewer steps; otherwise squares of heat maps (UniHCP)."""
+    """classes: they share out each place; otherwise each is there or not, with a presence (UniHCP). points: places
+    share out each point, which learns in far fewer steps; otherwise squares of heat maps (UniHCP)."""
     bins: int = 32
     """Queries of `bins`."""
     limits: tuple[float, float] = (0.1, 10.0)
