@@ -1,5 +1,6 @@
 """What tests/train/test_observed.py starts with torchrun: what is measured of steps, on one engine after another."""
 
+import gc
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -21,6 +22,7 @@ SLEEP = 0.05
 
 def bytes_counted(recipe: Recipe, folder: Path) -> Any:
     """Bytes that are held and sent, and what a plan computes for them."""
+    gc.collect()  # what ends later than here would give its place to what is to be counted
     before = counted.storages()
     recipe = replace(recipe, model=replace(recipe.model, width=256, hidden=1024, depth=3))
     trainer, loader = start(recipe, folder)
