@@ -47,10 +47,10 @@ def at(kind: str, step: int, of: int, act: Callable[[Trainer, Sequence[Any]], No
     """Let rank `of` act when it begins `step`, counted from 1."""
 
     class Faulty(loop.Trainer):  # type: ignore[misc, name-defined]
-        def train_step(self, slots: Sequence[Any]) -> StepResult:
+        def train_step(self, slots: Sequence[Any], **options: Any) -> StepResult:
             if self.step + 1 == step and rank() == of and once(kind):
                 act(self, slots)
-            return super().train_step(slots)  # type: ignore[no-any-return]
+            return super().train_step(slots, **options)  # type: ignore[no-any-return]
 
     loop.Trainer = Faulty  # type: ignore[misc]
 
