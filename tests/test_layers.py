@@ -30,6 +30,8 @@ MEANING = {
     "query_spec",
     "asking",
     "readings",
+    "views",
+    "post_process",
     "processor",
     "hub",
     "export",

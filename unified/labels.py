@@ -85,6 +85,13 @@ def check_words(labels: Sequence[str], templates: Sequence[str]) -> None:
             raise ValueError(f"templates: {template!r} has no {{}} for the name to stand in; 'a photo of a {{}}' has")
 
 
+def partners(names: Sequence[str]) -> list[int]:
+    """For each named point the one on the other side: "left eye" and "right eye"; otherwise itself."""
+    place = {name: number for number, name in enumerate(names)}
+    swapped = [name.replace("left", "\0").replace("right", "left").replace("\0", "right") for name in names]
+    return [place.get(name, number) for number, name in enumerate(swapped)]
+
+
 def _from_folder(folder: Path) -> Labels:
     names = folder / CLASS_NAMES
     if not names.is_file():

@@ -5,7 +5,7 @@ decoder, the pyramid of features and the readings are those of all tasks, and kn
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,6 +29,11 @@ class QueryStates:
     anchors: Float[Tensor, "q 2"] | None = None  # x, y in 0..1
     classes: Float[Tensor, "c d"] | None = None  # rows of the classes of objects
     identities: Float[Tensor, "i e"] | None = None  # rows of those that were seen in training
+
+    def row(self, number: int) -> "QueryStates":
+        """The states of one sample, to be read at its own size."""
+        only = slice(number, number + 1)
+        return replace(self, states=tuple(states[only] for states in self.states), features=self.features[only])
 
 
 @dataclass(frozen=True)

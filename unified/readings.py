@@ -85,16 +85,7 @@ def _classes_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
 
 
 def _classes(found: QueryStates, sizes: Sequence[Size]) -> list[dict[str, Any]]:
-    return [{"labels": class_logits(_one(found, row), size)[0].argmax(0)} for row, size in enumerate(sizes)]
-
-
-def _one(found: QueryStates, row: int) -> QueryStates:
-    """The states of one sample, to be read at its own size."""
-    only = slice(row, row + 1)
-    return QueryStates(
-        found.spec, tuple(s[only] for s in found.states), found.features[only], found.interpreter, found.anchors,
-        found.classes, found.identities,
-    )  # fmt: skip
+    return [{"labels": class_logits(found.row(row), size)[0].argmax(0)} for row, size in enumerate(sizes)]
 
 
 # heat maps of points
@@ -123,12 +114,25 @@ def _near(found: Float[Tensor, "b j _"], points: Float[Tensor, "b j 3"]) -> Floa
     return (close & known).sum(1) / known.sum(1).clamp(min=1)
 
 
+def heat_maps(found: QueryStates) -> Float[Tensor, "b k j h w"]:
+    """How much each point is at each place; where that is a logit, a second map says everywhere how sure it is."""
+    heat = _maps(found, found.states[-1]).float()
+    if not found.spec.softmax:
+        return heat[:, None]
+    sure = found.interpreter.presence(found.states[-1]).float().sigmoid()
+    return torch.stack([heat, sure[..., None, None].expand_as(heat)], dim=1)
+
+
+def highest(heat: Float[Tensor, "b k j h w"]) -> Float[Tensor, "b j 3"]:
+    """The places of points, x and y in 0..1, and how sure each is; of what `heat_maps` gives."""
+    places = maps.heat_points(heat[:, 0])
+    if heat.shape[1] == 1:
+        return places
+    return torch.cat([places[..., :2], heat[:, 1].mean(dim=(2, 3))[..., None]], dim=-1)
+
+
 def _points(found: QueryStates, sizes: Sequence[Size]) -> list[dict[str, Any]]:
-    places = maps.heat_points(_maps(found, found.states[-1]))
-    if found.spec.softmax:  # heights are logits then
-        sure = found.interpreter.presence(found.states[-1]).float().sigmoid()
-        places = torch.cat([places[..., :2], sure[..., None]], dim=-1)
-    return _in_pixels(places, sizes)
+    return _in_pixels(highest(heat_maps(found)), sizes)
 
 
 def _in_pixels(points: Float[Tensor, "b j 3"], sizes: Sequence[Size]) -> list[dict[str, Any]]:
@@ -157,7 +161,7 @@ def _bins_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
 
 
 def _bins(found: QueryStates, sizes: Sequence[Size]) -> list[dict[str, Any]]:
-    return [{"values": _values(_one(found, row), found.states[-1][row : row + 1], size)[0, 0]}
+    return [{"values": _values(found.row(row), found.states[-1][row : row + 1], size)[0, 0]}
             for row, size in enumerate(sizes)]  # fmt: skip
 
 

@@ -148,13 +148,6 @@ def _nearest(maps: Tensor, height: int, width: int) -> Tensor:
     return maps[..., rows[:, None], columns]
 
 
-def partners(names: Sequence[str]) -> list[int]:
-    """For each named point the one on the other side: "left eye" and "right eye"; otherwise itself."""
-    place = {name: number for number, name in enumerate(names)}
-    swapped = [name.replace("left", "\0").replace("right", "left").replace("\0", "right") for name in names]
-    return [place.get(name, number) for number, name in enumerate(swapped)]
-
-
 def boxes_in_shares(boxes: Float[Tensor, "n 4"], height: int, width: int) -> Float[Tensor, "n 4"]:
     """Corners in pixels as (cx, cy, w, h) in 0..1 of the picture."""
     x0, y0, x1, y1 = (boxes / boxes.new_tensor([width, height, width, height])).unbind(1)

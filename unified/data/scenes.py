@@ -23,11 +23,10 @@ from unified.data.scene_changes import (
     Scene,
     boxes_in_shares,
     padded,
-    partners,
     resized,
 )
 from unified.data.transforms import KINDS, PixelTransform, Transform
-from unified.labels import Labels, load_labels
+from unified.labels import Labels, load_labels, partners
 from unified.modalities.base import Tokenizer
 from unified.modalities.image import RESAMPLE, ImageTokenizer, PatchRows
 from unified.seed import uniform

@@ -1,0 +1,54 @@
+"""A small model with drawn weights that has a task of every reading of queries."""
+
+from functools import cache
+
+import torch
+from small_models import words_and_images
+
+from unified import seed
+from unified.configuration import UnifiedConfig
+from unified.model import UnifiedModel
+from unified.model_settings import ImageSettings, ModelSettings, QuerySettings, TextSettings
+from unified.processor import UnifiedProcessor
+from unified.query_spec import QuerySpec
+
+SIZE = (32, 48)
+CLASSES, POINTS = ("sky", "red square", "green square"), ("left eye", "right eye", "nose")
+COMMON = {"size": SIZE, "family": "all"}
+SPECS = {
+    "classes": QuerySpec("classes", 3, names=CLASSES, softmax=True, **COMMON),
+    "parts": QuerySpec("classes", 3, names=CLASSES, **COMMON),
+    "open": QuerySpec("classes", 3, names=CLASSES, from_names=True, **COMMON),
+    "points": QuerySpec("points", 3, names=POINTS, **COMMON),
+    "likely points": QuerySpec("points", 3, names=POINTS, softmax=True, **COMMON),
+    "bins": QuerySpec("bins", 8, limits=(0.5, 4.0), **COMMON),
+    "directions": QuerySpec("directions", 3, **COMMON),
+    "share": QuerySpec("share", 1, **COMMON),
+    "pixels": QuerySpec("pixels", 48, operator="denoise", **COMMON),
+    "larger": QuerySpec("pixels", 192, operator="identity", scale=2, **COMMON),
+    "density": QuerySpec("density", 1, **COMMON),
+    "boxes": QuerySpec("boxes", 6, names=CLASSES[1:], **COMMON),
+    "masks": QuerySpec("masks", 6, names=CLASSES[1:], **COMMON),
+    "presence": QuerySpec("presence", 2, names=CLASSES[1:], **COMMON),
+    "places": QuerySpec("places", 3, names=POINTS, **COMMON),
+    "identity": QuerySpec("identity", 2, identities=4, **COMMON),
+}
+
+
+@cache
+def dense_model() -> UnifiedModel:
+    """With patches of 8 pixels, and maps with a place for every 4."""
+    settings = ModelSettings(
+        width=32, depth=2, heads=2, hidden=48, layer_scale=None, image=ImageSettings("image_glyph", 8, frames=1),
+        text=TextSettings(max_length=12, positions=16),
+        queries=QuerySettings(depth=2, width=32, heads=2, hidden=48, doublings=1),
+    )  # fmt: skip
+    with seed.seeded("dense model"):
+        model = UnifiedModel(UnifiedConfig.from_settings(settings, words_and_images(), ["all"], {}, SPECS))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() == 1:
+                    parameter.add_(0.2 * torch.randn_like(parameter))
+    processor = UnifiedProcessor.from_tokenizers(words_and_images())
+    model.processor = processor
+    return model.eval()
