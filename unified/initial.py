@@ -8,11 +8,13 @@ from unified.nn.attention import QueryKeyValue
 from unified.nn.block import Block
 from unified.nn.experts import ConditionalLinear
 from unified.nn.prompts import Classifier
+from unified.nn.queries import FaintLinear
 from unified.nn.routing import AttributeTransform, ContextRouter, TokenRouter
 from unified.nn.sharing import LadderProjector
 from unified.queries import TaskQueries
 
 FUSED = (QueryKeyValue, ConditionalLinear)  # linears of several matrices
+FAINT = 0.1
 LOG_SCALE = 2.6593  # ln(1 / 0.07), the usual start of a learned temperature (CLIP, ICML 2021)
 
 
@@ -25,7 +27,7 @@ def initialise(module: nn.Module, layer_scale: float | None) -> None:
         # Transformers marks what it loaded, on the tensor: views of it would be drawn anew.
         if not getattr(module.weight, "_is_hf_initialized", False):
             for matrix in module.matrices() if isinstance(module, FUSED) else (module.weight,):
-                nn.init.xavier_uniform_(matrix)
+                nn.init.xavier_uniform_(matrix, gain=FAINT if isinstance(module, FaintLinear) else 1.0)
             if isinstance(module, AttributeTransform):
                 # What is appended to the published attributes changes no choice until it is learned.
                 nn.init.zeros_(module.weight[:, len(BITS) :])

@@ -1,5 +1,6 @@
 """Sets of class names, with the templates that turn a name into prompts."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from unified.config import RecipeError, build, read_yaml
 from unified.paths import find
 
 FORMAT = 1
+_PAIRS = {"left": "right", "Left": "Right", "LEFT": "RIGHT"}
+SIDES = _PAIRS | {right: left for left, right in _PAIRS.items()}
 CLASS_NAMES = "classnames.txt"
 TEMPLATES = "zeroshot_classification_templates.txt"
 
@@ -88,7 +91,7 @@ def check_words(labels: Sequence[str], templates: Sequence[str]) -> None:
 def partners(names: Sequence[str]) -> list[int]:
     """For each named point the one on the other side: "left eye" and "right eye"; otherwise itself."""
     place = {name: number for number, name in enumerate(names)}
-    swapped = [name.replace("left", "\0").replace("right", "left").replace("\0", "right") for name in names]
+    swapped = [re.sub("[Ll]eft|LEFT|[Rr]ight|RIGHT", lambda side: SIDES[side[0]], name) for name in names]
     return [place.get(name, number) for number, name in enumerate(swapped)]
 
 

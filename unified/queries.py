@@ -106,7 +106,7 @@ class TaskQueries(nn.Module):
         self._make_rows(width, own, shared)
         if shared:
             self._make_shared(width, depth, settings)
-        self._start()
+        self.reset()
 
     def _make_rows(self, width: int, own: int, specs: Mapping[str, QuerySpec]) -> None:
         tables = row_shapes(specs, own)
@@ -133,19 +133,6 @@ class TaskQueries(nn.Module):
             self.projectors = nn.ModuleDict({read: LadderProjector(*ladder) for read in self.reads})
         elif self.sharing == "attention":
             self.attended = SharedMemory(width, settings["heads"], len(self.reads))
-
-    @torch.no_grad()
-    def _start(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        if not self.heads:
-            # Maps begin near zero: they are numbers and logits, and products of many features would be large ones.
-            for parameter in self.interpreter.map_filter.layers[-1].parameters():
-                parameter.mul_(0.1)
-        self.reset()
 
     def reset(self) -> None:
         """Draw the rows anew: anchors all over the picture, the others as tables of queries are (DETR)."""

@@ -183,10 +183,10 @@ def _share_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
     share, valid = target["map"], target["valid"]
     loss = _mean([maps.edge_loss(_maps(found, s), share, valid) for s in found.states])
     with torch.no_grad():
-        ours = maps.resized(_maps(found, found.states[-1]), _size(share)).sigmoid() > 0.5
-        there = share > 0.5
-        both = (ours & there).flatten(1).sum(1)
-        score = 2 * both / (ours.flatten(1).sum(1) + there.flatten(1).sum(1)).clamp(min=1)
+        ours = (maps.resized(_maps(found, found.states[-1]), _size(share)) > 0) & valid
+        there = (share > 0.5) & valid
+        both, all_ = (ours & there).flatten(1).sum(1), ours.flatten(1).sum(1) + there.flatten(1).sum(1)
+        score = torch.where(all_ > 0, 2 * both / all_.clamp(min=1), 1.0)
     return loss, score
 
 
@@ -310,7 +310,7 @@ def _presence(found: QueryStates, sizes: Sequence[Size]) -> list[dict[str, Any]]
 
 
 def _places(found: QueryStates, states: Tensor) -> Float[Tensor, "b j 2"]:
-    middle = states.new_full((found.spec.queries, 2), 0.5)
+    middle = states.new_full((states.shape[1], 2), 0.5)  # other names than those of training may be as many as wanted
     return found.interpreter.boxes(states, middle)[..., :2]
 
 

@@ -35,10 +35,14 @@ def masks_of(
 ) -> tuple[Bool[Tensor, "b k H W"], Float[Tensor, "b k"]]:
     """The masks of queries at `size` (height, width), and how sure each is: its mean σ inside; 0 for an empty one."""
     chosen = maps.gather(1, queries[..., None, None].expand(-1, -1, *maps.shape[2:]))
-    logits = resized(chosen, size)
-    inside = logits > 0
-    sure = (logits.sigmoid() * inside).sum(dim=(2, 3)) / inside.sum(dim=(2, 3)).clamp(min=1)
-    return inside, sure
+    found = []
+    for of_one in chosen.unbind(1):  # all of them at the size of a photograph are gigabytes of logits
+        logits = resized(of_one[:, None], size)[:, 0]
+        inside = logits > 0
+        share = (logits.sigmoid() * inside).sum(dim=(1, 2)) / inside.sum(dim=(1, 2)).clamp(min=1)
+        found.append((inside, share))
+    masks, sure = zip(*found, strict=True)
+    return torch.stack(masks, dim=1), torch.stack(sure, dim=1)
 
 
 class Part(NamedTuple):

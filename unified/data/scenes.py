@@ -124,13 +124,13 @@ class SceneCollator:
         larger = self.scale if self.operator is not None else 1
         scenes = [resized(scene, larger * self.height, larger * self.width, resample) for scene in scenes]
         images = [scene.image for scene in scenes]
+        if self.colours:
+            images = augment(images, self.colours, indices, self.seed, self.name)
         target: dict[str, Tensor]
         if self.operator is not None:
             images, target = self._operated(images, indices)
         else:
             target = self._target(scenes, [example.target for example in examples])
-        if self.colours:
-            images = augment(images, self.colours, indices, self.seed, self.name)
         tokens = self.tokenizer.tokens([image.contiguous() for image in images])
         return Batch(self.name, {"image": tokens}, target, [example.key for example in examples])
 
@@ -170,10 +170,7 @@ class SceneCollator:
             "labels": padded([s.classes for s in scenes if s.classes is not None], NO_OBJECT),
         }
         if self.read == "masks":
-            coarse = [
-                s.masks[:, COARSER // 2 :: COARSER, COARSER // 2 :: COARSER] for s in scenes if s.masks is not None
-            ]
-            target["masks"] = padded(coarse)
+            target["masks"] = padded([_coarse(s.masks) for s in scenes if s.masks is not None])
         return target
 
 
@@ -201,6 +198,11 @@ def _changes(entries: Sequence[dict[str, Any]], where: str) -> tuple[tuple[Any, 
             known = nearest(kind, [*SCENE_KINDS, *COLOURS])
             raise RecipeError(f"{where}[{number}].kind: {kind!r} cannot change what is known of places as well{known}")
     return tuple(scenes), tuple(colours)  # type: ignore[arg-type]
+
+
+def _coarse(masks: Tensor) -> Tensor:
+    """Masks of a quarter of the height and width: cells of which a mask has at least half."""
+    return torch.nn.functional.avg_pool2d(masks[:, None].float(), COARSER)[:, 0] >= 0.5
 
 
 def _uint8(picture: Tensor, height: int, width: int) -> Tensor:
@@ -236,6 +238,12 @@ def _share(collator: SceneCollator, sample: Sample, image: Tensor) -> SceneExamp
 def _objects(collator: SceneCollator, sample: Sample, image: Tensor) -> SceneExample:
     found = said.objects(sample, collator.classes)
     single = ~found.crowd
+    count, queries = int(single.sum()), collator.task.answer.queries  # type: ignore[union-attr]
+    if count > queries:
+        raise DataError(
+            f"{place(sample)}: {count} objects, and task {collator.name!r} has {queries} queries: each object needs "
+            "one of its own; raise answer.queries, or leave the picture out"
+        )
     masks = None
     if collator.read == "masks":
         chosen = [mask for mask, one in zip(found.masks, single.tolist(), strict=True) if one]

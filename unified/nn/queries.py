@@ -71,12 +71,16 @@ class Memory(nn.Module):
         return self.linear(states) + self.level(row)
 
 
+class FaintLinear(nn.Linear):
+    """A linear whose outputs begin near zero, as large ones would be far from anything that is asked for."""
+
+
 class Perceptron(nn.Module):
     """Three linear layers with ReLU between them."""
 
-    def __init__(self, width: int, outputs: int) -> None:
+    def __init__(self, width: int, outputs: int, last: type[nn.Linear] = nn.Linear) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, outputs)])
+        self.layers = nn.ModuleList([nn.Linear(width, width), nn.Linear(width, width), last(width, outputs)])
 
     def forward(self, x: Float[Tensor, "*n w"]) -> Float[Tensor, "*n o"]:
         """Each vector on its own."""
@@ -90,7 +94,7 @@ class Interpreter(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.presence_logit = nn.Linear(width, 1)
-        self.map_filter = Perceptron(width, width)
+        self.map_filter = Perceptron(width, width, FaintLinear)  # products with all features of a place add up
         self.box_offset = Perceptron(width, 4)
         self.class_query = nn.Linear(width, width)
 
