@@ -33,7 +33,7 @@ from unified.train.build import build
 from unified.train.engine import make_accelerator
 from unified.train.expert_parallel import ExpertShare
 from unified.train.trainer import NonFiniteError, Trainer
-from unified.train.wrapped import Sharded
+from unified.train.zero import Sharded
 from unified.types import IGNORE, Batch
 
 VARY = ("retrieve colour caption hidden next", "next hidden", "retrieve", "colour caption", "next", "hidden colour")

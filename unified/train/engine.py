@@ -23,6 +23,7 @@ from unified.log import logger
 from unified.nn.experts import ConditionalLayer
 from unified.recipe import Recipe
 from unified.train.deepspeed_settings import deepspeed_settings
+from unified.train.trackers import check_trackers
 
 SLACK = 60.0
 """Seconds by which a collective waits longer than the watchdog."""
@@ -87,6 +88,7 @@ def check_expert_parallel(recipe: Recipe) -> None:
 def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
     """Join the processes that a launcher started (one process needs none), for the engine that is asked for."""
     check_precision(recipe)
+    check_trackers(recipe)
     check_expert_parallel(recipe)
     engine, cuda = chosen(recipe), torch.cuda.is_available()
     _join_apart(recipe, cuda)

@@ -30,7 +30,8 @@ from unified.train.optim import (
     optimizer_tensors,
 )
 from unified.train.step import StepModel
-from unified.train.wrapped import Named, Whole, Zero, check_shape, whole_copy
+from unified.train.wrapped import Named, Whole, check_shape, whole_copy
+from unified.train.zero import Zero
 
 
 class GroupExchange(Exchange):

@@ -25,6 +25,7 @@ from unified.train.progress import Progress
 from unified.train.run_folder import RunFolder
 from unified.train.step import PRECISIONS
 from unified.train.stop import StopRequest
+from unified.train.trackers import Trackers
 from unified.train.trainer import NonFiniteError, Trainer
 from unified.train.watchdog import Watchdog
 from unified.types import Batch
@@ -105,8 +106,7 @@ class _Session:
             # The share of bad samples is one of the whole run.
             self.loader.bad, self.loader.seen = state.get("bad_samples", 0), state.get("seen_samples", 0)
             logger.info("continuing %s from step %d of %d", out, start, recipe.max_steps)
-        if recipe.train.trackers:
-            accelerator.init_trackers(out.name)
+        self.trackers = Trackers(accelerator, recipe, out.name)
         peak = (
             gemm_peak(PRECISIONS[recipe.train.precision], accelerator.device, torch.get_num_threads())
             * accelerator.num_processes
@@ -210,9 +210,7 @@ class _Session:
         """Write a record to metrics.jsonl and to the trackers."""
         if self.folder is not None:
             self.folder.append(entry)
-        if self.recipe.train.trackers:
-            numbers = {n: value for n, value in entry.items() if isinstance(value, int | float) and n != "step"}
-            self.accelerator.log(numbers, step=entry["step"])
+        self.trackers.log(entry)
 
 
 def _check_data(stored: dict[str, str], found: dict[str, str], recipe: Recipe) -> None:

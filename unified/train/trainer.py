@@ -36,7 +36,7 @@ from unified.train.optim import (
 from unified.train.skipped import LASTS, Skipped
 from unified.train.step import TASK_METRICS, Item, StepModel, draw_noise, in_chunks
 from unified.train.work import Cost, Work, bucketed_on, work
-from unified.train.wrapped import wrapped
+from unified.train.zero import wrapped
 from unified.types import Batch
 
 _NEXT = (
