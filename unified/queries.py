@@ -35,6 +35,13 @@ class QueryStates:
         only = slice(number, number + 1)
         return replace(self, states=tuple(states[only] for states in self.states), features=self.features[only])
 
+    def exact(self) -> "QueryStates":
+        """All in the type of the interpreter's weights: readings are computed without autocast."""
+        kind = next(self.interpreter.parameters()).dtype
+        classes = None if self.classes is None else self.classes.to(kind)
+        states = tuple(states.to(kind) for states in self.states)
+        return replace(self, states=states, features=self.features.to(kind), classes=classes)
+
 
 @dataclass(frozen=True)
 class Trunk:
@@ -177,7 +184,7 @@ class TaskQueries(nn.Module):
             return None
         if names is None or self.names is None:
             raise ValueError(f"task {task!r} makes its queries from names; give their representations")
-        return self.names(names)  # type: ignore[no-any-return]
+        return self.names(names.to(self.names[0].weight.dtype))  # type: ignore[no-any-return, arg-type]
 
     def inner(self, task: str, names: Float[Tensor, "c w"] | None) -> Float[Tensor, "1 q w"]:
         """The queries of a task as tokens of the encoder."""
@@ -188,7 +195,7 @@ class TaskQueries(nn.Module):
         """What the queries of a task find. `names`: the representations of its names, if it is made of them."""
         spec = self.specs[task]
         if self.heads:
-            return QueryStates(spec, (trunk.states,), seen.features, self.heads[task])
+            return QueryStates(spec, (trunk.states,), seen.features, self.heads[task]).exact()
         named = self.named(task, names)
         if self.inside:
             assert trunk.queries is not None
@@ -202,7 +209,7 @@ class TaskQueries(nn.Module):
             classes = named if named is not None else self.classes(task)
         identities = self.identities(task) if spec.read == "identity" else None
         learn = states if self.deep else states[-1:]
-        return QueryStates(spec, learn, seen.features, self.interpreter, anchors, classes, identities)
+        return QueryStates(spec, learn, seen.features, self.interpreter, anchors, classes, identities).exact()
 
 
 def row_shapes(specs: Mapping[str, QuerySpec], width: int) -> dict[str, dict[str, tuple[int, int]]]:

@@ -295,10 +295,8 @@ def test_class_numbers_beyond_the_list_and_pictures_that_are_none() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"size": [30, 32]}, "30 x 32 pixels cannot be cut into patches of 8"),
         ({"augment": [{"kind": "affine"}]}, "'affine' cannot change what is known of places"),
         ({"augment": [{"kind": "flop"}]}, "did you mean 'flip'"),
-        ({"answer": {"map": "pixels", "operator": "denoize"}}, "did you mean 'denoise'"),
     ],
 )
 def test_recipes_that_cannot_be(changes: dict[str, Any], message: str) -> None:

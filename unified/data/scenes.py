@@ -69,17 +69,9 @@ class SceneCollator:
         self.identities = {label: number for number, label in enumerate(identities)}
         self.partners = partners(names) if self.read in ("points", "places") else []
         self.height, self.width = task.size or (tokenizer.height, tokenizer.width)
-        patch = tokenizer.patch
-        if self.height % patch or self.width % patch:
-            raise RecipeError(
-                f"tasks.{name}.size: {self.height} x {self.width} pixels cannot be cut into patches of {patch}; "
-                "give multiples of it"
-            )
         where = f"tasks.{name}.augment"
         self.changes, self.colours = _changes(task.augment, where)
         operator = answer.operator if isinstance(answer, Map) else None
-        if operator is not None and operator not in OPERATORS:
-            raise RecipeError(f"tasks.{name}.answer.operator: {operator!r}{nearest(operator, list(OPERATORS))}")
         self.operator = OPERATORS[operator] if operator is not None else None
         self.scale = answer.scale if isinstance(answer, Map) else 1
         self.picture = next(iter(task.inputs))

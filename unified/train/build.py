@@ -10,6 +10,7 @@ from unified import seed
 from unified.conditions import bits
 from unified.config import RecipeError, nearest
 from unified.configuration import UnifiedConfig
+from unified.data.operators import OPERATORS
 from unified.evaluate.spec import load_spec
 from unified.labels import Labels, load_labels
 from unified.layout import Attributes
@@ -70,9 +71,18 @@ def check(recipe: Recipe) -> None:
             raise RecipeError(f"tasks.{name}.answer: queries need a decoder; write `queries: {{}}` below `model`")
         if recipe.model.queries is not None and recipe.model.queries.sharing == "head":
             _check_head(name, task)
+        _check_size(name, task, recipe.model.image.patch)
     for spec in recipe.evaluate:
         load_spec(spec)  # otherwise a wrong name would end the run at its first evaluation
     _check_bits(recipe)
+
+
+def _check_size(name: str, task: Task, patch: int) -> None:
+    if task.size is not None and any(side < 1 or side % patch for side in task.size):
+        height, width = task.size
+        raise RecipeError(
+            f"tasks.{name}.size: {height} x {width} pixels cannot be cut into patches of {patch}; give multiples of it"
+        )
 
 
 def _check_bits(recipe: Recipe) -> None:
@@ -209,3 +219,6 @@ def _check_queries(where: str, name: str, task: Task, answer: Map | Regress) -> 
         )
     if (kind == "pixels") != (answer.operator is not None):
         raise RecipeError(f"{where}.answer.operator: for 'pixels' alone, which needs it; found {kind!r}")
+    if answer.operator is not None and answer.operator not in OPERATORS:
+        known = nearest(answer.operator, list(OPERATORS))
+        raise RecipeError(f"{where}.answer.operator: {answer.operator!r} is not an image operator{known}")
