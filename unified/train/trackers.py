@@ -34,7 +34,13 @@ class Trackers:
     def __init__(self, accelerator: Accelerator, recipe: Recipe, run: str) -> None:
         self._accelerator, self._live = accelerator, bool(recipe.train.trackers)
         if self._live:
-            accelerator.init_trackers(run, config=dict(_flat(plain(recipe))))
+            try:
+                accelerator.init_trackers(run, config=dict(_flat(plain(recipe))))
+            except Exception as error:
+                named = ", ".join(recipe.train.trackers)
+                raise RecipeError(
+                    f"train.trackers: {named} could not begin ({type(error).__name__}: {error}); mend or leave it out"
+                ) from error
 
     def log(self, record: Mapping[str, Any]) -> None:
         """The numbers of a record of metrics.jsonl."""
