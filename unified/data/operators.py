@@ -94,6 +94,21 @@ def _equalise(picture: Picture, draws: NDArray[np.float64]) -> tuple[Picture, Pi
     return picture, (picture * (share[levels] / bright.clamp(min=1 / 255))).clamp(0, 1)
 
 
+def _corners(picture: Picture, draws: NDArray[np.float64]) -> tuple[Picture, Picture]:  # noqa: ARG001
+    """How much of a corner each pixel is: the smaller eigenvalue of the gradients around it (Shi and Tomasi, 1994)."""
+    padded = F.pad(grey(picture)[None], (1, 1, 1, 1), mode="replicate")[0]
+    down, across = padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1], padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]
+    dd, aa, da = (_blurred(product, 1.5) for product in (down * down, across * across, down * across))
+    smaller = (dd + aa) / 2 - ((dd - aa).square() / 4 + da.square()).clamp(min=0).sqrt()
+    return picture, (2 * smaller.clamp(min=0).sqrt()).clamp(max=1).expand(3, -1, -1)
+
+
+def reshaded(normals: Float[Tensor, "3 h w"]) -> Picture:
+    """A grey surface with these normals (x right, y down, z away), lit from above the left of the camera."""
+    light = F.normalize(normals.new_tensor([-1.0, -1.0, -2.0]), dim=0)
+    return (normals * light[:, None, None]).sum(0, keepdim=True).clamp(0, 1).expand(3, -1, -1)
+
+
 def _as_it_is(picture: Picture, draws: NDArray[np.float64]) -> tuple[Picture, Picture]:  # noqa: ARG001
     """The picture itself: with a `scale` above 1, as super-resolution."""
     return picture, picture
@@ -109,5 +124,8 @@ OPERATORS: dict[str, Operator] = {
     "sharpen": _sharpen,
     "sobel": _sobel,
     "equalise": _equalise,
+    "corners": _corners,
     "identity": _as_it_is,
 }
+RESHADE = "reshade"
+"""The operator whose answer is made from normals, which the task's target names."""

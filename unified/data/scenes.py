@@ -14,7 +14,7 @@ from unified.data import scene as said
 from unified.data.augment import augment
 from unified.data.collate import Collator
 from unified.data.decode import column, place
-from unified.data.operators import DRAWS, OPERATORS
+from unified.data.operators import DRAWS, OPERATORS, RESHADE, reshaded
 from unified.data.scene_changes import (
     DRAWN,
     NO_OBJECT,
@@ -33,6 +33,8 @@ from unified.seed import uniform
 from unified.task import Map, Match, Regress, Task
 from unified.types import IGNORE, Batch, DataError, Sample
 
+SEGMENTS = "json.segments"
+"""A target of regions that share out a picture, instead of its objects."""
 COARSER = 4
 """Masks of objects are kept at a quarter of the picture's height and width."""
 SCENE_KINDS: dict[str, type[Transform]] = {"flip": FlipScene, "crop": CropScene}
@@ -72,12 +74,13 @@ class SceneCollator:
         where = f"tasks.{name}.augment"
         self.changes, self.colours = _changes(task.augment, where)
         operator = answer.operator if isinstance(answer, Map) else None
-        self.operator = OPERATORS[operator] if operator is not None else None
+        self.reshades = operator == RESHADE
+        self.operator = OPERATORS[operator] if operator is not None and not self.reshades else None
         self.scale = answer.scale if isinstance(answer, Map) else 1
         self.picture = next(iter(task.inputs))
         target = "json" if task.target.startswith("json") else task.target
         self.columns = (
-            (self.picture,) if self.read == "pixels" else tuple(dict.fromkeys([self.picture, "json", target]))
+            (self.picture,) if self.operator is not None else tuple(dict.fromkeys([self.picture, "json", target]))
         )
         """Of a sample, those that must be decoded."""
 
@@ -90,7 +93,7 @@ class SceneCollator:
         image = column(sample, self.picture)
         if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.dim() != 3:
             raise DataError(f"{place(sample)}: column {self.picture!r}: expected an image")
-        if self.read != "pixels" and tuple(image.shape[1:]) != said.image_size(sample):
+        if self.operator is None and tuple(image.shape[1:]) != said.image_size(sample):
             height, width = said.image_size(sample)
             raise DataError(
                 f"{place(sample)}: column {self.picture!r}: {image.shape[2]}×{image.shape[1]} pixels, its facts say "
@@ -113,7 +116,7 @@ class SceneCollator:
                 for scene, of in zip(scenes, draws, strict=True)
             ]
         resample = RESAMPLE[self.tokenizer.spec.resample]
-        larger = self.scale if self.operator is not None else 1
+        larger = self.scale if self.read == "pixels" else 1
         scenes = [resized(scene, larger * self.height, larger * self.width, resample) for scene in scenes]
         images = [scene.image for scene in scenes]
         if self.colours:
@@ -123,6 +126,9 @@ class SceneCollator:
             images, target = self._operated(images, indices)
         else:
             target = self._target(scenes, [example.target for example in examples])
+        if self.reshades:
+            target["map"] = torch.stack([reshaded(normals) for normals in target["map"]])
+            images = [_resized(image, self.height, self.width) for image in images]
         tokens = self.tokenizer.tokens([image.contiguous() for image in images])
         return Batch(self.name, {"image": tokens}, target, [example.key for example in examples])
 
@@ -197,10 +203,14 @@ def _coarse(masks: Tensor) -> Tensor:
     return torch.nn.functional.avg_pool2d(masks[:, None].float(), COARSER)[:, 0] >= 0.5
 
 
+def _resized(picture: Tensor, height: int, width: int) -> Tensor:
+    if picture.shape[-2:] == (height, width):
+        return picture
+    return torch.nn.functional.interpolate(picture[None], (height, width), mode="bicubic", antialias=True)[0]
+
+
 def _uint8(picture: Tensor, height: int, width: int) -> Tensor:
-    if picture.shape[-2:] != (height, width):
-        picture = torch.nn.functional.interpolate(picture[None], (height, width), mode="bicubic", antialias=True)[0]
-    return (picture * 255).round().clamp(0, 255).to(torch.uint8)
+    return (_resized(picture, height, width) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def _classes(collator: SceneCollator, sample: Sample, image: Tensor) -> SceneExample:
@@ -228,6 +238,8 @@ def _share(collator: SceneCollator, sample: Sample, image: Tensor) -> SceneExamp
 
 
 def _objects(collator: SceneCollator, sample: Sample, image: Tensor) -> SceneExample:
+    if collator.task.target == SEGMENTS:
+        return _segments(collator, sample, image)
     found = said.objects(sample, collator.classes)
     single = ~found.crowd
     count, queries = int(single.sum()), collator.task.answer.queries  # type: ignore[union-attr]
@@ -242,6 +254,26 @@ def _objects(collator: SceneCollator, sample: Sample, image: Tensor) -> SceneExa
         masks = said.decode_masks(sample, chosen)
     scene = Scene(image, boxes=found.boxes[single], classes=found.labels[single], masks=masks)
     return SceneExample(sample["__key__"], scene)
+
+
+def _segments(collator: SceneCollator, sample: Sample, image: Tensor) -> SceneExample:
+    """Things and stuff alike, as panoptic segmentation wants them; their boxes are those of their masks."""
+    found = said.segments(sample, collator.classes)
+    masks = said.decode_masks(sample, found.masks)
+    seen = masks.flatten(1).any(1)
+    masks, labels = masks[seen], found.labels[seen]
+    scene = Scene(image, boxes=_boxes_of(masks), classes=labels, masks=masks if collator.read == "masks" else None)
+    return SceneExample(sample["__key__"], scene)
+
+
+def _boxes_of(masks: Tensor) -> Tensor:
+    """The smallest boxes around masks (n, h, w), none of them empty."""
+    ends = []
+    for axis in (2, 1):  # of columns, then of rows
+        line = masks.any(3 - axis).int()
+        ends.append((line.argmax(1), masks.shape[axis] - line.flip(1).argmax(1)))
+    (left, right), (top, bottom) = ends
+    return torch.stack([left, top, right, bottom], dim=1).float()
 
 
 def _counted(collator: SceneCollator, sample: Sample, image: Tensor) -> SceneExample:
@@ -260,7 +292,9 @@ def _identity(collator: SceneCollator, sample: Sample, image: Tensor) -> SceneEx
     return SceneExample(sample["__key__"], Scene(image), torch.tensor(number))
 
 
-def _pixels(collator: SceneCollator, sample: Sample, image: Tensor) -> SceneExample:  # noqa: ARG001
+def _pixels(collator: SceneCollator, sample: Sample, image: Tensor) -> SceneExample:
+    if collator.reshades:
+        return _directions(collator, sample, image)
     return SceneExample(sample["__key__"], Scene(image))
 
 

@@ -10,7 +10,7 @@ from unified import seed
 from unified.conditions import bits
 from unified.config import RecipeError, nearest
 from unified.configuration import UnifiedConfig
-from unified.data.operators import OPERATORS
+from unified.data.operators import OPERATORS, RESHADE
 from unified.evaluate.spec import load_spec
 from unified.labels import Labels, load_labels
 from unified.layout import Attributes
@@ -219,6 +219,6 @@ def _check_queries(where: str, name: str, task: Task, answer: Map | Regress) -> 
         )
     if (kind == "pixels") != (answer.operator is not None):
         raise RecipeError(f"{where}.answer.operator: for 'pixels' alone, which needs it; found {kind!r}")
-    if answer.operator is not None and answer.operator not in OPERATORS:
-        known = nearest(answer.operator, list(OPERATORS))
+    if answer.operator is not None and answer.operator not in (*OPERATORS, RESHADE):
+        known = nearest(answer.operator, [*OPERATORS, RESHADE])
         raise RecipeError(f"{where}.answer.operator: {answer.operator!r} is not an image operator{known}")
