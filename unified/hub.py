@@ -34,6 +34,7 @@ from unified.paths import checkpoints_of
 from unified.processor import UnifiedProcessor
 
 FILES = ("*.json", "*.safetensors", "README.md")  # nothing else is fetched, least of all pickles or code
+ALIGNED = 64  # bytes
 Weights = Literal["auto", "weights", "ema"]
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -201,7 +202,15 @@ def _model(name: str, folder: Path | None, **options: Any) -> UnifiedModel:
     if any(problems.values()):
         words = "; ".join(f"{kind}: {', '.join(map(str, sorted(keys)))}" for kind, keys in problems.items() if keys)
         raise HubError(f"{name}: the weights are not those of the configuration beside them ({words})")
+    _align(model)
     return model  # type: ignore[no-any-return]
+
+
+def _align(model: UnifiedModel) -> None:
+    """Give weights memory of their own where they lie in a mapped file: at odd places sums come out differently."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNED:
+            tensor.data = tensor.data.clone()
 
 
 def read_processor(folder: Path) -> UnifiedProcessor:

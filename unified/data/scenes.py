@@ -123,7 +123,7 @@ class SceneCollator:
             images = augment(images, self.colours, indices, self.seed, self.name)
         target: dict[str, Tensor]
         if self.operator is not None:
-            images, target = self._operated(images, indices)
+            images, target = self.operated(images, indices)
         else:
             target = self._target(scenes, [example.target for example in examples])
         if self.reshades:
@@ -132,7 +132,8 @@ class SceneCollator:
         tokens = self.tokenizer.tokens([image.contiguous() for image in images])
         return Batch(self.name, {"image": tokens}, target, [example.key for example in examples])
 
-    def _operated(self, images: Sequence[Tensor], indices: NDArray[np.int64]) -> tuple[list[Tensor], dict[str, Tensor]]:
+    def operated(self, images: Sequence[Tensor], indices: NDArray[np.int64]) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """What the task's operator shows of pictures of the answer's size, and what it asks for."""
         assert self.operator is not None
         draws = uniform(indices, DRAWS, "operator", self.seed, self.name)
         pairs = [self.operator(image.float() / 255, of) for image, of in zip(images, draws, strict=True)]

@@ -19,7 +19,7 @@ from unified.intervals import Interval, Seeds
 from unified.types import DataError
 
 FORMAT = 1
-UNTUNED, ZERO_SHOT, PROBE = "w/o tuning", "zero-shot", "probe"
+UNTUNED, ZERO_SHOT, PROBE, TRAINED = "w/o tuning", "zero-shot", "probe", "trained"
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,13 @@ from unified.conditions import by_family
 from unified.config import RecipeError, nearest
 from unified.evaluate.classification import evaluate_classification
 from unified.evaluate.context import Context, evaluating
+from unified.evaluate.dense import evaluate_dense
 from unified.evaluate.features import weights_hash
 from unified.evaluate.few_shot import ALL
 from unified.evaluate.language import evaluate_caption, evaluate_masked
 from unified.evaluate.results import Result, collect, flat_metrics
 from unified.evaluate.retrieval import evaluate_retrieval
-from unified.evaluate.spec import Caption, Classification, Evaluation, Masked, Retrieval, Spec, load_spec
+from unified.evaluate.spec import Caption, Classification, Dense, Evaluation, Masked, Retrieval, Spec, load_spec
 from unified.log import logger
 
 __all__ = ["evaluate", "flat_metrics"]
@@ -31,6 +32,7 @@ PROTOCOLS: dict[type[Evaluation], Callable[[Any, str, Context], Iterator[Result]
     Retrieval: evaluate_retrieval,
     Masked: evaluate_masked,
     Caption: evaluate_caption,
+    Dense: evaluate_dense,
 }
 BATCH = 256
 
@@ -97,6 +99,8 @@ def versions() -> Mapping[str, str]:
 
 def _family(evaluation: Evaluation, model: Any) -> str | None:
     """The family that an evaluation names; one that the model lacks is an error, none may be a surprise."""
+    if isinstance(evaluation, Dense):
+        return None  # queries know the family that they were trained with
     config = getattr(model, "config", None)
     families = list(getattr(config, "families", []))
     if evaluation.family is None and len(families) > 1 and by_family(getattr(config, "experts", None)):

@@ -129,11 +129,33 @@ class Caption(Evaluation):
             raise RecipeError(f"beams: {list(self.beams)}; expected numbers from 1")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Dense(Evaluation):
+    """How well the queries of one of the model's tasks answer; what they read decides the metric."""
+
+    task: str
+    """One of the model's tasks with queries (config.json: queries.tasks)."""
+    target: str | None = None
+    """Column of the answer; null: the usual one of what is read (classes.png, depth.png, normals.png, edges.png)."""
+    names: str | Sequence[str] | None = None
+    """Other names than those that were trained, for queries that are made from names: a label set, or the names."""
+    floor: str | Sequence[str] | None = None
+    """Training data, for what an answer without looking would reach: the mean or the most frequent answer at each
+    place. Pixels and identities have a floor without them: the input itself, and a tiny copy of the picture."""
+    aspect: bool = False
+    """Keep the aspect of pictures, which are squashed to the task's size otherwise, as in training."""
+    flip: bool = False
+    """Average with the answer about the mirrored picture."""
+    window: tuple[int, int] | None = None
+    """Height and width in pixels: pictures are shown in parts of this size, two thirds of one apart, and averaged."""
+
+
 KINDS: dict[str, type[Evaluation]] = {
     "classification": Classification,
     "retrieval": Retrieval,
     "masked": Masked,
     "caption": Caption,
+    "dense": Dense,
 }
 
 

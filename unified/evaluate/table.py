@@ -12,6 +12,10 @@ SHORT = {
     "exact_match": "exact match",
     "token_accuracy": "token accuracy",
 }
+UNITS = {
+    "perplexity", "distance_px", "rmse", "abs_rel", "angle_mean", "angle_median", "psnr", "count_mae", "count_rmse",
+}  # fmt: skip
+"""Metrics that are no shares."""
 QUIET = ("mean_per_class_recall", "lp_mean_per_class_recall")
 """In the JSON only: beside accuracy they would double the table."""
 
@@ -32,7 +36,7 @@ def _rows(item: Mapping[str, Any]) -> list[list[str]]:
         if name not in item["ci"] or name in QUIET:
             continue
         interval = item["ci"][name]
-        factor = 1.0 if name == "perplexity" else 100.0
+        factor = 1.0 if name in UNITS else 100.0
         first = not rows
         rows.append(
             [
@@ -66,7 +70,7 @@ def _seeds(seeds: Mapping[str, Any] | None, factor: float) -> str:
 
 def _notes(item: Mapping[str, Any]) -> str:
     notes = item["notes"]
-    found = [item["setting"]] if item["setting"] != "probe" else []
+    found = [item["setting"]] if item["setting"] not in ("probe", "trained") else []
     for name, text in (("chance", "chance"), ("ceiling", "ceiling"), ("ceiling_own_text", "own text alone")):
         if notes.get(name) is not None:
             found.append(f"{text} {number(notes[name], 100.0)}")
@@ -75,6 +79,8 @@ def _notes(item: Mapping[str, Any]) -> str:
     few = [interval["clusters"] for interval in item["ci"].values() if interval["few_clusters"]]
     if few:
         found.append(f"only {few[0]} clusters: the interval is too narrow")
+    if notes.get("how"):
+        found.append(notes["how"])
     if notes.get("converged") is False:
         found.append("not converged")
     return "; ".join(found)
@@ -85,6 +91,8 @@ def number(value: float | None, factor: float = 1.0) -> str:
     if value is None:
         return "–"
     scaled = value * factor
+    if factor == 1.0 and abs(scaled) < 10:
+        return f"{scaled:.2f}" if abs(scaled) >= 1 else f"{scaled:.3f}"
     return f"{scaled:.1f}" if abs(scaled) < 1000 else f"{scaled:,.0f}"
 
 

@@ -1,0 +1,131 @@
+"""Tasks with queries: the metric of what they read, and beside it a floor that never looks at the pictures."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from unified.config import RecipeError, nearest
+from unified.data.decode import decode
+from unified.data.write import progress
+from unified.evaluate.context import Context
+from unified.evaluate.floors import find_floor
+from unified.evaluate.items import clusters_of, read_items
+from unified.evaluate.map_scores import MAP_SCORES, ClassScores
+from unified.evaluate.object_scores import ObjectScores
+from unified.evaluate.picture_scores import IdentityScores, PresenceScores
+from unified.evaluate.point_scores import PointScores
+from unified.evaluate.results import TRAINED, ZERO_SHOT, Result
+from unified.evaluate.sources import class_names, open_source
+from unified.evaluate.spec import Dense
+from unified.evaluate.truths import Truth, Truths
+from unified.labels import Labels, load_labels
+from unified.query_spec import QuerySpec
+from unified.types import DataError
+from unified.views import Views, see
+
+BATCH = 16
+"""Pictures whose maps are held at once."""
+
+
+def evaluate_dense(evaluation: Dense, name: str, context: Context) -> Iterator[Result]:
+    """The model's scores, and those of the floor where there is one."""
+    spec = find_spec(evaluation, context.model)
+    names = _names(evaluation, spec)
+    _check_classes(evaluation, spec, names)
+    tokenizer: Any = context.tokenizers["image"]
+    read = Truths(evaluation.task, spec, names, next(iter(evaluation.inputs)), evaluation.target, tokenizer)
+    columns = [evaluation.cluster] if evaluation.cluster else []
+    items = read_items(evaluation.several, evaluation.inputs, columns, evaluation.limit)
+    training = _training(evaluation, items.source.digest, read)
+    floor = find_floor(spec, names, training)
+    scores = {"model": make_scores(spec, names)}
+    if floor is not None:
+        scores[f"floor: {floor[0]}"] = make_scores(spec, names)
+    views = Views(evaluation.aspect, evaluation.flip, evaluation.window)
+    asked = {evaluation.task: names} if evaluation.names is not None else None
+    for start in progress(range(0, len(items), BATCH), -(-len(items) // BATCH), f"asking {evaluation.task}"):
+        chosen = [int(number) for number in items.numbers[start : start + BATCH]]
+        truths = [read(decode(items.source[number], read.columns), number) for number in chosen]
+        pictures = [truth.picture for truth in truths]
+        answers = see(context.model, tokenizer, pictures, [evaluation.task], views, names=asked, batch=BATCH)
+        for truth, answer in zip(truths, answers, strict=True):
+            for features, scored in scores.items():
+                scored.add(answer[evaluation.task] if features == "model" or floor is None else floor[1](truth), truth)
+    cluster = clusters_of(items.columns[evaluation.cluster]) if evaluation.cluster else None
+    base = Result(
+        name, "dense", spec.read, _label(evaluation, spec), (), items.keys, items.digest,
+        ZERO_SHOT if evaluation.unseen else TRAINED, clusters=cluster,
+    )  # fmt: skip
+    for features, scored in scores.items():
+        measures = scored.measures(name, cluster)
+        if not measures:
+            raise DataError(f"{name}: the data know no answer to {evaluation.task!r}, so there is nothing to score")
+        per_class = scored.per_class() if hasattr(scored, "per_class") else None
+        yield replace(base, features=features, measures=measures, notes=scored.notes(), per_class=per_class)
+
+
+def find_spec(evaluation: Dense, model: Any) -> QuerySpec:
+    """The queries that an evaluation asks."""
+    specs: dict[str, QuerySpec] = getattr(getattr(model, "queries", None), "specs", {})
+    if not specs:
+        raise RecipeError(f"task: {evaluation.task!r}: this model has no task queries")
+    if evaluation.task not in specs:
+        raise RecipeError(f"task: {evaluation.task!r} has no queries in this model{nearest(evaluation.task, [*specs])}")
+    return specs[evaluation.task]
+
+
+def make_scores(spec: QuerySpec, names: Sequence[str]) -> Any:
+    """What scores the answers of queries, by what they read."""
+    if spec.read == "classes":
+        return ClassScores(names)
+    if spec.read in ("points", "places"):
+        return PointScores(names)
+    if spec.objects:
+        return ObjectScores(names, masks=spec.read == "masks")
+    if spec.read == "presence":
+        return PresenceScores(names)
+    return IdentityScores() if spec.read == "identity" else MAP_SCORES[spec.read]()
+
+
+def _names(evaluation: Dense, spec: QuerySpec) -> tuple[str, ...]:
+    if evaluation.names is None:
+        return spec.names
+    if not spec.from_names:
+        raise RecipeError(f"names: the queries of {evaluation.task!r} are not made from names (answer.from_names)")
+    return (load_labels(evaluation.names) if isinstance(evaluation.names, str) else Labels((*evaluation.names,))).names
+
+
+def _check_classes(evaluation: Dense, spec: QuerySpec, names: Sequence[str]) -> None:
+    """Numbers in a map of classes mean the same in the data as in the task."""
+    if spec.read != "classes" or (found := class_names(evaluation.several)) is None:
+        return
+    of_data = load_labels(found).names if isinstance(found, str) else tuple(found)
+    if of_data != tuple(names):
+        first = next((i for i, (a, b) in enumerate(zip(of_data, names, strict=False)) if a != b), None)
+        where = f"number {first} is {of_data[first]!r} and {names[first]!r}" if first is not None else "one has more"
+        raise RecipeError(
+            f"{evaluation.data}: the data have {len(of_data)} classes and the task {evaluation.task!r} "
+            f"{len(names)}; {where}. Build the data with the task's list of names"
+        )
+
+
+def _training(evaluation: Dense, digest: str, read: Truths) -> Callable[[], Iterator[Truth]] | None:
+    if evaluation.floor is None:
+        return None
+    data = evaluation.floor if isinstance(evaluation.floor, str) else tuple(evaluation.floor)
+    source = open_source(data)
+    if source.digest == digest or data == evaluation.several:
+        raise RecipeError("floor: the same samples as `data`; a floor is fitted on training data apart")
+
+    def truths() -> Iterator[Truth]:
+        for number in progress(range(len(source)), len(source), "fitting the floor"):
+            yield read(decode(source[number], read.columns), number)
+
+    return truths
+
+
+def _label(evaluation: Dense, spec: QuerySpec) -> str:
+    """The task, what it reads, and how pictures are shown."""
+    window = f"windows {evaluation.window[0]} × {evaluation.window[1]}" if evaluation.window else ""
+    shown = [word for word in ("aspect kept" * evaluation.aspect, "flip" * evaluation.flip, window) if word]
+    return ", ".join([f"{evaluation.task}: {spec.read}", *shown])

@@ -1,0 +1,166 @@
+"""Average precision of boxes, masks and bodies, by pycocotools; the interval resamples pictures."""
+
+import contextlib
+import copy
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval, Params
+from torch import Tensor
+
+from unified.evaluate.map_scores import Answer, Clusters
+from unified.evaluate.results import Measure
+from unified.evaluate.truths import Truth
+from unified.intervals import bootstrap
+
+DRAWS = 200
+"""Resamples: each adds up all detections again."""
+MOST = 100
+"""Detections of a picture."""
+
+
+class AveragePrecision:
+    """AP over IoU (or OKS) from 0.5 to 0.95, and AP50, over classes that the truth has."""
+
+    def __init__(self, kind: str, names: Sequence[str], sigmas: Sequence[float] = ()) -> None:
+        """`kind`: bbox, segm or keypoints; `sigmas`: of each keypoint."""
+        self.kind, self.names, self.sigmas = kind, tuple(names), np.array(sigmas)
+        self.pictures: list[dict[str, int]] = []
+        self.truths: list[dict[str, Any]] = []
+        self.found: list[dict[str, Any]] = []
+
+    def add(self, truths: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]], size: tuple[int, int]) -> None:
+        """One picture in COCO's form, with categories from 0."""
+        number = len(self.pictures) + 1
+        self.pictures.append({"id": number, "height": size[0], "width": size[1]})
+        for given, kept in ((truths, self.truths), (found, self.found)):
+            for one in given:
+                kept.append({"iscrowd": 0, **one, "id": len(kept) + 1, "image_id": number})
+
+    def measures(self, key: str, clusters: Clusters, prefix: str = "") -> tuple[Measure, ...]:
+        """None where the truth has no objects."""
+        if not any(not one["iscrowd"] for one in self.truths):
+            return ()
+        evaluator = self._matched()
+
+        def score(picked: NDArray[np.int64], first: bool) -> float:
+            precision = _precision(evaluator, picked)[: 1 if first else None]
+            known = precision[precision > -1]
+            return float(known.mean()) if len(known) else 0.0
+
+        n = len(self.pictures)
+        return tuple(
+            Measure(f"{prefix}{name}", bootstrap(lambda picked, first=first: score(picked, first), n, key, name,  # type: ignore[misc]
+                                                 clusters=clusters, draws=DRAWS))
+            for name, first in (("ap", False), ("ap50", True))
+        )  # fmt: skip
+
+    def per_class(self) -> dict[str, float | None]:
+        """AP of each class; None for those without objects."""
+        precision = _precision(self._matched(), np.arange(len(self.pictures)))
+        of_class = [precision[:, :, number] for number in range(len(self.names))]
+        return {
+            name: float(one[one > -1].mean()) if (one > -1).any() else None
+            for name, one in zip(self.names, of_class, strict=True)
+        }
+
+    def _matched(self) -> COCOeval:
+        """Detections matched with objects, picture by picture."""
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluator = COCOeval(self._coco(self.truths), self._coco(self.found), self.kind)
+            params: Params = evaluator.params
+            params.maxDets, params.areaRng, params.areaRngLbl = [MOST], [[0, 1e10]], ["all"]
+            if self.kind == "keypoints":
+                params.kpt_oks_sigmas = self.sigmas
+            evaluator.evaluate()
+        return evaluator
+
+    def _coco(self, annotations: Sequence[dict[str, Any]]) -> COCO:
+        coco = COCO()
+        coco.dataset = {
+            "images": self.pictures,
+            "annotations": [dict(one) for one in annotations],  # the evaluator writes into them
+            "categories": [{"id": number, "name": name} for number, name in enumerate(self.names)],
+        }
+        coco.createIndex()
+        return coco
+
+
+def _precision(evaluator: COCOeval, picked: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Precision (IoU, recall, classes) over the picked pictures, which may repeat; −1 where there is none."""
+    resampled = copy.copy(evaluator)
+    resampled.params = copy.copy(evaluator.params)
+    of_class = np.array(evaluator.evalImgs, dtype=object).reshape(len(evaluator.params.catIds), -1)
+    resampled.evalImgs = of_class[:, picked].flatten().tolist()
+    resampled.params.imgIds = list(range(len(picked)))
+    resampled._paramsEval = copy.copy(resampled.params)  # what accumulate takes the numbers of pictures from
+    with contextlib.redirect_stdout(io.StringIO()):
+        resampled.accumulate()
+    return resampled.eval["precision"][:, :, :, 0, 0]  # type: ignore[no-any-return]
+
+
+class ObjectScores:
+    """AP of boxes, and of masks where answers have them. Crowds are neither asked for nor counted against."""
+
+    def __init__(self, names: Sequence[str], masks: bool) -> None:
+        self.boxes = AveragePrecision("bbox", names)
+        self.masks = AveragePrecision("segm", names) if masks else None
+        self.objects = 0
+
+    def add(self, answer: Answer, truth: Truth) -> None:
+        """Boxes by corners in pixels (k, 4), labels, scores, and masks (k, h, w)."""
+        there = truth.objects
+        assert there is not None
+        self.objects += int((~there.crowd).sum())
+        truths = [
+            {"category_id": int(label), "bbox": _sides(box), "iscrowd": int(crowd), "area": _area(box)}
+            for label, box, crowd in zip(there.labels, there.boxes, there.crowd, strict=True)
+        ]
+        labels, scores = answer["labels"].tolist(), answer["scores"].tolist()
+        found = [
+            {"category_id": label, "score": score, "bbox": _sides(box), "area": _area(box)}
+            for label, score, box in zip(labels, scores, answer["boxes"].cpu(), strict=True)
+        ]
+        self.boxes.add(truths, found, truth.size)
+        if self.masks is None:
+            return
+        regions = [
+            {**one, "segmentation": mask, "area": float(coco_mask.area(mask))}
+            for one, mask in zip(truths, there.masks, strict=True)
+            if mask is not None
+        ]
+        encoded = coco_mask.encode(np.asfortranarray(answer["masks"].cpu().permute(1, 2, 0).numpy().astype(np.uint8)))
+        covered = [
+            {**one, "segmentation": mask, "area": float(coco_mask.area(mask))}
+            for one, mask in zip(found, encoded, strict=True)
+        ]
+        self.masks.add(regions, covered, truth.size)
+
+    def measures(self, key: str, clusters: Clusters) -> tuple[Measure, ...]:
+        """Of masks first."""
+        of_masks = self.masks.measures(key, clusters, "mask_") if self.masks is not None else ()
+        return (*of_masks, *self.boxes.measures(key, clusters, "box_"))
+
+    def per_class(self) -> dict[str, float | None]:
+        """AP of each class: of masks if there are any, else of boxes."""
+        return (self.masks or self.boxes).per_class()
+
+    def notes(self) -> dict[str, Any]:
+        """How many objects the numbers rest on."""
+        return {"how": f"{self.objects} objects", "objects": self.objects}
+
+
+def _sides(box: Tensor) -> list[float]:
+    """Corner, width and height, as COCO has boxes."""
+    x0, y0, x1, y1 = box.tolist()
+    return [x0, y0, x1 - x0, y1 - y0]
+
+
+def _area(box: Tensor) -> float:
+    x0, y0, x1, y1 = box.tolist()
+    return float((x1 - x0) * (y1 - y0))

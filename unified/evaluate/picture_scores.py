@@ -1,0 +1,119 @@
+"""Scores of answers about whole pictures: what there is in them, and who it is."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score
+from torch import Tensor
+
+from unified.evaluate.items import number_through
+from unified.evaluate.map_scores import Answer, Clusters, mean_measure
+from unified.evaluate.results import Measure
+from unified.evaluate.truths import Truth
+from unified.intervals import bootstrap
+
+DRAWS = 200
+"""Resamples of an average precision, which sorts all pictures anew for each attribute."""
+
+
+class PresenceScores:
+    """Mean accuracy mA (the mean of the recalls of what is there and of what is not) and mAP, over attributes.
+
+    Unknown ones do not count; attributes count in mA if both are known of some picture, in mAP if any has them.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self.shares: list[NDArray[np.float64]] = []
+        self.there: list[NDArray[np.float64]] = []
+
+    def add(self, answer: Answer, truth: Truth) -> None:
+        """A share from 0 to 1 for each attribute."""
+        assert truth.presence is not None
+        self.shares.append(answer["presence"].cpu().double().numpy())
+        self.there.append(truth.presence.double().numpy())
+
+    def measures(self, key: str, clusters: Clusters) -> tuple[Measure, ...]:
+        """Both by resampling pictures; none where they cannot be told."""
+        shares, there = np.stack(self.shares), np.stack(self.there)
+        n, found = len(shares), []
+        for name, of_all, draws in (("mA", _accuracies, 1000), ("map", _precisions, DRAWS)):
+
+            def mean_of(picked: NDArray[np.int64], of_all: Any = of_all) -> float:
+                values = of_all(shares[picked], there[picked])
+                return float(np.nanmean(values)) if not np.isnan(values).all() else 0.0
+
+            if not np.isnan(of_all(shares, there)).all():
+                found.append(Measure(name, bootstrap(mean_of, n, key, name, clusters=clusters, draws=draws)))
+        return tuple(found)
+
+    def per_class(self) -> dict[str, float | None]:
+        """Average precision of each attribute."""
+        values = _precisions(np.stack(self.shares), np.stack(self.there))
+        return {name: None if np.isnan(one) else float(one) for name, one in zip(self.names, values, strict=True)}
+
+    def notes(self) -> dict[str, Any]:
+        """How many attributes mA rests on."""
+        counted = int((~np.isnan(_accuracies(np.stack(self.shares), np.stack(self.there)))).sum())
+        return {"how": f"mA of {counted} of {len(self.names)} attributes", "attributes": counted}
+
+
+def _accuracies(shares: NDArray[np.float64], there: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean of both recalls of each attribute at one half; NaN where one is not known."""
+    said = shares > 0.5
+    positive, negative = there > 0.5, (there >= 0) & (there <= 0.5)
+    with np.errstate(invalid="ignore"):
+        found = (said & positive).sum(0) / positive.sum(0)
+        left = (~said & negative).sum(0) / negative.sum(0)
+    return (found + left) / 2  # type: ignore[no-any-return]
+
+
+def _precisions(shares: NDArray[np.float64], there: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The average precision of each attribute; NaN where no picture is known to have it."""
+    values = np.full(shares.shape[1], np.nan)
+    for number in range(shares.shape[1]):
+        known = there[:, number] >= 0
+        if (there[known, number] > 0.5).any():
+            values[number] = average_precision_score(there[known, number] > 0.5, shares[known, number])
+    return values
+
+
+class IdentityScores:
+    """Each picture looks for others of its identity among all the rest: mAP, and whether the nearest one is."""
+
+    def __init__(self) -> None:
+        self.features: list[Tensor] = []
+        self.identities: list[str] = []
+
+    def add(self, answer: Answer, truth: Truth) -> None:
+        """A vector."""
+        self.features.append(answer["features"].cpu().float())
+        self.identities.append(truth.identity)
+
+    def measures(self, key: str, clusters: Clusters) -> tuple[Measure, ...]:  # noqa: ARG002
+        """Means over the pictures that have another of their identity, which are clusters unless there are others."""
+        features = F.normalize(torch.stack(self.features), dim=1)
+        who = number_through(self.identities)
+        similar = (features @ features.T).numpy()
+        precision, first, asked = (np.zeros(len(who)) for _ in range(3))
+        for row in range(len(who)):
+            others = np.arange(len(who)) != row
+            right = who[others] == who[row]
+            if right.any():
+                precision[row] = average_precision_score(right, similar[row, others])
+                first[row] = right[similar[row, others].argmax()]
+                asked[row] = 1
+        if not asked.any():
+            return ()
+        groups = who if clusters is None else clusters
+        return mean_measure("retrieval_map", precision, groups, asked), mean_measure("rank1", first, groups, asked)
+
+    def notes(self) -> dict[str, Any]:
+        """How many pictures have another of their identity."""
+        counts = np.bincount(number_through(self.identities))
+        alone = int((counts == 1).sum())
+        return {"how": f"{len(counts)} identities", "identities": len(counts), "alone": alone}

@@ -1,0 +1,83 @@
+"""Scores of named points: PCK and distance, and OKS where objects have points."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unified.evaluate.map_scores import Answer, Clusters, mean_measure
+from unified.evaluate.object_scores import AveragePrecision
+from unified.evaluate.results import Measure
+from unified.evaluate.truths import Truth
+
+NEAR = 0.1
+"""Of the diagonal: how near a point must be."""
+COCO_SIGMAS = (0.26, 0.25, 0.25, 0.35, 0.35, 0.79, 0.79, 0.72, 0.72, 0.62, 0.62, 1.07, 1.07, 0.87, 0.87, 0.89, 0.89)
+"""Of COCO's 17 joints, times 10; other points have `SIGMA`."""
+SIGMA = 0.5
+
+
+class PointScores:
+    """The share of known points that are near enough, and the mean distance in pixels.
+
+    Near is a tenth of the diagonal: of the body's box where a picture has one object, else of the picture. Where
+    objects have points, the answer is also one body for OKS, by pycocotools.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.rows: list[tuple[float, float, int]] = []  # near, summed distance, known points of each picture
+        self.boxes = 0
+        sigmas = COCO_SIGMAS if len(names) == len(COCO_SIGMAS) else (SIGMA,) * len(names)
+        self.bodies = AveragePrecision("keypoints", ("body",), [sigma / 10 for sigma in sigmas])
+
+    def add(self, answer: Answer, truth: Truth) -> None:
+        """Points (j, 2) in pixels, and scores (j,)."""
+        objects, points = truth.objects, truth.scene.points
+        assert points is not None
+        diagonal = float(np.hypot(*truth.size))
+        if objects is not None and len(objects.boxes) == 1:
+            x0, y0, x1, y1 = objects.boxes[0].tolist()
+            diagonal, self.boxes = float(np.hypot(x1 - x0, y1 - y0)), self.boxes + 1
+        known = points[:, 2] > 0
+        found = answer["points"].cpu().float()
+        distance = (found - points[:, :2]).norm(dim=1)[known]
+        self.rows.append((float((distance <= NEAR * diagonal).sum()), float(distance.sum()), int(known.sum())))
+        self._add_bodies(found, answer["scores"].cpu(), truth)
+
+    def _add_bodies(self, found: Tensor, scores: Tensor, truth: Truth) -> None:
+        objects = truth.objects
+        if objects is None:
+            return
+        truths = [_body(points, box) for points, box in zip(objects.points, objects.boxes, strict=True)
+                  if (points[:, 2] > 0).any()]  # fmt: skip
+        if truths:
+            low, high = found.amin(0), found.amax(0)
+            ours = _body(torch.cat([found, torch.ones(len(found), 1)], dim=1), torch.cat([low, high]))
+            self.bodies.add(truths, [{**ours, "score": float(scores.mean())}], truth.size)
+
+    def measures(self, key: str, clusters: Clusters) -> tuple[Measure, ...]:
+        """Means over points; pictures are resampled, or their clusters."""
+        near, distance, known = np.array(self.rows, dtype=np.float64).T
+        if not known.any():
+            return ()
+        found = [mean_measure("pck@0.1", near, clusters, known), mean_measure("distance_px", distance, clusters, known)]
+        if self.bodies.pictures:
+            within = clusters if len(self.bodies.pictures) == len(self.rows) else None
+            found += self.bodies.measures(key, within, "oks_")
+        return tuple(found)
+
+    def notes(self) -> dict[str, Any]:
+        """Of what diagonal a tenth is near."""
+        of = "picture" if not self.boxes else "body" if self.boxes == len(self.rows) else "body, or of the picture"
+        return {"how": f"near: a tenth of the diagonal of the {of}", "boxes": self.boxes}
+
+
+def _body(points: Tensor, box: Tensor) -> dict[str, Any]:
+    x0, y0, x1, y1 = box.tolist()
+    sides = [x0, y0, x1 - x0, y1 - y0]
+    return {
+        "category_id": 0, "bbox": sides, "area": sides[2] * sides[3], "keypoints": points.flatten().tolist(),
+        "num_keypoints": int((points[:, 2] > 0).sum()),
+    }  # fmt: skip
