@@ -394,3 +394,23 @@ def test_verify_names_wrong_annotations(tmp_path: Path) -> None:
         assert any(f": {key}: " in problem and part in problem for problem in problems)
     assert any(": e: column 'png': 8×6 pixels" in problem for problem in problems)
     assert any("attribute 'red'" in problem for problem in problems)
+
+
+def test_objects_with_joints_are_cut_out(tmp_path: Path) -> None:
+    files = {"images/a.png": picture(), "person_keypoints.json": coco(PERSON, **BODY)}
+    manifest = build("coco", fill(tmp_path / "s", files), tmp_path / "out", crops="person")[""]
+    assert manifest["points"] == ["left_eye", "right_eye", "nose"]
+    (found,) = samples(tmp_path / "out").values()
+    facts = found["json"]
+    assert found["__key__"].endswith("a-0")
+    assert (facts["width"], facts["height"]) == (found["png"].shape[2], found["png"].shape[1]) == (5, 3)
+    assert scene.joints(found, manifest["points"]).tolist() == [[1, 1, 2], [0, 0, 0], [3, 2, 1]]
+    assert verify(tmp_path / "out").problems == []
+
+
+def test_cuts_begin_at_their_margin(tmp_path: Path) -> None:
+    person = PERSON | {"bbox": [3, 2, 2, 2], "keypoints": [4, 3, 2, 0, 0, 0, 3.5, 2, 1]}
+    files = {"images/a.png": picture(), "person_keypoints.json": coco(person, **BODY)}
+    build("coco", fill(tmp_path / "s", files), tmp_path / "out", crops="person")
+    (found,) = samples(tmp_path / "out").values()
+    assert scene.joints(found, ["left_eye", "nose"]).tolist() == [[2, 2, 2], [1.5, 1, 1]]

@@ -118,6 +118,7 @@ def shards_build(
     classes: str | None = None,
     ignore: int | None = None,
     depth_unit: float | None = None,
+    crops: str | None = None,
     held_out: float = 0.0,
     held_out_by: Literal["key", "end", "identity"] = "key",
     samples_per_shard: int = 10_000,
@@ -138,6 +139,7 @@ def shards_build(
         classes: For masks and voc, class names in the order of their numbers, a,b,c, or a file with a name a line.
         ignore: For masks and yolo, the number in index masks that means no label.
         depth_unit: For depth, metres a step of the depth pictures; default 0.001.
+        crops: For coco, a class whose objects with joints become samples of their own, cut out (top-down poses).
         held_out: For annotated pictures, the share that goes to OUT/test, and the rest to OUT/train.
         held_out_by: key: by a hash of each key; end: the last in sorted order, for frames of a video;
             identity: all pictures of a share of the identities.
@@ -151,6 +153,7 @@ def shards_build(
     options = Options(
         samples_per_shard=samples_per_shard,
         skip_bad=skip_bad,
+        crops=crops,
         held_out=held_out,
         held_out_by=held_out_by,
         classes=classes,

@@ -53,6 +53,7 @@ OPTIONS_OF = {
     "classes": ("masks", "voc"),
     "ignore": ("masks", "yolo"),
     "depth_unit": ("depth",),
+    "crops": ("coco",),
 }
 PROBLEMS_PRINTED = 20
 _NUMBER = re.compile(r"[\d.,×]+( %)?")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unified.data.build.crops import crops
 from unified.data.build.sources import Files, Item, Problems, pack
 from unified.data.write import SAMPLES_PER_SHARD, ShardWriter, complete_folder
 from unified.seed import key
@@ -31,6 +32,8 @@ class Options:
     """The number in index masks that means: no label."""
     depth_unit: float | None = None
     """Metres a step of the depth pictures."""
+    crops: str | None = None
+    """The class whose objects with joints become samples of their own."""
     columns: str | None = None
     """For tables of attributes, what becomes of their columns."""
 
@@ -67,6 +70,8 @@ def build_dense(kind: str, finder: Finder, source: Path, out: Path, options: Opt
                     made / split, kind=kind, source=source.name, samples_per_shard=options.samples_per_shard
                 )
                 writers.enter_context(writer)
+                if options.crops is not None:
+                    items = [crop for item in items for crop in crops(item, options.crops)]
                 written[split] = pack(writer, items, problems, kind)
                 writer.manifest |= found.facts
                 manifests[split] = writer.manifest

@@ -1,0 +1,45 @@
+"""One sample an object, cut out with a margin, for joints that are asked for body by body (top-down)."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from unified.data.build.annotations import DIGITS, png
+from unified.data.build.sources import BadSampleError, Item
+from unified.data.decode import IMAGES, decode_image
+
+MARGIN = 1.25
+"""Sides of a cut, in those of the object's box, as is usual for poses."""
+
+
+def crops(item: Item, label: str) -> list[Item]:
+    """The objects of a class that have joints, each as an item of its own; what cannot be read stays as it is."""
+    try:
+        found = item.load()["json"].get("objects", ())
+    except BadSampleError:
+        return [item]  # packing tells what is wrong with it
+    chosen = [n for n, known in enumerate(found) if known["label"] == label and known.get("points")]
+    return [Item(f"{item.key}-{n}", f"{item.name}, object {n}", partial(_crop, item, n)) for n in chosen]
+
+
+def _crop(item: Item, number: int) -> dict[str, Any]:
+    columns = item.load()
+    known = columns["json"]["objects"][number]
+    picture = decode_image(next(columns[name] for name in IMAGES if name in columns))
+    height, width = picture.shape[1:]
+    left, top, right, bottom = _enlarged(known["box"], height, width)
+    part = picture[:, top:bottom, left:right].permute(1, 2, 0).numpy()
+    inside = {n: p for n, p in known["points"].items() if left <= p[0] <= right and top <= p[1] <= bottom}
+    facts = {"width": right - left, "height": bottom - top, "points": _moved(inside, left, top)}
+    return {"png": png(part), "json": facts}
+
+
+def _enlarged(box: list[float], height: int, width: int) -> tuple[int, int, int, int]:
+    x0, y0, x1, y1 = box
+    across, down = (x1 - x0) * (MARGIN - 1) / 2, (y1 - y0) * (MARGIN - 1) / 2
+    left, top = max(int(x0 - across), 0), max(int(y0 - down), 0)
+    return left, top, min(max(round(x1 + across), left + 1), width), min(max(round(y1 + down), top + 1), height)
+
+
+def _moved(points: Mapping[str, list[float]], left: int, top: int) -> dict[str, list[float]]:
+    return {name: [round(x - left, DIGITS), round(y - top, DIGITS), seen] for name, (x, y, seen) in points.items()}
