@@ -14,7 +14,12 @@ from unified.seed import key
 from unified.types import DataError
 
 SEED = "held out 1"
-NAME_FILES = {"classes": "classnames.txt", "points": "pointnames.txt", "attributes": "attributenames.txt"}
+NAME_FILES = {
+    "classes": "classnames.txt",
+    "points": "pointnames.txt",
+    "attributes": "attributenames.txt",
+    "identities": "identitynames.txt",
+}
 _DIGITS = re.compile(r"(\d+)")
 
 
@@ -81,7 +86,7 @@ def build_dense(kind: str, finder: Finder, source: Path, out: Path, options: Opt
                     raise DataError(f"{source}: no sample of the part {split!r} could be packed; change --held-out")
                 manifest |= facts
             for split in {"", *splits}:
-                _write_names(made / split, found.facts)
+                _write_names(made / split, found.facts | _identities(found, splits.get(split, found.items)))
     return manifests
 
 
@@ -89,6 +94,12 @@ def _write_names(folder: Path, facts: Mapping[str, Any]) -> None:
     for name, file in NAME_FILES.items():
         if name in facts:
             (folder / file).write_text("".join(f"{line}\n" for line in facts[name]), encoding="utf-8")
+
+
+def _identities(found: Found, items: Sequence[Item]) -> dict[str, list[str]]:
+    """Who is in the pictures of a part: what training on it can tell apart."""
+    names = sorted({found.identities[item.key] for item in items if item.key in found.identities})
+    return {"identities": names} if names else {}
 
 
 def _split(source: Path, found: Found, options: Options) -> dict[str, list[Item]]:
