@@ -16,7 +16,7 @@ from unified.answers import boxes as box
 from unified.answers import map as maps
 from unified.answers import masks, objects, presence, regress
 from unified.dist import gather_rows, rank, world_size
-from unified.nn.queries import grid_points
+from unified.nn.queries import RARE, grid_points
 from unified.queries import QueryStates
 from unified.types import IGNORE
 
@@ -213,13 +213,18 @@ def _pixels(found: QueryStates, sizes: Sequence[Size]) -> list[dict[str, Any]]:
     ]
 
 
+def _counting_maps(found: QueryStates, states: Tensor) -> Float[Tensor, "b 1 h w"]:
+    """Nearly nothing at each place before anything is learned: half a thing there would be hundreds in all."""
+    return _maps(found, states) + RARE
+
+
 def _density_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
     losses = []
-    first = _maps(found, found.states[0])
+    first = _counting_maps(found, found.states[0])
     right = maps.density_maps(target["points"], _size(first), SIGMA)
     everywhere = torch.ones_like(right, dtype=torch.bool)
     for states in found.states:
-        of_layer = _maps(found, states)
+        of_layer = _counting_maps(found, states)
         losses.append(
             maps.density_loss(of_layer, right, everywhere, map_weight=HEAT * COUNTED[0], count_weight=COUNTED[1])
         )
@@ -230,7 +235,7 @@ def _density_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
 
 
 def _density(found: QueryStates, sizes: Sequence[Size]) -> list[dict[str, Any]]:
-    of_all = maps.density(_maps(found, found.states[-1]))
+    of_all = maps.density(_counting_maps(found, found.states[-1]))
     return [{"density": of[0], "count": float(of.sum())} for of, _ in zip(of_all, sizes, strict=True)]
 
 
