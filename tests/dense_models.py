@@ -26,6 +26,7 @@ SPECS = {
     "share": QuerySpec("share", 1, **COMMON),
     "pixels": QuerySpec("pixels", 48, operator="denoise", **COMMON),
     "larger": QuerySpec("pixels", 192, operator="identity", scale=2, **COMMON),
+    "reshade": QuerySpec("pixels", 48, operator="reshade", **COMMON),
     "density": QuerySpec("density", 1, **COMMON),
     "boxes": QuerySpec("boxes", 6, names=CLASSES[1:], **COMMON),
     "masks": QuerySpec("masks", 6, names=CLASSES[1:], **COMMON),

@@ -136,7 +136,8 @@ def bootstrap(
 ) -> Interval:
     """The percentile interval of any statistic of items, resampling clusters inside strata; the draw is keyed.
 
-    `statistic` takes the indices of a resample (with repeats). Needed where a score is not a plain mean.
+    `statistic` takes the indices of a resample (with repeats); resamples of which it is NaN do not count. Needed where
+    a score is not a plain mean.
     """
     groups = np.arange(n) if clusters is None else np.asarray(clusters)
     names, index = np.unique(groups, return_inverse=True)
@@ -159,9 +160,9 @@ def bootstrap(
         chosen = order[start + (rng.random(len(order)) * size).astype(np.int64)]
         picked = items[chosen] if single else np.concatenate([members[c] for c in chosen])
         values[draw] = statistic(picked)
-    low, high = np.percentile(values, [2.5, 97.5])
+    low, high = np.nanpercentile(values, [2.5, 97.5])
     count = None if clusters is None else len(names)
-    se = float(values.std(ddof=1))
+    se = float(np.nanstd(values, ddof=1))
     return Interval(statistic(np.arange(n)), float(low), float(high), se, n, "bootstrap", count)
 
 

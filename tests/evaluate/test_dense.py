@@ -68,6 +68,7 @@ def write(folder: Path, start: int, classes: tuple[str, ...] = CLASSES) -> str:
             }  # fmt: skip
             facts = {
                 "width": width, "height": height, "objects": [found], "points": points, "depth_unit": 0.001,
+                "segments": [{"label": CLASSES[kind], "thing": True, "mask": found["mask"]}],
                 "attributes": {CLASSES[1]: int(kind == 1), CLASSES[2]: int(kind == 2)}, "identity": f"no. {number % 3}",
             }  # fmt: skip
             columns = {
@@ -147,6 +148,13 @@ def test_the_command_writes_a_table_and_results(
     (entry,) = read_results(tmp_path / "results.json")["results"]
     assert entry["n"] == len(SIZES)
     assert entry["ci"]["count_mae"]["clusters"] == 3
+
+
+def test_regions_that_share_out_a_picture_are_scored_as_objects(data: tuple[str, str], tmp_path: Path) -> None:
+    regions = {"task": "masks", "data": data[0], "target": "json.segments"}
+    (entry,) = evaluate(MODEL, MODEL.processor, [spec_file(tmp_path, a=regions)])["results"]
+    assert entry["notes"]["objects"] == len(SIZES)
+    assert set(entry["metrics"]) == NUMBERS["masks"]
 
 
 def test_a_saved_model_answers_to_the_bit(tmp_path: Path) -> None:

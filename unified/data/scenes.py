@@ -108,6 +108,14 @@ class SceneCollator:
         rows: PatchRows | None = None,  # noqa: ARG002
     ) -> Batch:
         """The examples as one batch; `indices` are their global sample indices, which key all that is random."""
+        images, target = self.pictures(examples, indices)
+        tokens = self.tokenizer.tokens([image.contiguous() for image in images])
+        return Batch(self.name, {"image": tokens}, target, [example.key for example in examples])
+
+    def pictures(
+        self, examples: Sequence[SceneExample], indices: NDArray[np.int64]
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """The pictures of a batch, changed and resized, and what is asked about them."""
         scenes = [example.scene for example in examples]
         for number, change in enumerate(self.changes):
             draws = uniform(indices, DRAWN + 1, "augment", self.seed, self.name, "scene", number)
@@ -123,17 +131,15 @@ class SceneCollator:
             images = augment(images, self.colours, indices, self.seed, self.name)
         target: dict[str, Tensor]
         if self.operator is not None:
-            images, target = self.operated(images, indices)
+            images, target = self._operated(images, indices)
         else:
             target = self._target(scenes, [example.target for example in examples])
         if self.reshades:
             target["map"] = torch.stack([reshaded(normals) for normals in target["map"]])
             images = [_resized(image, self.height, self.width) for image in images]
-        tokens = self.tokenizer.tokens([image.contiguous() for image in images])
-        return Batch(self.name, {"image": tokens}, target, [example.key for example in examples])
+        return images, target
 
-    def operated(self, images: Sequence[Tensor], indices: NDArray[np.int64]) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """What the task's operator shows of pictures of the answer's size, and what it asks for."""
+    def _operated(self, images: Sequence[Tensor], indices: NDArray[np.int64]) -> tuple[list[Tensor], dict[str, Tensor]]:
         assert self.operator is not None
         draws = uniform(indices, DRAWS, "operator", self.seed, self.name)
         pairs = [self.operator(image.float() / 255, of) for image, of in zip(images, draws, strict=True)]

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from unified.evaluate.results import Measure
 from unified.evaluate.truths import Truth
-from unified.intervals import bootstrap, mean
+from unified.intervals import bootstrap, mean, proportion
 from unified.types import IGNORE
 
 Answer = dict[str, Any]
@@ -34,6 +34,12 @@ def mean_measure(name: str, values: ArrayLike, clusters: Clusters, terms: ArrayL
         return Measure(name, mean(array, clusters), values=array)
     counted = np.asarray(terms, dtype=np.float64)
     return Measure(name, mean(array, clusters, counted), values=array, terms=counted)
+
+
+def share_measure(name: str, right: ArrayLike, clusters: Clusters, terms: ArrayLike) -> Measure:
+    """The share of right ones among `terms` of each picture."""
+    array, counted = np.asarray(right, dtype=np.float64), np.asarray(terms, dtype=np.float64)
+    return Measure(name, proportion(array, clusters, counted), values=array, terms=counted)
 
 
 class PictureMeans:
@@ -85,7 +91,7 @@ class ClassScores:
             lambda picked: float(np.nanmean(_overlaps(counts[picked].sum(0)))), len(counts), key, "miou",
             clusters=clusters,
         )  # fmt: skip
-        return Measure("miou", miou), mean_measure("pixel_accuracy", right, clusters, valid)
+        return Measure("miou", miou), share_measure("pixel_accuracy", right, clusters, valid)
 
     def per_class(self) -> dict[str, float | None]:
         """IoU of each class; None for those that are nowhere."""
@@ -204,7 +210,7 @@ def _curve(counts: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.f
 
 
 class PixelScores(PictureMeans):
-    """PSNR in dB and SSIM, by torchmetrics."""
+    """PSNR in dB and SSIM, by torchmetrics; pixels that are not known are taken as right."""
 
     names = ("psnr", "ssim")
 
@@ -216,7 +222,9 @@ class PixelScores(PictureMeans):
         )
 
         assert truth.scene.values is not None
-        ours, theirs = answer["image"].cpu()[None].float(), truth.scene.values[None].float()
+        assert truth.scene.valid is not None
+        theirs = truth.scene.values[None].float()
+        ours = torch.where(truth.scene.valid[None], answer["image"].cpu()[None].float(), theirs)
         psnr = min(float(peak_signal_noise_ratio(ours, theirs, data_range=1.0)), CEILING)
         ssim = structural_similarity_index_measure(ours, theirs, data_range=1.0)
         self.rows.append((psnr, float(ssim)))  # type: ignore[arg-type]

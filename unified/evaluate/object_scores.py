@@ -51,7 +51,7 @@ class AveragePrecision:
         def score(picked: NDArray[np.int64], first: bool) -> float:
             precision = _precision(evaluator, picked)[: 1 if first else None]
             known = precision[precision > -1]
-            return float(known.mean()) if len(known) else 0.0
+            return float(known.mean()) if len(known) else np.nan
 
         n = len(self.pictures)
         return tuple(

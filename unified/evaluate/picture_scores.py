@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 from unified.evaluate.items import number_through
-from unified.evaluate.map_scores import Answer, Clusters, mean_measure
+from unified.evaluate.map_scores import Answer, Clusters, mean_measure, share_measure
 from unified.evaluate.results import Measure
 from unified.evaluate.truths import Truth
 from unified.intervals import bootstrap
@@ -45,7 +45,7 @@ class PresenceScores:
 
             def mean_of(picked: NDArray[np.int64], of_all: Any = of_all) -> float:
                 values = of_all(shares[picked], there[picked])
-                return float(np.nanmean(values)) if not np.isnan(values).all() else 0.0
+                return float(np.nanmean(values)) if not np.isnan(values).all() else np.nan
 
             if not np.isnan(of_all(shares, there)).all():
                 found.append(Measure(name, bootstrap(mean_of, n, key, name, clusters=clusters, draws=draws)))
@@ -110,7 +110,7 @@ class IdentityScores:
         if not asked.any():
             return ()
         groups = who if clusters is None else clusters
-        return mean_measure("retrieval_map", precision, groups, asked), mean_measure("rank1", first, groups, asked)
+        return mean_measure("retrieval_map", precision, groups, asked), share_measure("rank1", first, groups, asked)
 
     def notes(self) -> dict[str, Any]:
         """How many pictures have another of their identity."""

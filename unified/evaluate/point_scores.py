@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unified.evaluate.map_scores import Answer, Clusters, mean_measure
+from unified.evaluate.map_scores import Answer, Clusters, mean_measure, share_measure
 from unified.evaluate.object_scores import AveragePrecision
 from unified.evaluate.results import Measure
 from unified.evaluate.truths import Truth
@@ -62,7 +62,10 @@ class PointScores:
         near, distance, known = np.array(self.rows, dtype=np.float64).T
         if not known.any():
             return ()
-        found = [mean_measure("pck@0.1", near, clusters, known), mean_measure("distance_px", distance, clusters, known)]
+        found = [
+            share_measure("pck@0.1", near, clusters, known),
+            mean_measure("distance_px", distance, clusters, known),
+        ]
         if self.bodies.pictures:
             within = clusters if len(self.bodies.pictures) == len(self.rows) else None
             found += self.bodies.measures(key, within, "oks_")

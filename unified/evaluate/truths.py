@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from unified.data import scene as said
-from unified.data.scene_changes import Scene, resized
-from unified.data.scenes import SceneCollator
-from unified.modalities.image import RESAMPLE, ImageTokenizer
+from unified.data.operators import RESHADE
+from unified.data.scene_changes import Scene
+from unified.data.scenes import SEGMENTS, SceneCollator, SceneExample
+from unified.modalities.image import ImageTokenizer
 from unified.query_spec import QuerySpec
 from unified.task import Map, Regress, Task
 from unified.types import Sample
@@ -19,6 +21,8 @@ from unified.types import Sample
 TARGETS = {"classes": "classes.png", "bins": "depth.png", "directions": "normals.png", "share": "edges.png"}
 """Columns of maps; all else lies in the facts."""
 POINTS = ("points", "places")
+MANY = 10**6
+"""Objects that a picture may have: more than there are queries are missed ones, and no error."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,11 @@ class Truths:
         """`picture` and `target`: columns; `names`: of classes, points or attributes."""
         answer: Map | Regress
         if spec.read in ("boxes", "masks", "presence", "places", "identity"):
-            answer = Regress(spec.read)  # type: ignore[arg-type]
+            answer = Regress(spec.read, queries=MANY)  # type: ignore[arg-type]
         else:
             answer = Map(spec.read, scale=spec.scale, operator=spec.operator or None)  # type: ignore[arg-type]
-        column = target or TARGETS.get(spec.read, said.FACTS)
+        usual = "directions" if spec.operator == RESHADE else spec.read
+        column = target or TARGETS.get(usual, said.FACTS)
         size = spec.size if min(spec.size) else None
         task = Task("", {picture: "image"}, column, answer, "score", 1, size=size)
         self.read, self.names = spec.read, tuple(names)
@@ -68,9 +73,11 @@ class Truths:
         example = self._collator.example(sample)
         truth = Truth(example.scene.image, example.scene, example.target)
         if self.read == "pixels":
-            return self._operated(example.scene, number)
+            return self._changed(example, number)
         if self.read == "identity":
             return replace(truth, identity=said.identity(sample), presence=None)
+        if self._collator.task.target == SEGMENTS:
+            return replace(truth, objects=_single(example.scene))
         if self.read in ("boxes", "masks"):
             return replace(truth, objects=said.objects(sample, self._collator.classes))
         if self.read in POINTS and "objects" in sample[said.FACTS]:
@@ -78,9 +85,21 @@ class Truths:
             return replace(truth, objects=said.objects(sample, labels, self.names))
         return truth
 
-    def _operated(self, scene: Scene, number: int) -> Truth:
+    def _changed(self, example: SceneExample, number: int) -> Truth:
         """The picture as the task's operator shows it, at the size of the task, and what it asks for."""
-        of, resample = self._collator, RESAMPLE[self._collator.tokenizer.spec.resample]
-        large = resized(scene, of.scale * of.height, of.scale * of.width, resample)
-        (shown,), asked = of.operated([large.image], np.array([number]))
-        return Truth(shown, Scene(shown, values=asked["map"][0], valid=torch.ones_like(asked["valid"][0])))
+        (shown,), asked = self._collator.pictures([example], np.array([number]))
+        return Truth(shown, Scene(shown, values=asked["map"][0], valid=asked["valid"][0]))
+
+
+def _single(scene: Scene) -> said.Objects:
+    """The regions that share out a picture, as objects."""
+    assert scene.boxes is not None
+    assert scene.classes is not None
+    count, masks = len(scene.boxes), scene.masks
+    kept = tuple(
+        coco_mask.encode(np.asfortranarray(mask.numpy().astype(np.uint8))) for mask in (() if masks is None else masks)
+    )
+    return said.Objects(
+        scene.boxes, scene.classes, torch.zeros(count, dtype=torch.bool), kept or (None,) * count,
+        torch.zeros(count, 0, 3),
+    )  # fmt: skip
