@@ -8,7 +8,7 @@ from torch import Tensor
 
 from unified import seed
 from unified.readings import answers
-from unified.views import MAPS, ViewError, Views, input_size, resized, see, windows
+from unified.views import MAPS, ViewError, Views, input_size, see, windows
 
 TOKENIZER = words_and_images()["image"]
 AT_PIXELS = {"labels", "values", "vectors", "share", "image", "masks"}
@@ -46,7 +46,7 @@ def test_windows_lie_two_thirds_of_one_apart() -> None:
 
 def test_a_plain_view_is_the_model_asked_at_the_size_of_the_task() -> None:
     model, shown = dense_model(), picture(50, 40)
-    tokens = TOKENIZER.tokens([resized(shown, SIZE, TOKENIZER)])
+    tokens = TOKENIZER.tokens([TOKENIZER.resize(shown, *SIZE)])
     with torch.no_grad():
         expected = {
             task: answers(found, [(50, 40)])[0] for task, found in model.ask({"image": tokens}, list(SPECS)).items()

@@ -29,23 +29,28 @@ from unified.configuration import UnifiedConfig
 from unified.modalities.base import FORMAT, Tokenizer, check_format
 from unified.modalities.image import ImageTokenizer, read_spec, write_spec
 from unified.modalities.text import END, SPE, TextTokenizer
+from unified.post_process import PostProcessing
 from unified.types import DataError
 
 
-class UnifiedImageProcessor(BaseImageProcessor):  # type: ignore[misc]
+class UnifiedImageProcessor(PostProcessing, BaseImageProcessor):  # type: ignore[misc]
     """Images to uint8 `pixel_values`, resized as the spec says."""
 
     def __init__(self, patch: int = 16, **spec: Any) -> None:
         super().__init__()
         self.tokenizer = ImageTokenizer(read_spec(spec, "image processor"), patch)
 
-    def preprocess(self, images: Any, return_tensors: str = "pt") -> BatchFeature:
+    def preprocess(self, images: Any, return_tensors: str = "pt", size: tuple[int, int] | None = None) -> BatchFeature:
         """Images (or one) to `pixel_values` (b, 3, h, w); videos to (b, t, 3, h, w).
 
         An image is a Pillow image, a path, an array (h, w, 3) or (h, w), or a tensor (3, h, w), the last two of uint8.
         A tensor (b, 3, h, w) is a batch of images; a list of tensors (t, 3, h, w) is one of videos of equal length.
+        `size`: another height and width than the spec's, such as that of a task with queries.
         """
-        pixels = [self.tokenizer.prepare(item) for item in read_images(images)]
+        found = read_images(images)
+        pixels = [
+            self.tokenizer.prepare(item) if size is None else self.tokenizer.resize(item, *size) for item in found
+        ]
         if any(item.shape != pixels[0].shape for item in pixels):
             shapes = sorted({tuple(item.shape) for item in pixels})
             raise DataError(f"images: expected inputs of one length, found {shapes}; give videos of equal length")
@@ -101,7 +106,7 @@ def _opened(path: Path) -> Image.Image:
         raise DataError(f"images: {path}: not a readable image: {error}") from error
 
 
-class UnifiedProcessor(ProcessorMixin):  # type: ignore[misc]
+class UnifiedProcessor(PostProcessing, ProcessorMixin):  # type: ignore[misc]
     """Texts and images to `input_ids`, `attention_mask` and `pixel_values`."""
 
     def __init__(
@@ -141,9 +146,14 @@ class UnifiedProcessor(ProcessorMixin):  # type: ignore[misc]
         return {"image": self.image_processor.tokenizer, "text": self._text}
 
     def __call__(
-        self, images: Any = None, text: str | Sequence[str] | None = None, *, return_tensors: str = "pt"
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        *,
+        return_tensors: str = "pt",
+        size: tuple[int, int] | None = None,
     ) -> BatchFeature:
-        """Features of images, of texts, or of both; single ones are batches of one.
+        """Features of images, of texts, or of both; single ones are batches of one. `size`: of images, as there.
 
         Texts are closed by the end token, cut to the model's length and padded. Special tokens written out in a text
         are plain characters; `processor.tokenizers["text"].cloze(text)` gives the ids of a text with `<|spe|>` holes.
@@ -156,7 +166,7 @@ class UnifiedProcessor(ProcessorMixin):  # type: ignore[misc]
             batch = self._text.tokens([self._text.prepare(item) for item in texts])
             features |= {"input_ids": batch.values, "attention_mask": batch.mask.long()}
         if images is not None:
-            features |= self.image_processor(images)
+            features |= self.image_processor(images, size=size)
         return BatchFeature(features, tensor_type=return_tensors)
 
     def to_dict(self) -> dict[str, Any]:
@@ -217,12 +227,17 @@ class ImageOnlyProcessor(UnifiedProcessor):
         return {**super().to_dict(), "processor_class": UnifiedProcessor.__name__, "texts": False}
 
     def __call__(
-        self, images: Any = None, text: str | Sequence[str] | None = None, *, return_tensors: str = "pt"
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        *,
+        return_tensors: str = "pt",
+        size: tuple[int, int] | None = None,
     ) -> BatchFeature:
         """Features of images."""
         if text is not None:
             raise DataError(NO_TEXT)
-        return super().__call__(images, return_tensors=return_tensors)
+        return super().__call__(images, return_tensors=return_tensors, size=size)
 
 
 def register() -> None:

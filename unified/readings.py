@@ -242,7 +242,8 @@ def _density(found: QueryStates, sizes: Sequence[Size]) -> list[dict[str, Any]]:
 # objects
 
 
-def _queries_of_objects(found: QueryStates, states: Tensor) -> regress.ObjectQueries:
+def object_queries(found: QueryStates, states: Tensor) -> regress.ObjectQueries:
+    """What the queries say of objects in the states of one layer."""
     assert found.anchors is not None
     assert found.classes is not None
     return regress.ObjectQueries(
@@ -255,7 +256,7 @@ def _queries_of_objects(found: QueryStates, states: Tensor) -> regress.ObjectQue
 def _objects_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
     there = regress.Objects(target["labels"], target["boxes"], target.get("masks"))
     points = _grid(there.masks) if there.masks is not None else None
-    of_layers = [_queries_of_objects(found, states) for states in found.states]
+    of_layers = [object_queries(found, states) for states in found.states]
     loss = _mean([regress.set_loss(queries, there, OBJECTS, points) for queries in of_layers])
     with torch.no_grad():
         score = _found_objects(of_layers[-1], there)
@@ -279,7 +280,7 @@ def _found_objects(queries: regress.ObjectQueries, there: regress.Objects) -> Fl
 
 
 def _boxes(found: QueryStates, sizes: Sequence[Size]) -> list[dict[str, Any]]:
-    queries = _queries_of_objects(found, found.states[-1])
+    queries = object_queries(found, found.states[-1])
     assert queries.boxes is not None
     best = objects.detections(queries.classes, MOST)
     corners = objects.boxes_of(best.queries, queries.boxes)

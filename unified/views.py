@@ -17,7 +17,7 @@ from torch import Tensor
 from unified.answers import map as maps
 from unified.errors import UserError
 from unified.labels import partners
-from unified.modalities.image import RESAMPLE, ImageTokenizer
+from unified.modalities.image import ImageTokenizer
 from unified.model import UnifiedModel
 from unified.queries import QueryStates
 from unified.query_spec import QuerySpec
@@ -68,14 +68,6 @@ def _starts(length: int, part: int) -> list[int]:
     stride = max(int(part * STRIDE), 1)
     count = -(-(length - part) // stride) + 1
     return [min(number * stride, length - part) for number in range(count)]
-
-
-def resized(picture: UInt8[Tensor, "3 h w"], size: Size, tokenizer: ImageTokenizer) -> UInt8[Tensor, "3 H W"]:
-    """The picture at a size, resampled as in training."""
-    if tuple(picture.shape[1:]) == size:
-        return picture.contiguous()
-    mode = RESAMPLE[tokenizer.spec.resample]
-    return F.interpolate(picture[None].contiguous(), size, mode=mode, antialias=True)[0]
 
 
 @torch.no_grad()
@@ -178,7 +170,7 @@ class _Shown:
         for piece in pieces:
             top, left, tall, wide = piece.place
             part = pictures[piece.picture][:, top : top + tall, left : left + wide]
-            images.append(resized(part, piece.size, self.tokenizer))
+            images.append(self.tokenizer.resize(part.contiguous(), *piece.size))
         sizes = [(piece.place[2], piece.place[3]) for piece in pieces]
         found = self._ask(images)
         mirrored = self._ask([image.flip(-1).contiguous() for image in images]) if self.views.flip else None

@@ -94,13 +94,14 @@ class ImageTokenizer:
         if (height, width) == (self.height, self.width) and self.spec.crop_fraction == 1:
             return raw
         if self.spec.mode == "squash":
-            return self._resize(raw, self.height, self.width)
+            return self.resize(raw, self.height, self.width)
         scale = max(self.height / height, self.width / width) / self.spec.crop_fraction
         tall, wide = max(round(height * scale), self.height), max(round(width * scale), self.width)
         top, left = (tall - self.height) // 2, (wide - self.width) // 2
-        return self._resize(raw, tall, wide)[..., top : top + self.height, left : left + self.width].contiguous()
+        return self.resize(raw, tall, wide)[..., top : top + self.height, left : left + self.width].contiguous()
 
-    def _resize(self, raw: Tensor, height: int, width: int) -> Tensor:
+    def resize(self, raw: UInt8[Tensor, "*t 3 h w"], height: int, width: int) -> UInt8[Tensor, "*t 3 H W"]:
+        """An image or a video at any size, resampled as the spec says."""
         if raw.shape[-2:] == (height, width):
             return raw
         frames = raw if raw.dim() == 4 else raw[None]
