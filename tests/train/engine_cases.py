@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -39,6 +40,16 @@ from unified.types import IGNORE, Batch
 VARY = ("retrieve colour caption hidden next", "next hidden", "retrieve", "colour caption", "next", "hidden colour")
 """The tasks of each step: some steps have no image, so that its embedding gets no gradient."""
 SECONDS = 200
+
+
+def steps_of(recipe: Recipe) -> tuple[str, ...]:
+    """The tasks of each step: as above, or for other tasks all, pairs of them, and the last one alone."""
+    names = list(recipe.tasks)
+    if set(VARY[0].split()) == set(names):
+        return VARY
+    return " ".join(names), *(" ".join(pair) for pair in pairwise(names)), names[-1]
+
+
 """After so long each process says where it hangs, and ends."""
 
 
@@ -81,7 +92,7 @@ def curve(recipe: Recipe, folder: Path) -> Any:
     trainer, loader = start(recipe, folder)
     if trainer.scale is not None:
         trainer.scale.value = 2.0**10  # the first scale overflows, which is a case of its own
-    steps = [trainer.train_step(slots_of(loader, tasks)) for tasks in VARY]
+    steps = [trainer.train_step(slots_of(loader, tasks)) for tasks in steps_of(recipe)]
     tensors = tensors_of(trainer)
     with trainer.engine.evaluated(trainer.ema) as model:
         right = model is None or all(model.state_dict()[n].equal(t) for n, t in tensors["ema"].items())
@@ -107,7 +118,7 @@ def idle(recipe: Recipe, folder: Path) -> Any:
     trainer, loader = start(recipe, folder)
     trainer.train_step(loader.probe())
     before = tensors_of(trainer)
-    trainer.train_step(slots_of(loader, "next"))
+    trainer.train_step(slots_of(loader, list(recipe.tasks)[-1]))
     after = tensors_of(trainer)
     trainer.engine.close()
     return {
@@ -276,10 +287,11 @@ def resumed(recipe: Recipe, folder: Path) -> Any:
     `differ` names the tensors that a run which went on from its own checkpoint ends with other values of.
     """
     own = f"{dist.world_size()}{Path(recipe.engine.deepspeed or 'none').stem}"
-    half = len(VARY) // 2
+    vary = steps_of(recipe)
+    half = len(vary) // 2
     trainer, loader = start(recipe, folder)
     losses = []
-    for tasks in VARY:
+    for tasks in vary:
         losses.append(trainer.train_step(slots_of(loader, tasks)).losses)
         if trainer.step == half:
             trainer.save(Writer(folder / "resume" / own, keep_last=1), {})
@@ -289,7 +301,7 @@ def resumed(recipe: Recipe, folder: Path) -> Any:
     for source in sorted((folder / "resume").iterdir()):
         trainer, loader = start(recipe, folder)
         trainer.load(next(source.glob("step_*")))
-        found["from"][source.name] = [trainer.train_step(slots_of(loader, tasks)).losses for tasks in VARY[half:]]
+        found["from"][source.name] = [trainer.train_step(slots_of(loader, tasks)).losses for tasks in vary[half:]]
         if source.name == own:
             after = tensors_of(trainer)
             found["differ"] = [n for g, named in last.items() for n in named if not torch.equal(named[n], after[g][n])]
