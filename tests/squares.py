@@ -70,6 +70,7 @@ def picture(number: int, side: int = SIDE) -> dict[str, Any]:
     }
     return {
         "png": png(image),
+        "txt": " and ".join(f"a {name} square" for name in points),
         "classes.png": png(classes),
         "depth.png": png(1000 + 500 * classes.astype(np.uint16)),
         "normals.png": png(normals),
@@ -112,6 +113,18 @@ def tasks(folder: Path, batch: int = 4) -> dict[str, dict[str, Any]]:
         "attributes": task("json.attributes", regress="presence", names=colours),
         "places": task("json.points", regress="places", names=colours),
         "who": task("json.identity", regress="identity", queries=2, identities=str(folder / "people.txt")),
+    }
+
+
+def matching(folder: Path, batch: int = 4) -> dict[str, dict[str, Any]]:
+    """Tasks that match, for a recipe that also has others: a caption, and which person it belongs to."""
+    common = {"data": str(folder / "data"), "inputs": {"png": "image"}, "batch": batch}
+    people = folder / "people.yaml"
+    people.write_text("names: [ada, bo]\n")
+    words = {"candidates": "vocabulary", "read": "caption"}
+    return {
+        "caption": {**common, "target": "txt", "answer": words, "metric": "perplexity"},
+        "person": {**common, "target": "json.identity", "answer": {"candidates": str(people)}, "metric": "accuracy"},
     }
 
 

@@ -23,9 +23,11 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_squares(tmp_path_factory.mktemp("squares"), 4)
 
 
-def trained(folder: Path, name: str, steps: int, **changes: Any) -> tuple[list[float], Any, Batch, Any]:
+def trained(
+    folder: Path, name: str, steps: int, lr: float = 2e-3, **changes: Any
+) -> tuple[list[float], Any, Batch, Any]:
     """The losses of steps on the same batch, the last score, the batch and the trainer."""
-    optim = {"lr": 2e-3, "warmup": 5}
+    optim = {"lr": lr, "warmup": 5}
     trainer, loader, _ = trainer_of(recipe(folder, name, max_steps=400, optim=optim, **changes), folder)
     slots = loader.probe()
     found = [trainer.train_step(slots) for _ in range(steps)]
@@ -85,7 +87,7 @@ def _check_answers(found: QueryStates, read: list[dict[str, Any]]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_four_pictures_are_learned_by_heart(squares: Path, name: str) -> None:
-    losses, score, batch, trainer = trained(squares, name, 200)
+    losses, score, batch, trainer = trained(squares, name, 200, 5e-3)
     assert losses[-1] < 0.5 * losses[0]
     assert score >= LEARNED.get(name, 0.97)
     trainer.model.eval()

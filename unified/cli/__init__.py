@@ -12,6 +12,7 @@ from tyro.extras import SubcommandApp
 
 import unified.cli.convert  # adds its commands
 import unified.cli.fold  # adds its commands
+import unified.cli.predict  # adds its commands
 import unified.cli.report  # noqa: F401 - adds its commands
 from unified import log
 from unified.cli.app import app

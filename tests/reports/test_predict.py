@@ -1,0 +1,231 @@
+"""Predictions: one picture an image and one JSON for all, from one pass over the encoder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from dense_models import CLASSES, POINTS, SPECS, dense_model
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco_mask
+from squares import content, matching, picture, write_squares
+from torch import Tensor
+
+from unified import cli, hub
+from unified.cli.predict import predict
+from unified.config import RecipeError, build
+from unified.data.draw import name_colour
+from unified.nn.encoder import Encoder
+from unified.recipe import Recipe
+from unified.reports import predict as command
+from unified.reports.prediction_facts import Shown, facts
+from unified.reports.prediction_figure import SIDE, sheet
+from unified.reports.source import ReportError
+from unified.train.loop import run
+from unified.views import ViewError
+
+OWN = tuple(name for name, spec in SPECS.items() if not spec.from_names)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with every reading, and images."""
+    made = tmp_path_factory.mktemp("predict")
+    model = dense_model()
+    hub.write(hub.Loaded(model, model.processor, "a test"), made / "model", "dense")
+    draw = np.random.default_rng(0)
+    for name, (height, width) in {"a": (30, 50), "b": (64, 64), "dot": (1, 1), "long": (3000, 20)}.items():
+        Image.fromarray(draw.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(made / f"{name}.png")
+    (made / "torn.png").write_bytes((made / "b.png").read_bytes()[:60])
+    return made
+
+
+def predicted(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "predictions.json").read_text())
+    return found
+
+
+def test_all_tasks_are_drawn_and_told(folder: Path, tmp_path: Path) -> None:
+    files = tuple(folder / f"{name}.png" for name in ("a", "dot", "long"))
+    predict(str(folder / "model"), files, threshold=0.0, out=tmp_path)
+    found = predicted(tmp_path)
+    assert [image["picture"] for image in found["images"]] == ["a.png", "dot.png", "long.png"]
+    assert [(image["height"], image["width"]) for image in found["images"]] == [(30, 50), (1, 1), (3000, 20)]
+    for image in found["images"]:
+        assert set(image["answers"]) == set(SPECS)
+        assert {name: answer["read"] for name, answer in image["answers"].items()} == {
+            name: spec.read for name, spec in SPECS.items()
+        }
+        drawn = Image.open(tmp_path / image["picture"])
+        assert drawn.width > SIDE
+        assert len(drawn.getcolors(2**24) or ()) > 20
+    answers = found["images"][0]["answers"]
+    assert sum(each["share"] for each in answers["classes"]["classes"]) == pytest.approx(1, abs=1e-3)
+    pixels = sum(coco_mask.decode(each["mask"]) for each in answers["classes"]["classes"])
+    assert pixels.shape == (30, 50)
+    assert (pixels == 1).all()
+    assert set(answers["points"]["points"]) == set(POINTS)
+    assert set(answers["presence"]["presence"]) == set(CLASSES[1:])
+    assert answers["larger"]["height"] == 60
+    boxes = answers["boxes"]["objects"]
+    assert [each["score"] for each in boxes] == sorted((each["score"] for each in boxes), reverse=True)
+
+
+def test_several_tasks_are_one_pass_over_the_encoder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes, forward = [], Encoder.forward
+
+    def counted(self: Encoder, *arguments: Any, **options: Any) -> Any:
+        passes.append(1)
+        return forward(self, *arguments, **options)
+
+    monkeypatch.setattr(Encoder, "forward", counted)
+    predict(str(folder / "model"), (folder / "a.png", folder / "b.png"), tasks=OWN, out=tmp_path)
+    assert len(passes) == 2
+    assert list(predicted(tmp_path)["images"][0]["answers"]) == list(OWN)
+
+
+def test_other_names_are_asked_for(folder: Path, tmp_path: Path) -> None:
+    predict(str(folder / "model"), (folder / "a.png",), tasks=("open",), names=("open=a zebra, grass",), out=tmp_path)
+    (image,) = predicted(tmp_path)["images"]
+    assert {each["label"] for each in image["answers"]["open"]["classes"]} <= {"a zebra", "grass"}
+
+
+def test_images_of_one_name_have_pictures_of_their_own(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").write_bytes((folder / "b.png").read_bytes())
+    files = (folder / "a.png", tmp_path / "in" / "a.jpg")
+    predict(str(folder / "model"), files, tasks=("bins",), out=tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a-2.png", "a.png", "predictions.json"]
+    assert [image["file"] for image in predicted(tmp_path / "out")["images"]] == [str(file) for file in files]
+
+
+def test_an_image_that_cannot_be_read_does_not_stop_the_others(folder: Path, tmp_path: Path) -> None:
+    files = [folder / name for name in ("torn.png", "b.png", "absent.png")]
+    arguments = ["predict", str(folder / "model"), *map(str, files), "--tasks", "boxes", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit, match=r"error: 2 of 3 images could not be read, the others are in .*torn\.png"):
+        cli._guarded(cli.app.cli, args=arguments)
+    found = predicted(tmp_path)
+    assert [image["picture"] for image in found["images"]] == ["b.png"]
+    assert [failed["file"] for failed in found["failed"]] == [str(files[0]), str(files[2])]
+    assert "no such file" in found["failed"][1]["error"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "message"),
+    [
+        ({"tasks": ("boxs",)}, ReportError, "'boxs' is not a task of this model; did you mean 'boxes'"),
+        ({"names": ("boxes=a,b,c",)}, ReportError, "learned the queries of its 2 names and cannot answer for 3 others"),
+        ({"names": ("opne=a",)}, ReportError, "'opne' is not a task that is asked; did you mean 'open'"),
+        ({"names": ("open",)}, ReportError, "expected TASK=NAME,NAME"),
+        ({"names": ("open=a,,b",)}, RecipeError, "blank"),
+        ({"names": ("open=a,a",)}, RecipeError, "more than once"),
+        ({"threshold": 1.5}, ReportError, "--threshold: 1.5; expected a score from 0 to 1"),
+        ({"flip": True}, ViewError, "no flip"),
+        ({"window": (16, 16)}, ViewError, "windows cannot share them"),
+    ],
+)
+def test_what_cannot_be_asked(
+    folder: Path, tmp_path: Path, asked: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        predict(str(folder / "model"), (folder / "a.png",), **asked, out=tmp_path)
+
+
+def test_views_are_used(folder: Path, tmp_path: Path) -> None:
+    for number, asked in enumerate(({}, {"flip": True}, {"window": (20, 30)}, {"aspect": True})):
+        predict(str(folder / "model"), (folder / "a.png",), tasks=("bins",), **asked, out=tmp_path / str(number))  # type: ignore[arg-type]
+    found = [predicted(tmp_path / str(number))["images"][0]["answers"]["bins"]["median"] for number in range(4)]
+    assert len(set(found)) > 1
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of tasks with and without queries."""
+    made = write_squares(tmp_path_factory.mktemp("trained"))
+    recipe = content(made, "boxes", max_steps=1, slots=3, train={"save_every": 1})
+    recipe["tasks"] |= matching(made)
+    run(build(Recipe, recipe, "squares.yaml"), made / "run")
+    (made / "a.png").write_bytes(picture(0)["png"])
+    return made
+
+
+def test_captions_and_labels_of_a_run(trained: Path, tmp_path: Path) -> None:
+    predict(str(trained / "run"), (trained / "a.png",), labels=("a cat", "a dog", "red"), out=tmp_path)
+    (image,) = predicted(tmp_path)["images"]
+    assert list(image["answers"]) == ["boxes", "caption", "labels", "person"]
+    assert isinstance(image["answers"]["caption"]["caption"], str)
+    for name, words in (("labels", {"a cat", "a dog", "red"}), ("person", {"ada", "bo"})):
+        found = image["answers"][name]["labels"]
+        assert {each["label"] for each in found} == words
+        assert sum(each["score"] for each in found) == pytest.approx(1, abs=1e-3)
+    predict(str(trained / "run"), (trained / "a.png",), tasks=("caption",), out=tmp_path / "one")
+    assert list(predicted(tmp_path / "one")["images"][0]["answers"]) == ["caption"]
+
+
+def test_labels_may_be_a_file(trained: Path) -> None:
+    assert command.words([str(trained / "people.yaml")]).names == ("ada", "bo")
+    assert command.words(["ada"]).names == ("ada",)
+
+
+# the picture
+
+BLUE = (40, 60, 200)
+PAPER = torch.tensor(BLUE, dtype=torch.uint8)[:, None, None]
+
+
+def shown_boxes(masks: Tensor | None = None) -> Shown:
+    answer = {
+        "boxes": torch.tensor([[10.0, 20, 60, 80], [0, 0, 100, 100]]),
+        "labels": torch.tensor([1, 0]),
+        "scores": torch.tensor([0.9, 0.1]),
+    }
+    return Shown("things", "boxes", answer if masks is None else {**answer, "masks": masks}, ("cat", "dog"))
+
+
+def pixels(picture: Tensor, *found: Shown, threshold: float = 0.5) -> NDArray[Any]:
+    return np.asarray(sheet(picture, found, threshold)).astype(int)
+
+
+def found_colour(drawn: NDArray[Any], name: str) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the pixels in the colour of a name."""
+    rows, columns = np.where((drawn == name_colour(name)).all(-1))
+    return int(columns.min()), int(rows.min()), int(columns.max()), int(rows.max())
+
+
+def test_boxes_are_drawn_where_they_are_and_unlikely_ones_are_not() -> None:
+    plain = PAPER.expand(3, 100, 100)
+    drawn = pixels(plain, shown_boxes())
+    left, top = (int(edge.min()) for edge in np.where((drawn == BLUE).all(-1))[::-1])
+    box = found_colour(drawn, "dog")
+    scale = SIDE / 100
+    assert box[0] == left + 10 * scale
+    assert box[2] == left + 60 * scale - 1
+    assert box[3] == top + 80 * scale - 1
+    assert not (drawn == name_colour("cat")).all(-1).any()
+    assert (pixels(plain, shown_boxes(), threshold=0.05) == name_colour("cat")).all(-1).any()
+
+
+def test_masks_colour_their_pixels_alone() -> None:
+    plain = PAPER.expand(3, 100, 100)
+    masks = torch.zeros(2, 100, 100, dtype=torch.bool)
+    masks[0, 30:70, 20:50] = True
+    bare, drawn = pixels(plain, shown_boxes()), pixels(plain, shown_boxes(masks))
+    rows, columns = np.where((bare != drawn).any(-1))
+    left, top = (int(edge.min()) for edge in np.where((bare == BLUE).all(-1))[::-1])
+    scale = SIDE / 100
+    assert (columns.min(), columns.max() + 1) == (left + 20 * scale, left + 50 * scale)
+    assert (rows.min(), rows.max() + 1) == (top + 30 * scale, top + 70 * scale)
+
+
+def test_facts_are_of_what_is_sure_and_masks_are_run_lengths() -> None:
+    masks = torch.rand(2, 8, 9) > 0.5
+    found = facts(shown_boxes(masks), 0.5)["objects"]
+    assert [(each["label"], each["box"]) for each in found] == [("dog", [10, 20, 60, 80])]
+    assert found[0]["score"] == pytest.approx(0.9)
+    assert (coco_mask.decode(found[0]["mask"]) == masks[0].numpy()).all()
+    assert len(facts(shown_boxes(), 0.05)["objects"]) == 2

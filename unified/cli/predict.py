@@ -1,0 +1,48 @@
+"""`unified predict`: what a model's tasks answer about pictures."""
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from unified.cli.app import app
+
+
+@app.command(name="predict")
+def predict(
+    model: Annotated[str, Positional, arg(metavar="MODEL")],
+    images: Annotated[tuple[Path, ...], Positional, arg(metavar="IMAGE…")],
+    /,
+    tasks: Annotated[tuple[str, ...], arg(metavar="TASK …")] = (),
+    names: Annotated[tuple[str, ...], arg(metavar="TASK=NAME,NAME …")] = (),
+    labels: Annotated[tuple[str, ...], arg(metavar="LABEL …")] = (),
+    threshold: float = 0.3,
+    aspect: bool = False,
+    flip: bool = False,
+    window: Annotated[tuple[int, int] | None, arg(metavar="HEIGHT WIDTH")] = None,
+    out: Annotated[Path, arg(metavar="FOLDER")] = Path("predictions"),
+) -> None:
+    """Ask tasks about pictures, and draw all answers about each: masks, boxes, points, maps, captions and labels.
+
+    Writes FOLDER/NAME.png for each image, and FOLDER/predictions.json with all answers. Tasks that queries answer share
+    one pass over the encoder where their images have one size. Images that cannot be read are named at the end.
+
+    Example: unified predict runs/mine a.jpg b.jpg --tasks objects depth --names objects=zebra,horse --out predicted
+
+    Args:
+        model: A run (its newest complete checkpoint), an exported folder, or a hub name.
+        images: Files.
+        tasks: Some of the model's tasks; default: all that queries answer, and a run's captions and labels.
+        names: Other names for tasks whose queries are made from names (answer.from_names).
+        labels: Words to choose from for the whole image, or one name of a label set (labels/NAME, a file).
+        threshold: The lowest score of objects and points that are told.
+        aspect: Keep the aspect of images instead of squashing them to the task's size.
+        flip: Average with the mirrored image; not for boxes and masks of objects.
+        window: Ask about windows of so many pixels, and average; for maps alone.
+        out: Folder to write.
+    """
+    from unified.reports.predict import Ask, predict_command
+    from unified.views import Views
+
+    ask = Ask(tasks, names, labels, threshold, Views(aspect=aspect, flip=flip, window=window))
+    predict_command(model, images, ask, out)

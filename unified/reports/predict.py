@@ -1,0 +1,194 @@
+"""The command `unified predict`: what a model's tasks answer about pictures, drawn over them and as JSON."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from unified.config import nearest
+from unified.labels import Labels, load_labels
+from unified.log import logger
+from unified.processor import read_images
+from unified.reports.prediction_facts import Shown, facts
+from unified.reports.prediction_figure import sheet
+from unified.reports.source import FORMAT, ReportError, Subject, open_subject
+from unified.task import Match, Task
+from unified.train.run_folder import read_recipe
+from unified.types import DataError
+from unified.views import Views, see
+
+TOP = 5
+"""Labels that are told, the most probable first."""
+ASKED = "labels"
+"""What labels of the command line are called among the answers."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What `unified predict` is asked for."""
+
+    tasks: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    threshold: float = 0.3
+    views: Views = field(default_factory=Views)
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The tasks of one model that are asked about every picture."""
+
+    queries: tuple[str, ...]  # those that queries answer, in one pass over the encoder
+    names: Mapping[str, tuple[str, ...]]  # other names for some of them
+    captions: Mapping[str, Task]
+    labels: Mapping[str, tuple[Labels, str | None]]  # and the family whose temperature is theirs
+
+
+def predict_command(reference: str, images: Sequence[Path], ask: Ask, out: Path) -> None:
+    """Write OUT/NAME.png for each image and OUT/predictions.json; at the end an error if some could not be read."""
+    if not 0 <= ask.threshold <= 1:
+        raise ReportError(f"--threshold: {ask.threshold}; expected a score from 0 to 1")
+    subject = open_subject(reference)
+    questions = chosen(subject, matched_tasks(reference), ask)
+    out.mkdir(parents=True, exist_ok=True)
+    pictures: dict[str, dict[str, Any]] = {}
+    failed = []
+    for file in images:
+        try:
+            (picture,) = read_images([file])
+        except DataError as error:
+            logger.warning("%s", error)
+            failed.append({"file": str(file), "error": str(error)})
+            continue
+        shown = answer(subject, questions, picture, ask.views)
+        name = free_name(file.stem, pictures)
+        sheet(picture, shown, ask.threshold).save(out / name, "PNG")
+        pictures[name] = {
+            "file": str(file),
+            "picture": name,
+            "height": picture.shape[1],
+            "width": picture.shape[2],
+            "answers": {each.task: {"read": each.read, **facts(each, ask.threshold)} for each in shown},
+        }
+        logger.info("%s: %s", file, out / name)
+    content = {"format": FORMAT, "model": reference, "source": subject.source, "threshold": ask.threshold}
+    path = out / "predictions.json"
+    text = json.dumps({**content, "images": [*pictures.values()], "failed": failed}, indent=1)
+    path.write_text(text + "\n", encoding="utf-8")
+    logger.info("%s: %d images, tasks %s", path, len(pictures), ", ".join([*questions.queries, *_others(questions)]))
+    if failed:
+        raise ReportError(
+            f"{len(failed)} of {len(images)} images could not be read, the others are in {out}: {failed[0]['error']}"
+        )
+
+
+def matched_tasks(reference: str) -> dict[str, Task]:
+    """The tasks about images that a run learned besides those with queries; an exported model does not list them."""
+    file = Path(reference) / "recipe.yaml"
+    recipe = read_recipe(file) if file.is_file() else None
+    tasks = recipe.tasks if recipe is not None else {}
+    return {name: task for name, task in tasks.items() if set(task.inputs.values()) == {"image"} and _answerable(task)}
+
+
+def _answerable(task: Task) -> bool:
+    """Whether the answer is a caption, or one of a set of labels."""
+    answer = task.answer
+    return isinstance(answer, Match) and (answer.read == "caption" or answer.candidates not in ("batch", "vocabulary"))
+
+
+def chosen(subject: Subject, matched: Mapping[str, Task], ask: Ask) -> Questions:
+    """The tasks that are asked for, or all; errors about names that there are not."""
+    specs = subject.model.queries.specs if subject.model.queries is not None else {}
+    known = [*specs, *(name for name in matched if name not in specs)]
+    for name in ask.tasks:
+        if name not in known:
+            raise ReportError(f"--tasks: {name!r} is not a task of this model{nearest(name, known)}")
+    tasks = tuple(dict.fromkeys(ask.tasks or known))
+    if not tasks and not ask.labels:
+        raise ReportError(
+            "this model has no tasks to predict with: it was trained without queries, and lists no captions or labels; "
+            "give words with --labels"
+        )
+    labels: dict[str, tuple[Labels, str | None]] = {}
+    if ask.labels:
+        labels[ASKED] = (words(ask.labels), None)
+    for name in tasks:
+        if name in specs:
+            continue
+        task, candidates = matched[name], getattr(matched[name].answer, "candidates", "")
+        if candidates != "vocabulary":
+            labels[name] = (load_labels(candidates), task.family or name)
+    queries = tuple(name for name in tasks if name in specs)
+    captions = {name: matched[name] for name in tasks if name not in specs and name not in labels}
+    return Questions(queries, other_names(subject, queries, ask.names), captions, labels)
+
+
+def words(given: Sequence[str]) -> Labels:
+    """The labels that are written out, or those of the label set that one word refers to."""
+    only = given[0]
+    if len(given) == 1 and (only.startswith("labels/") or Path(only).is_file()):
+        return load_labels(only)
+    return Labels(tuple(given))
+
+
+def other_names(subject: Subject, queries: Sequence[str], given: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """`task=a,b` as names by task; an error for a task that answers for none but its own."""
+    found = {}
+    for entry in given:
+        task, equals, listed = entry.partition("=")
+        if not equals:
+            raise ReportError(f"--names: {entry!r}; expected TASK=NAME,NAME")
+        if task not in queries:
+            raise ReportError(f"--names: {task!r} is not a task that is asked{nearest(task, list(queries))}")
+        spec = subject.model.queries.specs[task]  # type: ignore[union-attr]
+        names = Labels(tuple(name.strip() for name in listed.split(","))).names
+        if not spec.from_names:
+            raise ReportError(
+                f"--names: task {task!r} learned the queries of its {len(spec.names)} names and cannot answer for "
+                f"{len(names)} others; train it with answer.from_names to ask for any"
+            )
+        found[task] = names
+    return found
+
+
+@torch.no_grad()
+def answer(subject: Subject, questions: Questions, picture: UInt8[Tensor, "3 h w"], views: Views) -> list[Shown]:
+    """All answers about one picture; tasks with queries of one size share one pass over the encoder."""
+    model, names, found = subject.model, questions.names, []
+    if questions.queries:
+        tokenizer = subject.tokenizers["image"]
+        (answers,) = see(model, tokenizer, [picture], questions.queries, views, names=names or None)
+        for task, of_task in answers.items():
+            spec = model.queries.specs[task]  # type: ignore[union-attr]
+            on_cpu = {key: value.cpu() if isinstance(value, Tensor) else value for key, value in of_task.items()}
+            found.append(Shown(task, spec.read, on_cpu, names.get(task, spec.names)))
+    if not (questions.captions or questions.labels):
+        return found
+    inputs = model.processor(images=[picture])
+    for task, what in questions.captions.items():
+        how = what.answer.vocabulary if isinstance(what.answer, Match) else "embedding"
+        (text,) = model.caption(inputs, family=what.family or task, vocabulary=how)
+        found.append(Shown(task, "caption", {"caption": text}))
+    for task, (labels, family) in questions.labels.items():
+        shares = model.classify(inputs, labels.names, templates=labels.templates, family=family)[0].float().cpu()
+        best = shares.topk(min(TOP, len(shares)))
+        found.append(Shown(task, "labels", {"scores": best.values, "labels": best.indices}, labels.names))
+    return found
+
+
+def free_name(stem: str, taken: Mapping[str, Any]) -> str:
+    """STEM.png, or with a number where another image is called so."""
+    number, name = 1, f"{stem}.png"
+    while name in taken:
+        number += 1
+        name = f"{stem}-{number}.png"
+    return name
+
+
+def _others(questions: Questions) -> list[str]:
+    return [*questions.captions, *questions.labels]
