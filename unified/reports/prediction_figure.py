@@ -3,10 +3,12 @@
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from matplotlib import colormaps
+from matplotlib import colormaps, get_data_path
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -98,8 +100,10 @@ def _mark(pen: ImageDraw.ImageDraw, size: tuple[int, int], corner: tuple[float, 
     pen.text((left + 2, top + 1), text, fill="white", font=_font())
 
 
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size=12)
+@cache
+def _font() -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which has the letters of many scripts."""
+    return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 11)
 
 
 # maps
@@ -119,7 +123,8 @@ def _classes(shown: Shown, whole: Image.Image) -> Panel:
     drawn = _fitted(Image.fromarray(colours[shown.answer["labels"].numpy()]), whole.size)
     shares = class_shares(shown)
     lines = [(f"{shown.names[number]} {share:.1%}", name_colour(shown.names[number])) for number, share in shares]
-    return Panel("", Image.blend(whole, drawn, 0.65), tuple(lines[:ROWS]))
+    grey = whole.convert("L").convert("RGB")  # its own colours would be taken for those of classes
+    return Panel("", Image.blend(grey, drawn, 0.6), tuple(lines[:ROWS]))
 
 
 def _values(shown: Shown, whole: Image.Image) -> Panel:
