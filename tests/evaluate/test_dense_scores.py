@@ -14,6 +14,7 @@ from unified.data.scene_changes import Scene
 from unified.evaluate.floors import find_floor
 from unified.evaluate.map_scores import MAP_SCORES, ClassScores
 from unified.evaluate.object_scores import ObjectScores
+from unified.evaluate.object_scores import _classes as matched_classes
 from unified.evaluate.picture_scores import IdentityScores, PresenceScores
 from unified.evaluate.point_scores import PointScores
 from unified.evaluate.truths import Truth
@@ -178,6 +179,31 @@ def test_masks_are_compared_pixel_by_pixel_and_the_interval_resamples_pictures()
     assert 0 < interval.value < 0.6
     assert interval.low < interval.value < interval.high
     assert interval.n == 6
+
+
+def test_resamples_add_up_as_pycocotools_does() -> None:
+    draw = np.random.default_rng(0)
+
+    def scored_on(pictures: list[int], made: list[tuple[Any, Any]]) -> ObjectScores:
+        scored = ObjectScores(CLASSES, masks=False)
+        for number in pictures:
+            scored.add(*made[number])
+        return scored
+
+    made = []
+    for _ in range(5):
+        corner = draw.integers(0, 4, (4, 2)).astype(float)
+        there = [([x, y, x + 4.0, y + 4.0], int(draw.integers(3)), bool(draw.random() < 0.2)) for x, y in corner]
+        found = [([x + draw.normal(), y, x + 4.0, y + 4.0], int(draw.integers(3)), draw.random()) for x, y in corner]
+        found += [(box, label, draw.random()) for box, label, _ in there[:2]]
+        made.append((detections(*found), truth(objects=objects(*there))))
+    picked = np.array([0, 3, 3, 1, 0])
+    first, again = scored_on([0, 1, 2, 3, 4], made), scored_on(picked.tolist(), made)
+    for rows, name in ((slice(None), "box_ap"), (slice(1), "box_ap50")):
+        weights = np.bincount(picked, minlength=5)
+        values = [of.precision(weights, rows) for of in matched_classes(first.boxes._matched()) if weights @ of.objects]
+        assert np.mean(values) == pytest.approx(scores(again)[name], abs=1e-12)
+        assert 0 < scores(again)[name] < 1
 
 
 def test_no_detections_and_no_objects_are_scores_too() -> None:

@@ -1,9 +1,9 @@
 """Average precision of boxes, masks and bodies, by pycocotools; the interval resamples pictures."""
 
 import contextlib
-import copy
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,10 @@ from unified.evaluate.results import Measure
 from unified.evaluate.truths import Truth
 from unified.intervals import bootstrap
 
-DRAWS = 200
+DRAWS = 400
 """Resamples: each adds up all detections again."""
+RECALLS = np.linspace(0, 1, 101)
+"""At which precision is read."""
 MOST = 100
 """Detections of a picture."""
 
@@ -47,22 +49,24 @@ class AveragePrecision:
         if not any(not one["iscrowd"] for one in self.truths):
             return ()
         evaluator = self._matched()
+        precision = _precision(evaluator)
+        n, classes = len(self.pictures), _classes(evaluator)
+        found = []
+        for name, rows in (("ap", slice(None)), ("ap50", slice(1))):
 
-        def score(picked: NDArray[np.int64], first: bool) -> float:
-            precision = _precision(evaluator, picked)[: 1 if first else None]
-            known = precision[precision > -1]
-            return float(known.mean()) if len(known) else np.nan
+            def score(picked: NDArray[np.int64], rows: slice = rows) -> float:
+                weights = np.bincount(picked, minlength=n)
+                values = [of.precision(weights, rows) for of in classes if weights @ of.objects]
+                return float(np.mean(values)) if values else np.nan
 
-        n = len(self.pictures)
-        return tuple(
-            Measure(f"{prefix}{name}", bootstrap(lambda picked, first=first: score(picked, first), n, key, name,  # type: ignore[misc]
-                                                 clusters=clusters, draws=DRAWS))
-            for name, first in (("ap", False), ("ap50", True))
-        )  # fmt: skip
+            known = precision[rows][precision[rows] > -1]
+            interval = bootstrap(score, n, key, name, clusters=clusters, draws=DRAWS)
+            found.append(Measure(f"{prefix}{name}", replace(interval, value=float(known.mean()))))
+        return tuple(found)
 
     def per_class(self) -> dict[str, float | None]:
         """AP of each class; None for those without objects."""
-        precision = _precision(self._matched(), np.arange(len(self.pictures)))
+        precision = _precision(self._matched())
         of_class = [precision[:, :, number] for number in range(len(self.names))]
         return {
             name: float(one[one > -1].mean()) if (one > -1).any() else None
@@ -91,17 +95,53 @@ class AveragePrecision:
         return coco
 
 
-def _precision(evaluator: COCOeval, picked: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Precision (IoU, recall, classes) over the picked pictures, which may repeat; −1 where there is none."""
-    resampled = copy.copy(evaluator)
-    resampled.params = copy.copy(evaluator.params)
-    of_class = np.array(evaluator.evalImgs, dtype=object).reshape(len(evaluator.params.catIds), -1)
-    resampled.evalImgs = of_class[:, picked].flatten().tolist()
-    resampled.params.imgIds = list(range(len(picked)))
-    resampled._paramsEval = copy.copy(resampled.params)  # what accumulate takes the numbers of pictures from
+def _precision(evaluator: COCOeval) -> NDArray[np.float64]:
+    """Precision (IoU, recall, classes); −1 for classes without objects."""
     with contextlib.redirect_stdout(io.StringIO()):
-        resampled.accumulate()
-    return resampled.eval["precision"][:, :, :, 0, 0]  # type: ignore[no-any-return]
+        evaluator.accumulate()
+    return evaluator.eval["precision"][:, :, :, 0, 0]  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class _Class:
+    """The detections of one class in all pictures, the surest first, as they were matched."""
+
+    pictures: NDArray[np.int64]  # (d,)
+    right: NDArray[np.bool_]  # (IoU, d)
+    wrong: NDArray[np.bool_]
+    objects: NDArray[np.int64]  # of each picture
+
+    def precision(self, weights: NDArray[np.int64], rows: slice) -> float:
+        """The mean precision at 101 recalls, over `rows` of IoU, where pictures count so often; as in pycocotools."""
+        often = weights[self.pictures]
+        right, wrong = ((of[rows] * often).cumsum(1) for of in (self.right, self.wrong))
+        recall = right / (weights @ self.objects)
+        envelope = np.maximum.accumulate((right / np.maximum(right + wrong, 1))[:, ::-1], axis=1)[:, ::-1]
+        padded = np.pad(envelope, ((0, 0), (0, 1)))  # recalls that are not reached
+        places = [np.searchsorted(of, RECALLS) for of in recall]
+        return float(np.mean([of[place] for of, place in zip(padded, places, strict=True)]))
+
+
+def _classes(evaluator: COCOeval) -> list[_Class]:
+    """By class, what pycocotools matched: adding that up is quicker than asking it again for each resample."""
+    found = []
+    of_class = np.array(evaluator.evalImgs, dtype=object).reshape(len(evaluator.params.catIds), -1)
+    for rows in of_class:
+        held = [(number, row) for number, row in enumerate(rows) if row is not None]
+        objects = np.zeros(len(rows), dtype=np.int64)
+        for number, row in held:
+            objects[number] = (np.asarray(row["gtIgnore"]) == 0).sum()
+        if not objects.any():
+            continue
+        scores = np.concatenate([row["dtScores"] for _, row in held])
+        order = np.argsort(-scores, kind="stable")
+        matched, ignored = (
+            np.concatenate([row[name] for _, row in held], axis=1)[:, order].astype(bool)
+            for name in ("dtMatches", "dtIgnore")
+        )
+        pictures = np.repeat([number for number, _ in held], [len(row["dtScores"]) for _, row in held])[order]
+        found.append(_Class(pictures, matched & ~ignored, ~matched & ~ignored, objects))
+    return found
 
 
 class ObjectScores:
