@@ -4,10 +4,14 @@ Equal: depth, width, heads, feed-forward width, post-norm, ReLU, queries, featur
 each layer for deep supervision. Timed are forward and backward, to the features and all parameters. MaskFormer's side
 also projects an encoder's features and encodes their positions, as ours does then; theirs are fixed sines, ours pass
 an MLP.
+
+And what tasks cost that are asked about one picture: all of them, from the encoder to answers in pixels, in passes over
+the encoder alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +21,15 @@ from transformers.models.maskformer.modeling_maskformer import MaskFormerTransfo
 
 from benchmarks.measure import Row, best_seconds
 from unified import seed
+from unified.configuration import UnifiedConfig
+from unified.layout import Attributes
+from unified.modalities import load_tokenizers
+from unified.model import UnifiedModel
+from unified.model_settings import ModelSettings, QuerySettings
 from unified.nn.queries import Memory, PointEmbedding, grid_points
 from unified.nn.query_decoder import QueryDecoder
+from unified.query_spec import QuerySpec
+from unified.readings import answers
 
 
 @dataclass(frozen=True)
@@ -111,12 +122,49 @@ def projected(shape: Shape, precision: torch.dtype) -> dict[str, Callable[[], No
     }
 
 
+ASKED = {
+    "parts": QuerySpec("classes", 19, names=tuple(f"part {i}" for i in range(19))),
+    "points": QuerySpec("points", 17, names=tuple(f"point {i}" for i in range(17))),
+    "attributes": QuerySpec("presence", 40, names=tuple(f"attribute {i}" for i in range(40))),
+    "objects": QuerySpec("boxes", 100, names=tuple(f"class {i}" for i in range(80))),
+    "depth": QuerySpec("bins", 64, limits=(0.1, 10.0)),
+    "normals": QuerySpec("directions", 3),
+    "edges": QuerySpec("share", 1),
+    "count": QuerySpec("density", 1),
+}
+"""Tasks with as many queries as such tasks have."""
+SIDE = 224
+
+
+@torch.no_grad()
+def asking(counts: Sequence[int], rounds: int) -> dict[str, float]:
+    """Best seconds of a pass over the encoder (base, 224 pixels), and of the first tasks from pixels to answers."""
+    settings = ModelSettings(queries=QuerySettings())
+    tokenizers = load_tokenizers(settings.image, settings.text)
+    config = UnifiedConfig.from_settings(settings, tokenizers, [*ASKED], {}, ASKED)
+    with seed.seeded(0, "benchmark"):
+        model = UnifiedModel(config).eval()
+    tokens = tokenizers["image"].tokens([torch.zeros(3, SIDE, SIDE, dtype=torch.uint8)])
+
+    def answer(count: int) -> None:
+        for found in model.ask({"image": tokens}, [*ASKED][:count]).values():
+            answers(found, [(SIDE, SIDE)])
+
+    sides: dict[str, Callable[[], object]] = {"encoder": lambda: model.encode([(Attributes("image"), tokens)])}
+    return best_seconds(sides | {str(count): partial(answer, count) for count in counts}, rounds)
+
+
 def rows(rounds: int = 7) -> list[Row]:
-    """The ratios of times, ours / theirs, in fp32 and bf16."""
+    """The ratios of times: ours / theirs in fp32 and bf16, and tasks / a pass over the encoder."""
     shape, found = Shape(), []
     for name, make in (("DETR's", bare), ("MaskFormer's, with projection and positions", projected)):
         for kind, precision in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
             best = best_seconds(make(shape, precision), rounds)
             detail = f"{best['ours']:.2f} s, theirs {best['theirs']:.2f} s"
             found.append(Row(f"query decoder step / {name}, {kind}", best["ours"] / best["theirs"], "<= 1.15", detail))
+    counts = (1, 4, len(ASKED))
+    best = asking(counts, rounds)
+    for count in counts:
+        ratio, detail = best[str(count)] / best["encoder"], f"{best[str(count)]:.2f} s, encoder {best['encoder']:.2f} s"
+        found.append(Row(f"{count} tasks asked / encoder", ratio, f"<= {1 + 0.15 * count:.2f}", detail))
     return found
