@@ -17,7 +17,7 @@ from unified.recipe import EngineSettings, Recipe
 from unified.train.engine import check_expert_parallel
 
 ENGINES = ("ddp", "zero1", "zero2")
-QUICK = ["ddp+ep2/token/curve", "zero2+ep2/context/curve", "zero1+ep2/token/bad_expert"]
+QUICK = ["ddp+ep2/token/curve", "zero2+ep2/context/curve", "zero1+ep2/token/bad_expert", "zero1+ep2/token/resumed"]
 TWO = [
     *[f"{engine}+ep2/token/{what}" for engine in ENGINES for what in ("curve", "bad_expert")],
     *[f"{engine}+ep2/context/curve" for engine in ("ddp", "zero2")],
@@ -100,6 +100,11 @@ def test_one_bad_number_in_one_expert_changes_nothing(quick: Results) -> None:
     check_bad_expert(quick[4]["zero1+ep2/token/bad_expert"])
 
 
+@pytest.mark.distributed
+def test_a_run_with_experts_in_parts_goes_on_exactly(quick: Results) -> None:
+    assert quick[4]["zero1+ep2/token/resumed"]["differ"] == []
+
+
 def check_bad_expert(found: dict[str, Any]) -> None:
     assert "the gradient is not finite. task '" in found["message"]
     assert found["changed"] == []
@@ -129,7 +134,7 @@ def test_a_gradient_that_overflows_fp16_changes_no_expert(results: Results, engi
     found = results[2][f"{engine}+ep2+fp16/token/overflow"]
     assert found["changed"][0] == []
     assert "weights" in found["changed"][1]
-    assert [math.isfinite(norm) for norm in found["norms"]] == [False, True]
+    assert [math.isfinite(norm) for norm in found["norms"]] == [False, True, True]
 
 
 @pytest.mark.slow

@@ -5,14 +5,25 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from tiny import tiny_recipe
 
+from unified.train.engine import collective_timeout
 from unified.train.watchdog import STATUS, Watchdog
 
 LIMIT = 60
 """Seconds after which a child of these tests ends without a watchdog."""
+
+
+def test_collectives_wait_longer_than_the_watchdog(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    for seconds, least in ((7.0, timedelta(seconds=60)), (None, timedelta(days=30))):
+        patient = replace(recipe, train=replace(recipe.train, hang_seconds=seconds))
+        assert collective_timeout(patient) > least
 
 
 def child(run: Callable[[], None], folder: Path) -> tuple[int, str]:

@@ -89,26 +89,33 @@ class Writer:
         self.wait()
         check_arguments(dict.fromkeys(groups), state, self.keep_last)
         root = place(self.folder)
-        parts = {group: split(named, self.max_file_bytes) for group, named in self._share(groups, tensors).items()}
+        shares = Shares(world_size())
+        own = self._share(shares, groups, tensors)
+        parts = {group: split(named, self.max_file_bytes) for group, named in own.items()}
         standing, failure = False, ""
         if rank() == 0:
             try:
                 standing = prepare(root, step)
             except (OSError, CheckpointError) as error:
                 failure = not_written(root, step, str(error))
-        told = gather_objects(({group: len(of) for group, of in parts.items()}, standing, failure))
-        _, standing, failure = told[0]
+        told = gather_objects(({group: len(of) for group, of in parts.items()}, shares.bytes, standing, failure))
+        _, _, standing, failure = told[0]
         if failure:
             raise CheckpointError(failure)
-        files = _named(parts, [counts for counts, _, _ in told])
+        if any(of_rank != shares.bytes for _, of_rank, _, _ in told):
+            raise RuntimeError(
+                "ranks were given tensors of different sizes, so that some would be lost; nothing is saved"
+            )
+        files = _named(parts, [counts for counts, _, _, _ in told])
         job = self._threads.submit(self._written, step, files, standing)
         self._write = _Write(step, dict(state), groups, standing, job)
         if not self.background:
             self.wait()
 
-    def _share(self, groups: Sequence[str], tensors: Iterable[tuple[str, str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    def _share(
+        self, shares: Shares, groups: Sequence[str], tensors: Iterable[tuple[str, str, Tensor]]
+    ) -> dict[str, dict[str, Tensor]]:
         """What this rank writes of the tensors, on the CPU: the tensors themselves, or copies that stay as they are."""
-        shares = Shares(world_size())
         own: dict[str, dict[str, Tensor]] = {group: {} for group in groups}
         for group, name, tensor in tensors:
             if shares.owner(tensor.nbytes) == rank():

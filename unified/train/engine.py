@@ -144,11 +144,15 @@ def _deepspeed(recipe: Recipe, common: dict[str, Any], cuda: bool) -> Accelerato
     return accelerator
 
 
-def _group(recipe: Recipe, cuda: bool) -> InitProcessGroupKwargs:
-    """How processes join, and how long a collective waits: longer than the watchdog does, which says more."""
+def collective_timeout(recipe: Recipe) -> timedelta:
+    """How long a collective waits: longer than the watchdog does, which says more; a year where that never ends."""
     patience = recipe.train.hang_seconds
-    backend = "nccl" if cuda else "gloo"
-    return InitProcessGroupKwargs(backend, timeout=None if patience is None else timedelta(seconds=patience + SLACK))
+    return timedelta(days=365) if patience is None else timedelta(seconds=patience + SLACK)
+
+
+def _group(recipe: Recipe, cuda: bool) -> InitProcessGroupKwargs:
+    """How processes join."""
+    return InitProcessGroupKwargs("nccl" if cuda else "gloo", timeout=collective_timeout(recipe))
 
 
 def _join_apart(recipe: Recipe, cuda: bool) -> None:

@@ -8,6 +8,7 @@ are summed over the processes that keep the same ones, counted in the norm, and 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -53,12 +54,15 @@ class GroupExchange(Exchange):
 class ExpertShare:
     """The experts of a model that this process keeps, equally many of each layer; the others are let go."""
 
-    def __init__(self, model: UnifiedModel, size: int) -> None:
-        """`size`: processes that share all experts; it divides their number, and that of the experts."""
+    def __init__(self, model: UnifiedModel, size: int, timeout: timedelta) -> None:
+        """`size`: processes that share all experts; it divides their number, and that of the experts.
+
+        `timeout`: of exchanges between them.
+        """
         world = world_size()
         self._size, self._place = size, rank() % size
-        self._group = _group_of([range(start, start + size) for start in range(0, world, size)])
-        self._replicas = _group_of([range(place, world, size) for place in range(size)])
+        self._group = _group_of([range(start, start + size) for start in range(0, world, size)], timeout)
+        self._replicas = _group_of([range(place, world, size) for place in range(size)], timeout)
         self.shapes: dict[str, torch.Size] = {}
         """Of the parameters that are split, as they are in a whole model."""
         for layer in model.encoder.conditional_layers().values():
@@ -80,14 +84,14 @@ class ExpertShare:
         return self._own(whole)
 
     def whole(self, name: str, part: Tensor) -> Tensor:
-        """The whole tensor on rank 0, whose group brings it together; called on all ranks."""
-        if name not in self.shapes or rank() >= self._size:
+        """The whole tensor, on every rank, as any may be the one to save it; called on all ranks."""
+        if name not in self.shapes:
             return part
-        # In the memory of the host, as a device may have no room for all experts.
         own = part.detach().contiguous()
-        parts = [torch.empty_like(own) for _ in range(self._size)] if rank() == 0 else None
-        distributed.gather(own, parts, dst=0, group=self._group)
-        return torch.cat([each.cpu() for each in parts]) if parts else part
+        parts = [torch.empty_like(own) for _ in range(self._size)]
+        distributed.all_gather(parts, own, group=self._group)
+        # In the memory of the host, as a device may have no room for all experts.
+        return torch.cat([each.cpu() for each in parts])
 
     def average(self, gradients: list[Tensor]) -> None:
         """Average gradients over all processes, as engines do with those of other parameters.
@@ -112,9 +116,9 @@ class ExpertShare:
             distributed.destroy_process_group(group)
 
 
-def _group_of(groups: Sequence[Sequence[int]]) -> Any:
+def _group_of(groups: Sequence[Sequence[int]], timeout: timedelta) -> Any:
     """The group that this process is in."""
-    return distributed.new_subgroups_by_enumeration([list(group) for group in groups])[0]
+    return distributed.new_subgroups_by_enumeration([list(group) for group in groups], timeout)[0]
 
 
 class _Picked(Mapping[str, Tensor]):

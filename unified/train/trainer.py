@@ -20,7 +20,7 @@ from unified.log import logger
 from unified.nn.routing import GateError
 from unified.recipe import Recipe
 from unified.train.build import Parts
-from unified.train.engine import check_running
+from unified.train.engine import check_running, collective_timeout
 from unified.train.expert_parallel import ExpertShare, beside_experts
 from unified.train.gradient_norms import parts as parts_of
 from unified.train.load import ExpertLoad
@@ -92,7 +92,8 @@ class Trainer:
         self.new_temperatures = False  # whether the loaded checkpoint has others than the model
         self.cost = Cost(parts.model)
         size = recipe.engine.expert_parallel
-        share = ExpertShare(parts.model, size) if size > 1 else None  # before a device would have to hold all experts
+        # Before a device would have to hold all experts.
+        share = ExpertShare(parts.model, size, collective_timeout(recipe)) if size > 1 else None
         self.model = parts.model.to(self.accelerator.device)
         self.model.train()
         if recipe.train.checkpoint_activations:
