@@ -63,6 +63,7 @@ def test_the_kubernetes_job_is_one_and_starts_a_recipe_that_is_there(tmp_path: P
     gpus = int(job["spec"]["nprocPerNode"])
     assert container["resources"]["limits"]["nvidia.com/gpu"] == gpus
     check_split(found, gpus * worker["replicas"])
+    assert {"name": "TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "value": "1"} in container["env"], "restarts are refused"
     mounts = {mount["name"] for mount in container["volumeMounts"]}
     assert mounts == {volume["name"] for volume in worker["template"]["spec"]["volumes"]}
 

@@ -119,7 +119,7 @@ class TrainSettings:
     """Trackers of accelerate, such as `tensorboard`; metrics.jsonl is always written."""
     non_finite: Literal["stop", "skip"] = "stop"
     """What a step does whose loss or gradient is not finite: end the run, or change nothing, after which the learning
-    rate is half as large for 100 steps. A gate that is not finite always ends it: the weights are at fault then."""
+    rate is half as large for 100 steps. A gate that is not finite ends it in the end: the weights are at fault then."""
     max_skipped: int = 10
     """Steps in a row that `skip` skips; where one more is not finite the run ends."""
     skip_steps: Sequence[str] = ()
