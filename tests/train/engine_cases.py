@@ -231,15 +231,21 @@ def after_backward(recipe: Recipe, folder: Path, change: Callable[[Any, Trainer]
 
 
 def overflow(recipe: Recipe, folder: Path) -> Any:
-    """What two steps change, by group: one with a scale that fp16 has no numbers for, and one that goes on after it."""
+    """What three steps change, by group: one with a scale that fp16 has no numbers for, and two that go on after it.
+
+    `shares`: the norm of all parts over that of the whole gradient, in the steps that change something.
+    """
     trainer, loader = start(recipe, folder)
     assert trainer.scale is not None
     trainer.train_step(loader.probe())
-    found: dict[str, Any] = {"changed": [], "norms": [], "scales": []}
-    for scale in (2.0**40, 2.0**10):
+    found: dict[str, Any] = {"changed": [], "norms": [], "scales": [], "shares": []}
+    for scale in (2.0**40, 2.0**10, 1.0):
         trainer.scale.value = scale
         before = tensors_of(trainer)
-        found["norms"].append(trainer.train_step(loader.probe()).norm)
+        done = trainer.train_step(loader.probe(), norms_by_part=True)
+        found["norms"].append(done.norm)
+        if done.norms:
+            found["shares"].append(math.hypot(*done.norms.values()) / done.norm)
         after = tensors_of(trainer)
         found["scales"].append(trainer.scale.value)
         groups = [g for g, named in before.items() if any(not torch.equal(t, after[g][n]) for n, t in named.items())]

@@ -72,7 +72,7 @@ class Zero(Plain):
 
     def backward(self, loss: Tensor) -> None:
         """As `Whole.backward`."""
-        if self._scale != 1.0:
+        if self._scale != self.zero.loss_scale:
             self.zero.override_loss_scale(self._scale)  # it scales the loss, and the gradients back
         self.module.backward(loss)
 
