@@ -216,6 +216,7 @@ def test_secrets_are_sent_but_not_told(
     assert "hush" not in told
     assert shown("pipe:curl -H 'Token: hush' https://h/x-0.tar") == "pipe:curl … x-0.tar"
     assert shown("failed at https://u:hush@h/x?sig=hush now") == "failed at https://…@h/x?… now"
+    assert shown("https://u:a@hush@h/x") == "https://…@h/x"
 
 
 def test_patterns_that_are_no_list_are_refused(server: ShardServer, settings: DataSettings) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,21 @@ def test_other_changes_are_logged_and_allowed(tmp_path: Path, caplog: pytest.Log
     assert "max_steps was 9 and is 20 now" in caplog.text
     assert "tasks.more was '(absent)'" in caplog.text
     assert "tasks.read" not in caplog.text
+
+
+def test_secrets_of_urls_are_not_logged_with_a_change(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def signed(secret: str) -> Recipe:
+        whole = recipe()
+        return replace(
+            whole, tasks={"read": replace(whole.tasks["read"], data=[f"https://u:{secret}@h/x/?s={secret}"])}
+        )
+
+    with RunFolder(tmp_path / "run") as run:
+        run.start(signed("hush"), 0)
+        with caplog.at_level(logging.WARNING, logger="unified"):
+            run.check(signed("hushhush"))
+    assert "tasks.read.data was ['https://…@h/x/?…'] and is" in caplog.text
+    assert "hush" not in caplog.text
 
 
 def test_of_the_model_what_no_weight_depends_on_may_change(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

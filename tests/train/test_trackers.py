@@ -1,9 +1,11 @@
 """Trackers of a run."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from accelerate.state import AcceleratorState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import tiny_recipe
@@ -16,6 +18,8 @@ from unified.train.trackers import Trackers
 def trackers(folder: Path) -> tuple[Trackers, Path]:
     AcceleratorState._reset_state(reset_partial_state=True)
     recipe = tiny_recipe(folder, train={"trackers": ["tensorboard"]})
+    far = replace(recipe.tasks["next"], data=["https://user:hush@host/x/?sig=hush", "b.tar"])
+    recipe = replace(recipe, tasks={**recipe.tasks, "next": far})
     accelerator = make_accelerator(recipe, folder / "run")
     return Trackers(accelerator, recipe, "tiny"), folder / "run" / "tiny"
 
@@ -28,7 +32,10 @@ def test_tensorboard_gets_the_numbers_and_the_recipe(tmp_path: Path) -> None:
     events = EventAccumulator(str(folder)).Reload()
     assert events.Tags()["scalars"] == ["loss/names"]
     assert [(event.step, event.value) for event in events.Scalars("loss/names")] == [(1, 1.0), (2, 0.5)]
-    assert "optim.lr" in "".join(path.read_text() for path in folder.rglob("hparams.yml"))
+    settings = "".join(path.read_text() for path in folder.rglob("hparams.yml"))
+    assert "optim.lr" in settings
+    assert "https://…@host/x/?…" in yaml.safe_load(settings)["tasks.next.data"]
+    assert "hush" not in settings
 
 
 def test_a_tracker_that_fails_does_not_end_the_run(

@@ -59,8 +59,13 @@ class Mixture:
 
 
 def set_names(task: Task) -> tuple[str, ...]:
-    """What tells the data sets of a task apart, in its record too: their patterns, without secrets."""
-    return tuple(shown(pattern) for pattern in several(task.data))
+    """What tells the data sets of a task apart, in its record too: their patterns, without secrets.
+
+    Where that makes some alike they are numbered.
+    """
+    names = [shown(pattern) for pattern in several(task.data)]
+    earlier = [names[:number].count(name) for number, name in enumerate(names)]
+    return tuple(f"{name} ({count + 1})" if count else name for name, count in zip(names, earlier, strict=True))
 
 
 @lru_cache(maxsize=64)

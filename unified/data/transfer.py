@@ -64,7 +64,7 @@ def shown(text: str) -> str:
         words = text.removeprefix(PIPE).split()
         tar = re.search(r"[\w.-]+\.tar\b", text)
         return f"{PIPE}{words[0] if words else ''} … {tar[0] if tar else ''}".rstrip()
-    return re.sub(r"(://[^\s'\"?]*)\?[^\s'\"]+", r"\1?…", re.sub(r"://[^/@\s]+@", "://…@", text))
+    return re.sub(r"(://[^\s'\"?]*)\?[^\s'\"]+", r"\1?…", re.sub(r"://[^/\s]+@", "://…@", text))
 
 
 def opened(url: str, start: int, timeout: float) -> AbstractContextManager[Stream]:

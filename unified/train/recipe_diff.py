@@ -7,6 +7,7 @@ from typing import Any
 
 from unified.config import RecipeError
 from unified.configuration import UnifiedConfig
+from unified.data.transfer import shown
 from unified.log import logger
 from unified.recipe import Recipe
 
@@ -31,6 +32,15 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def without_secrets(value: Any) -> Any:
+    """The same with its URLs as they may be logged and given away."""
+    if isinstance(value, Mapping):
+        return {name: without_secrets(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [without_secrets(item) for item in value]
+    return shown(value) if isinstance(value, str) else value
+
+
 def differences(old: Any, new: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
     """(key, old value, new value) for every value that differs, keys joined by dots."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
@@ -45,7 +55,8 @@ def check_resume(stored: Recipe, new: Recipe, where: Path) -> None:
     found = list(differences(plain(stored), plain(new)))
     _refuse([difference for difference in found if _of_network(*difference)], where)
     for key, old, now in found:
-        logger.warning("resumed with a changed recipe: %s was %r and is %r now", key, old, now)
+        was, is_now = without_secrets([old, now])
+        logger.warning("resumed with a changed recipe: %s was %r and is %r now", key, was, is_now)
 
 
 def _of_network(key: str, old: Any, now: Any) -> bool:

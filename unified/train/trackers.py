@@ -10,7 +10,7 @@ from accelerate.utils import LoggerType
 from unified.config import RecipeError, nearest
 from unified.log import logger
 from unified.recipe import Recipe
-from unified.train.recipe_diff import plain
+from unified.train.recipe_diff import plain, without_secrets
 
 EXTRAS = ("tensorboard", "trackio", "wandb")
 """Extras of this package that install a tracker."""
@@ -35,7 +35,7 @@ class Trackers:
         self._accelerator, self._live = accelerator, bool(recipe.train.trackers)
         if self._live:
             try:
-                accelerator.init_trackers(run, config=dict(_flat(plain(recipe))))
+                accelerator.init_trackers(run, config=dict(_flat(without_secrets(plain(recipe)))))
             except Exception as error:
                 named = ", ".join(recipe.train.trackers)
                 raise RecipeError(
