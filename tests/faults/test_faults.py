@@ -88,7 +88,7 @@ def test_a_run_goes_on_exactly_after_kill_9_of_one_rank(
 ) -> None:
     case, out = KILLED[seed], folder / f"killed{seed}"
     draw = generator("kill -9", seed)
-    step, rank = int(draw.integers(2, STEPS + 1)), int(draw.integers(2))
+    step, rank = int(draw.integers(2, STEPS)), int(draw.integers(2))
     ended = launch(f"kill:{step}:{rank}", *arguments(folder, case, out), out=out)
     assert ended.code != 0, ended.output[-4000:]
     assert "Signal 9 (SIGKILL)" in ended.output
@@ -167,7 +167,7 @@ def test_a_rank_whose_shards_vanish_ends_all_with_a_word(
     out = own / "run"
     ended = launch("vanish:7:1", *arguments(own, "ddp/dense", out, "--data.workers", workers), out=out)
     assert ended.code != 0
-    word = r"/.*\.tar: cannot be read any more \(\[Errno 2\] No such file or directory"
+    word = r"step \d+: \[Errno 2\] No such file or directory: '/.*\.tar'\. Make that readable again"
     assert re.search(rf"error: {word}", ended.output), ended.output[-4000:]
     assert re.search(rf"error: rank 1: {word}", ended.output), ended.output[-4000:]
     assert re.search(rf"ERROR the run ends: rank 1: {word}", (out / "log.txt").read_text())
