@@ -71,6 +71,14 @@ def test_answers_have_the_size_of_any_picture(shape: tuple[int, int], aspect: bo
             assert bool(torch.as_tensor(value, dtype=torch.float32).isfinite().all()), (task, name)
 
 
+@pytest.mark.parametrize("views", [Views(aspect=True, flip=True), Views(window=(64, 64))])
+def test_a_ribbon_is_answered_in_full_length(views: Views) -> None:
+    (found,) = see(dense_model(), TOKENIZER, [picture(8000, 50)], ["classes", "density"], views)
+    assert found["classes"]["labels"].shape == (8000, 50)
+    assert found["density"]["density"].shape == (8000, 50)
+    assert found["density"]["count"] == pytest.approx(float(found["density"]["density"].sum()), rel=1e-4)
+
+
 def test_pictures_of_different_sizes_do_not_touch_each_other() -> None:
     model, pictures = dense_model(), [picture(20, 30), picture(64, 16), picture(20, 30) // 2]
     together = see(model, TOKENIZER, pictures, ["classes", "bins"], Views(aspect=True), batch=2)

@@ -21,6 +21,7 @@ from unified.errors import UserError
 from unified.evaluate.commands import eval_command
 from unified.evaluate.results import flat_metrics, read_results, write_results
 from unified.evaluate.run import evaluate
+from unified.evaluate.spec import load_spec
 from unified.evaluate.table import results_table
 from unified.views import Views, see
 
@@ -185,6 +186,11 @@ def test_wrong_specs_are_clear_errors(
     given = {name: data[0] if value == "DATA" else value for name, value in changes.items()}
     with pytest.raises(UserError, match=message):
         evaluate(MODEL, MODEL.processor, [spec_file(tmp_path, a={"task": "classes", "data": data[0], **given})])
+
+
+def test_a_folder_of_annotated_pictures_does_not_say_what_to_ask(data: tuple[str, str]) -> None:
+    with pytest.raises(RecipeError, match="kind: dense"):
+        load_spec(data[0])
 
 
 def test_data_with_another_list_of_classes_are_a_clear_error(tmp_path: Path) -> None:

@@ -113,7 +113,8 @@ class IdentityScores:
         return mean_measure("retrieval_map", precision, groups, asked), share_measure("rank1", first, groups, asked)
 
     def notes(self) -> dict[str, Any]:
-        """How many pictures have another of their identity."""
+        """How many identities are looked for; those with one picture are among the others alone."""
         counts = np.bincount(number_through(self.identities))
-        alone = int((counts == 1).sum())
-        return {"how": f"{len(counts)} identities", "identities": len(counts), "alone": alone}
+        several = int((counts > 1).sum())
+        how = f"{several} of {len(counts)} identities have several pictures"
+        return {"how": how, "identities": len(counts), "alone": len(counts) - several}

@@ -236,6 +236,11 @@ def _recognised(data: Path, train: str | None) -> Evaluation:
     columns = read_manifest(data).get("columns", {}) if (data / MANIFEST).is_file() else None
     if kind == "retrieval":
         return Retrieval(data=str(data), lines=True)
+    if columns is not None and "json" in columns and not {"cls", "txt"} & set(columns):
+        raise RecipeError(
+            f"{data}: annotated pictures, which many tasks may be asked about; write a spec that names one: "
+            f"`evaluations: {{a: {{kind: dense, task: NAME, data: {data}}}}}`"
+        )
     names = class_names(str(data))
     if names is None and columns is not None and "txt" in columns:
         return Retrieval(data=str(data)) if set(columns) & set(IMAGE.split(";")) else Masked(data=str(data))
