@@ -87,6 +87,7 @@ def see(
     `ViewError` where a task's answers cannot be put together from the views.
     """
     specs = _specs(model, tasks, views)
+    _check_names(specs, views, names or {})
     found: list[dict[str, Answer]] = [{} for _ in pictures]
     sizes = {name: spec.size if min(spec.size) else (tokenizer.height, tokenizer.width) for name, spec in specs.items()}
     for size in dict.fromkeys(sizes.values()):
@@ -114,6 +115,15 @@ def _specs(model: UnifiedModel, tasks: Sequence[str], views: Views) -> dict[str,
         if views.flip and read in SETS:
             raise ViewError(f"task {name!r}: {read} are found as a set, which has no mean with a mirrored one; no flip")
     return {name: specs[name] for name in tasks}
+
+
+def _check_names(specs: Mapping[str, QuerySpec], views: Views, names: Mapping[str, Any]) -> None:
+    """Points change sides in a mirror, by their names."""
+    for name, spec in specs.items():
+        given = names.get(name)
+        changes_sides = views.flip and spec.read in ("points", "places")
+        if changes_sides and isinstance(given, Tensor) and len(given) != len(spec.names):
+            raise ViewError(f"task {name!r}: give new points by their words, which tell left from right; or no flip")
 
 
 @dataclass(frozen=True)

@@ -129,11 +129,15 @@ def test_the_numbers_are_those_of_the_answers_about_each_picture(data: tuple[str
     assert entry["metrics"]["rmse"] == pytest.approx(np.mean(found), rel=1e-5)
 
 
-def test_other_names_are_other_classes_for_queries_that_are_made_from_names(tmp_path: Path) -> None:
+def test_other_names_are_other_classes_for_queries_that_are_made_from_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor = MODEL.processor
+    monkeypatch.setattr(MODEL, "processor", None)  # as in training
     names = ("sea", *CLASSES[1:], "red circle")
     data = write(tmp_path / "named", 0, names)
     spec = {"task": "open", "data": data, "names": list(names), "unseen": True}
-    (entry,) = evaluate(MODEL, MODEL.processor, [spec_file(tmp_path, a=spec)])["results"]
+    (entry,) = evaluate(MODEL, processor, [spec_file(tmp_path, a=spec)])["results"]
     assert entry["setting"] == "zero-shot"
     assert list(entry["per_class"]) == list(names)
 

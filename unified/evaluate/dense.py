@@ -42,7 +42,7 @@ def evaluate_dense(evaluation: Dense, name: str, context: Context) -> Iterator[R
     if floor is not None:
         scores[f"floor: {floor[0]}"] = make_scores(spec, names)
     views = Views(evaluation.aspect, evaluation.flip, evaluation.window)
-    asked = {evaluation.task: names} if evaluation.names is not None else None
+    asked = {evaluation.task: _representations(names, spec, context)} if spec.from_names else None
     for start in progress(range(0, len(items), BATCH), -(-len(items) // BATCH), f"asking {evaluation.task}"):
         chosen = [int(number) for number in items.numbers[start : start + BATCH]]
         truths = [read(decode(items.source[number], read.columns), number) for number in chosen]
@@ -93,6 +93,13 @@ def _names(evaluation: Dense, spec: QuerySpec) -> tuple[str, ...]:
     if not spec.from_names:
         raise RecipeError(f"names: the queries of {evaluation.task!r} are not made from names (answer.from_names)")
     return (load_labels(evaluation.names) if isinstance(evaluation.names, str) else Labels((*evaluation.names,))).names
+
+
+def _representations(names: Sequence[str], spec: QuerySpec, context: Context) -> Any:
+    """Of names, once for all pictures; a model in training has no processor that would read them."""
+    tokenizer = context.tokenizers["text"]
+    tokens = tokenizer.tokens([tokenizer.prepare(name) for name in names])
+    return context.model.candidates(tokens, given=("image",), family=spec.family)
 
 
 def _check_classes(evaluation: Dense, spec: QuerySpec, names: Sequence[str]) -> None:
