@@ -84,9 +84,16 @@ def test_several_tasks_are_one_pass_over_the_encoder(
         return forward(self, *arguments, **options)
 
     monkeypatch.setattr(Encoder, "forward", counted)
-    predict(str(folder / "model"), (folder / "a.png", folder / "b.png"), tasks=OWN, out=tmp_path)
+    model, files = str(folder / "model"), (folder / "a.png", folder / "b.png")
+    predict(model, files, tasks=OWN, out=tmp_path)
     assert len(passes) == 2
     assert list(predicted(tmp_path)["images"][0]["answers"]) == list(OWN)
+    counts = []
+    for shown in (files[:1], files):
+        passes.clear()
+        predict(model, shown, out=tmp_path)
+        counts.append(len(passes))
+    assert counts[1] - counts[0] == 1  # names are encoded once for all
 
 
 def test_other_names_are_asked_for(folder: Path, tmp_path: Path) -> None:

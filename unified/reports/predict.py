@@ -45,6 +45,7 @@ class Questions:
 
     queries: tuple[str, ...]  # those that queries answer, in one pass over the encoder
     names: Mapping[str, tuple[str, ...]]  # other names for some of them
+    encoded: Mapping[str, Tensor]  # the representations of names that queries are made of, by task
     captions: Mapping[str, Task]
     labels: Mapping[str, tuple[Labels, str | None]]  # and the family whose temperature is theirs
 
@@ -125,7 +126,10 @@ def chosen(subject: Subject, matched: Mapping[str, Task], ask: Ask) -> Questions
             labels[name] = (load_labels(candidates), task.family or name)
     queries = tuple(name for name in tasks if name in specs)
     captions = {name: matched[name] for name in tasks if name not in specs and name not in labels}
-    return Questions(queries, other_names(subject, queries, ask.names), captions, labels)
+    names = other_names(subject, queries, ask.names)
+    # A mirrored picture is told by its words which points are those of the other side.
+    encoded = {} if ask.views.flip else encoded_names(subject, queries, names)
+    return Questions(queries, names, encoded, captions, labels)
 
 
 def words(given: Sequence[str]) -> Labels:
@@ -157,12 +161,24 @@ def other_names(subject: Subject, queries: Sequence[str], given: Sequence[str]) 
 
 
 @torch.no_grad()
+def encoded_names(subject: Subject, queries: Sequence[str], names: Mapping[str, tuple[str, ...]]) -> dict[str, Tensor]:
+    """The representations of all names that queries are made of, so that they are not encoded for every picture."""
+    specs = {name: subject.model.queries.specs[name] for name in queries}  # type: ignore[union-attr]
+    return {
+        name: subject.model.candidates(names.get(name, spec.names), given=("image",), family=spec.family)
+        for name, spec in specs.items()
+        if spec.from_names
+    }
+
+
+@torch.no_grad()
 def answer(subject: Subject, questions: Questions, picture: UInt8[Tensor, "3 h w"], views: Views) -> list[Shown]:
     """All answers about one picture; tasks with queries of one size share one pass over the encoder."""
     model, names, found = subject.model, questions.names, []
+    given = {**names, **questions.encoded}
     if questions.queries:
         tokenizer = subject.tokenizers["image"]
-        (answers,) = see(model, tokenizer, [picture], questions.queries, views, names=names or None)
+        (answers,) = see(model, tokenizer, [picture], questions.queries, views, names=given or None)
         for task, of_task in answers.items():
             spec = model.queries.specs[task]  # type: ignore[union-attr]
             on_cpu = {key: value.cpu() if isinstance(value, Tensor) else value for key, value in of_task.items()}
