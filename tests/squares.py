@@ -40,7 +40,7 @@ def run_lengths(pixels: Any) -> dict[str, Any]:
 def picture(number: int, side: int = SIDE) -> dict[str, Any]:
     """The columns of one sample: a red square at the left, and a green one at the right in three of four."""
     draw = seed.generator("squares", number)
-    image = draw.integers(0, 60, (side, side, 3)).astype(np.uint8)
+    image = draw.integers(0, 20, (side, side, 3)).astype(np.uint8)
     classes, objects, points = np.zeros((side, side), np.uint8), [], {}
     for place, name in enumerate(COLOURS):
         if name == "green" and number % 4 == 3:

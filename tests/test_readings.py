@@ -8,14 +8,17 @@ import torch
 from squares import SIDE, content, recipe, tasks, trainer_of, write_squares
 from torch import Tensor
 
+from unified.answers.boxes import centres
 from unified.queries import QueryStates
 from unified.query_spec import QuerySpec
 from unified.readings import READINGS, answers, loss_and_score
 from unified.types import IGNORE, Batch
 
 KINDS = sorted(tasks(Path()))
-LEARNED = {"depth": 0.92, "normals": 0.95, "denoise": 0.92, "larger": 0.92, "count": 0.9}
-"""What a score must reach after 200 steps on four pictures, where that is not 0.97."""
+LEARNED = {"depth": 0.94, "normals": 0.96, "denoise": 0.95, "larger": 0.955, "boxes": 0.85}
+"""What a score must reach after 200 steps on four pictures, where that is not 0.97: edges of squares lie between the
+places of maps, noise cannot be learned, and boxes are right before it is sure which query stands for them."""
+WIDER = {"width": 64, "heads": 4, "hidden": 128}
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +26,9 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_squares(tmp_path_factory.mktemp("squares"), 4)
 
 
-def trained(
-    folder: Path, name: str, steps: int, lr: float = 2e-3, **changes: Any
-) -> tuple[list[float], Any, Batch, Any]:
+def trained(folder: Path, name: str, steps: int, **changes: Any) -> tuple[list[float], Any, Batch, Any]:
     """The losses of steps on the same batch, the last score, the batch and the trainer."""
-    optim = {"lr": lr, "warmup": 5}
+    optim = {"lr": 2e-3, "warmup": 5}
     trainer, loader, _ = trainer_of(recipe(folder, name, max_steps=400, optim=optim, **changes), folder)
     slots = loader.probe()
     found = [trainer.train_step(slots) for _ in range(steps)]
@@ -87,7 +88,9 @@ def _check_answers(found: QueryStates, read: list[dict[str, Any]]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_four_pictures_are_learned_by_heart(squares: Path, name: str) -> None:
-    losses, score, batch, trainer = trained(squares, name, 200, 5e-3)
+    model = content(squares, name)["model"]
+    wider = {**model, **WIDER, "queries": {**model["queries"], **WIDER}}
+    losses, score, batch, trainer = trained(squares, name, 200, model=wider)
     assert losses[-1] < 0.5 * losses[0]
     assert score >= LEARNED.get(name, 0.97)
     trainer.model.eval()
@@ -105,13 +108,12 @@ def test_four_pictures_are_learned_by_heart(squares: Path, name: str) -> None:
 
 
 def _check_boxes(answer: dict[str, Tensor], target: dict[str, Tensor], row: int) -> None:
-    count = int((target["labels"][row] != IGNORE).sum())
-    best = answer["boxes"][:count] / torch.tensor([SIDE, 2 * SIDE, SIDE, 2 * SIDE])
-    x, y, w, h = target["boxes"][row, :count].unbind(1)
-    expected = torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], 1)
-    order = answer["labels"][:count].argsort()
-    assert answer["labels"][:count][order].equal(target["labels"][row, :count])
-    assert (best[order] - expected).abs().max() < 0.15
+    """Whether each object has a detection of its class in its place."""
+    found = centres(answer["boxes"] / torch.tensor([SIDE, 2 * SIDE, SIDE, 2 * SIDE]))
+    for label, box in zip(target["labels"][row], target["boxes"][row], strict=True):
+        if label != IGNORE:
+            near = (found - box).abs().amax(1) < 0.08
+            assert (near & (answer["labels"] == label) & (answer["scores"] > 0.2)).any()
 
 
 @pytest.mark.parametrize("name", ["boxes", "masks", "count", "points"])

@@ -148,7 +148,7 @@ def test_pictures_of_any_size_are_resized(size: tuple[int, int]) -> None:
 
 def sample(number: int, side: int = 32, **changes: Any) -> Sample:
     columns = {**picture(number, side), **changes}
-    columns["json"] = json.dumps(columns["json"]).encode()
+    columns |= {"json": json.dumps(columns["json"]).encode(), "txt": columns["txt"].encode()}
     return decode({"__key__": f"k{number}", "__shard__": "s.tar", **columns}, tuple(columns))
 
 
