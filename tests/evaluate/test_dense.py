@@ -19,6 +19,7 @@ from unified.data.shards import Shards
 from unified.data.write import ShardWriter
 from unified.errors import UserError
 from unified.evaluate.commands import eval_command
+from unified.evaluate.compare import compare, comparison_table
 from unified.evaluate.results import flat_metrics, read_results, write_results
 from unified.evaluate.run import evaluate
 from unified.evaluate.spec import load_spec
@@ -127,6 +128,20 @@ def test_the_numbers_are_those_of_the_answers_about_each_picture(data: tuple[str
         true = sample["depth.png"].double() * 0.001
         found.append(float((answer["bins"]["values"] - true).square().mean().sqrt()))
     assert entry["metrics"]["rmse"] == pytest.approx(np.mean(found), rel=1e-5)
+
+
+def test_two_evaluations_are_compared_picture_by_picture_in_their_own_units(
+    data: tuple[str, str], tmp_path: Path
+) -> None:
+    first, second = (
+        evaluate(MODEL, MODEL.processor, [spec_file(tmp_path, a={"task": "bins", "data": data[0], "flip": flip})])
+        for flip in (False, True)
+    )
+    second["results"][0]["label"] = first["results"][0]["label"]
+    found = {row.metric: row for row in compare(first, second)}
+    own = [results["results"][0]["metrics"]["rmse"] for results in (first, second)]
+    assert found["rmse"].paired.difference == pytest.approx(own[0] - own[1], abs=1e-6)
+    assert f"{own[0]:.3f}" in comparison_table(list(found.values()))
 
 
 def test_other_names_are_other_classes_for_queries_that_are_made_from_names(

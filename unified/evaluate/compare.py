@@ -8,7 +8,7 @@ import numpy as np
 
 from unified import intervals
 from unified.evaluate.results import unpack
-from unified.evaluate.table import aligned, metric_name
+from unified.evaluate.table import UNITS, aligned, metric_name
 from unified.intervals import Paired, Seeds
 from unified.types import DataError
 
@@ -101,7 +101,7 @@ def comparison_table(found: list[Comparison]) -> str:
     adjusted = dict(zip(map(id, with_p), intervals.holm([float(r.paired.p or 0.0) for r in with_p]), strict=True))
     rows = []
     for row in found:
-        factor = 1.0 if row.metric.startswith("loss") else 100.0
+        factor = 1.0 if row.metric.startswith("loss") or row.metric in UNITS else 100.0
         digits = 3 if factor == 1.0 else 1
         paired = row.paired
         values = [f"{value * factor:.{digits}f}" for value in (row.first, row.second)]
