@@ -24,6 +24,8 @@ def _image(
         "position_scale": settings.position_scale,
         "grid": settings.grid,
         "frames": settings.frames,
+        "window": settings.window,
+        "global_every": settings.global_every,
         "height": height,
         "width": width,
         "mean": list(mean),

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from unified.nn.windows import Windows
 from unified.types import Segment
 
 
@@ -79,6 +80,23 @@ def attention_mask(
         return structure & (keys[:, None] | torch.eye(len(whole), dtype=torch.bool, device=keys.device))
     # Without padding no mask is needed, and attention is faster. Asking costs a wait on an accelerator, so only here.
     return None if keys.device.type == "cpu" and bool(keys.all()) else keys
+
+
+def windows(parts: Sequence[tuple[Attributes, Any]], side: int | None) -> Windows | None:
+    """The windows of the one image among the parts of a sequence, after its prefix; None: attention is global.
+
+    Words that are read one after the other see an image as a whole, as does what continues a sequence.
+    """
+    if side is None or any(attributes.causal for attributes, _ in parts):
+        return None
+    start = 1
+    for attributes, tokens in parts:
+        count = tokens.values.shape[1]
+        if attributes.modality == "image":
+            rows, columns = (int(last) + 1 for last in tokens.position[0, -1, 1:])
+            return Windows(start, rows, columns, side) if rows * columns == count else None
+        start += count
+    return None
 
 
 @lru_cache(maxsize=256)

@@ -18,7 +18,7 @@ from unified.config import nearest
 from unified.configuration import UnifiedConfig
 from unified.initial import LOG_SCALE, initialise
 from unified.labels import check_words
-from unified.layout import Attributes, Layout, asked, attention_mask, layout, visibility
+from unified.layout import Attributes, Layout, asked, attention_mask, layout, visibility, windows
 from unified.modalities.base import timeline
 from unified.modalities.image import ImageEmbedding, patches
 from unified.modalities.text import TextEmbedding
@@ -71,11 +71,12 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         names = ("patch", "mean", "std", "positions", "position_scale", "grid", "frames")
         self.image = ImageEmbedding(width, **{name: config.image[name] for name in names})
         self.norm = nn.LayerNorm(width)  # of the embeddings of all modalities: one norm, held here alone
-        experts = config.experts
+        experts, self._window = config.experts, config.image.get("window")
         self.encoder = Encoder(
             width, config.depth, config.heads, config.hidden, config.layer_scale,
             *((shape(experts, config.families), experts["layers"]) if experts else ()),
             prompts=prompts.get("tokens", 0), candidate_prompts=prompts.get("candidates", False),
+            global_every=config.image.get("global_every", 1),
         )  # fmt: skip
         self._conditioner = Conditioner(experts, config.families) if experts else None
         self.ln_post = nn.LayerNorm(width)
@@ -169,7 +170,7 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         output = self.encoder(
             torch.cat(vectors, dim=1), attention_mask(whole, real, past_mask), segments, conditions=conditions,
             past=past, noise=noise, candidate=any(kind.role == "candidate" for kind in kinds), keep_past=keep_past,
-            keep_layers=keep_layers,
+            keep_layers=keep_layers, windows=None if past or keep_past else windows(parts, self._window),
         )  # fmt: skip
         return Encoded(output.states, whole, output.past, output.routing, output.layers)
 

@@ -21,6 +21,10 @@ class ImageSettings:
     """Side of the table of learned positions; other grids interpolate it."""
     frames: int = 8
     """Rows of the learned table of temporal positions; an image uses the first."""
+    window: int | None = None
+    """Patches along each side of the windows that the patches of an image attend in; null: they attend everywhere."""
+    global_every: int = 3
+    """With windows, every so many-th layer attends everywhere. MFU counts all of them as if they did."""
 
 
 @dataclass(frozen=True)

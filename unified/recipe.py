@@ -219,6 +219,7 @@ RANGES: tuple[tuple[str, Fits, tuple[str, ...]], ...] = (
             *("max_steps", "slots", "data.prefetch", "data.window", "mixing.block"),
             *("model.width", "model.depth", "model.heads", "model.hidden"),
             *("model.image.patch", "model.image.grid", "model.image.frames"),
+            *("model.image.window", "model.image.global_every"),
             *("model.text.max_length", "model.text.positions"),
             *("model.queries.width", "model.queries.heads", "model.queries.hidden", "model.queries.reduction"),
             *("model.experts.count", "model.experts.top", "model.experts.hidden"),

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from unified.nn.experts import Dense
+from unified.nn.windows import Windows
 
 MakeLinear = Callable[[str, int, int], nn.Module]
 """Makes the linear of a name from inputs to outputs."""
@@ -52,15 +53,26 @@ class Attention(nn.Module):
         self.out = make("out", width, width)
 
     def forward(
-        self, x: Float[Tensor, "b n w"], mask: Bool[Tensor, "b 1 q k"] | None, layer: Dense, past: Cache | None = None
+        self,
+        x: Float[Tensor, "b n w"],
+        mask: Bool[Tensor, "b 1 q k"] | None,
+        layer: Dense,
+        past: Cache | None = None,
+        windows: Windows | None = None,
     ) -> tuple[Float[Tensor, "b n w"], Float[Tensor, "b h m d"], Float[Tensor, "b h m d"]]:
-        """Attended states, and all keys and values, those of `past` first. `mask`: True = may attend; None = all."""
+        """Attended states, and all keys and values, those of `past` first. `mask`: True = may attend; None = all.
+
+        `windows`: in which patches attend, where nothing comes before them; None: everywhere.
+        """
         batch, length, width = x.shape
         qkv = layer.linear("qkv", self.qkv, x).view(batch, length, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind()
         if past is not None:
             key, value = torch.cat([past.key, key], dim=2), torch.cat([past.value, value], dim=2)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        if windows is not None and past is None:
+            mixed = windows.attend(query, key, value, mask)
+        else:
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return layer.linear("out", self.out, mixed.transpose(1, 2).reshape(batch, length, width)), key, value
 
     def remember(self, prompts: Float[Tensor, "p w"], layer: Dense, batch: int) -> Cache:

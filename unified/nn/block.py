@@ -11,6 +11,7 @@ from unified.nn.experts import ConditionalLayer, ConditionalLinear, Dense, Exper
 from unified.nn.mlp import Mlp
 from unified.nn.prompts import Prompts
 from unified.nn.routing import Usage
+from unified.nn.windows import Windows
 from unified.types import Conditions, Segment
 
 DENSE = Dense()
@@ -63,16 +64,18 @@ class Block(nn.Module):
         conditions: Conditions | None = None,
         noise: Float[Tensor, "d r e"] | None = None,
         candidate: bool = False,
+        windows: Windows | None = None,
     ) -> tuple[Float[Tensor, "b n w"], Cache, Usage | None]:
         """`drop`: factor of each branch for each sample, 0 where drop path closes it. `noise`: of the gates.
 
-        `candidate`: whether these are tokens of a candidate, which may have prompts of their own.
+        `candidate`: whether these are tokens of a candidate, which may have prompts of their own. `windows`: in which
+        the patches of an image attend.
         """
         drop1, drop2 = (None, None) if drop is None else (drop[0], drop[1])
         layer = self._layer(segments, conditions, noise, past)
         if self.prompts is not None and past is None:
             past = self.attention.remember(self.norm1(self.prompts(candidate=candidate)), layer, len(x))
-        attended, key, value = self.attention(self.norm1(x), mask, layer, past)
+        attended, key, value = self.attention(self.norm1(x), mask, layer, past, windows)
         x = _add(x, attended, self.scale1, drop1)
         x = _add(x, self.mlp(self.norm2(x), layer), self.scale2, drop2)
         return x, Cache(key, value, layer.context()), layer.usage()

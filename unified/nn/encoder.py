@@ -15,6 +15,7 @@ from unified.nn.block import Block
 from unified.nn.experts import ConditionalLayer, Experts
 from unified.nn.prompts import Prompts
 from unified.nn.routing import Usage
+from unified.nn.windows import Windows
 from unified.types import Conditions, Segment
 
 
@@ -55,9 +56,11 @@ class Encoder(nn.Module):
         *,
         prompts: int = 0,
         candidate_prompts: bool = False,
+        global_every: int = 1,
     ) -> None:
         """`layers`: numbers of the blocks that have `experts`. `prompts`: learned ones of each block."""
         super().__init__()
+        self.global_every = global_every
 
         def learned() -> Prompts | None:
             return Prompts(prompts, width, candidates=candidate_prompts) if prompts else None
@@ -110,13 +113,15 @@ class Encoder(nn.Module):
         candidate: bool = False,
         keep_past: bool = False,
         keep_layers: bool = False,
+        windows: Windows | None = None,
     ) -> EncoderOutput:
         """`mask`: True = may attend, for keys alone or for each pair; None = all. `segments` tile the n tokens.
 
         `conditions`: the rows that the segments point into; blocks with experts need them. `candidate`: whether the
         sequence is one of a candidate, for learned prompts. Prompts are no keys of the mask. `keep_past`: return what
         further tokens need to continue; otherwise it would outlive what checkpointing of activations lets go.
-        `keep_layers`: return the states of all layers.
+        `keep_layers`: return the states of all layers. `windows`: in which patches attend, but for every
+        `global_every`-th block; a mask must then be one of keys alone.
         """
         assert sum(len(segment) for segment in segments) == x.shape[1], "segments must tile the sequence"
         if mask is not None:
@@ -129,7 +134,8 @@ class Encoder(nn.Module):
             before = None if past is None else past[index]
             drop = None if noise is None or noise.drop_path is None else noise.drop_path[index]
             gates = noise.gates[len(routing)] if noise and noise.gates is not None and block.routers else None
-            arguments = (x, mask, before, drop, segments, conditions, gates, candidate)
+            local = windows if (index + 1) % self.global_every else None
+            arguments = (x, mask, before, drop, segments, conditions, gates, candidate, local)
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 # Nothing inside a block draws random numbers, so there is no generator state to keep.
                 x, cache, usage = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)
