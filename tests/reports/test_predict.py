@@ -143,6 +143,11 @@ def test_what_cannot_be_asked(
         predict(str(folder / "model"), (folder / "a.png",), **asked, out=tmp_path)
 
 
+def test_images_must_be_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match="no images are named"):
+        predict(str(folder / "model"), (), out=tmp_path)
+
+
 def test_views_are_used(folder: Path, tmp_path: Path) -> None:
     for number, asked in enumerate(({}, {"flip": True}, {"window": (20, 30)}, {"aspect": True})):
         predict(str(folder / "model"), (folder / "a.png",), tasks=("bins",), **asked, out=tmp_path / str(number))  # type: ignore[arg-type]

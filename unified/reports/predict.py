@@ -52,6 +52,8 @@ class Questions:
 
 def predict_command(reference: str, images: Sequence[Path], ask: Ask, out: Path) -> None:
     """Write OUT/NAME.png for each image and OUT/predictions.json; at the end an error if some could not be read."""
+    if not images:
+        raise ReportError("no images are named; give at least one file after the model")
     if not 0 <= ask.threshold <= 1:
         raise ReportError(f"--threshold: {ask.threshold}; expected a score from 0 to 1")
     subject = open_subject(reference)
