@@ -34,7 +34,9 @@ def test_a_loaded_model_asks_and_answers_in_a_few_lines(tmp_path: Path) -> None:
 
     model, processor = unified.load(str(tmp_path / "model"))
     image = Image.open(tmp_path / "street.jpg")
-    states = model.ask(processor(images=image), ["parts", "boxes"])
+    features = processor(images=image, size=model.queries.specs["parts"].size)
+    assert features["pixel_values"].shape == (1, 3, *SIZE)
+    states = model.ask(features, ["parts", "boxes"])
     labels = processor.post_process_semantic_segmentation(states["parts"], target_sizes=[(40, 50)])[0]
     boxes = processor.post_process_object_detection(states["boxes"], threshold=0.0, target_sizes=[(40, 50)])[0]
     assert labels.shape == (40, 50)

@@ -9,10 +9,11 @@ from PIL import Image
 
 model, processor = unified.load("runs/scenes")
 image = Image.open("street.jpg")
-found = model.ask(processor(images=image), ["parts", "cars"])
-size = [(image.height, image.width)]
-labels = processor.post_process_semantic_segmentation(found["parts"], target_sizes=size)[0]
-cars = processor.post_process_object_detection(found["cars"], threshold=0.5, target_sizes=size)[0]
+features = processor(images=image, size=model.queries.specs["parts"].size)  # as in training
+found = model.ask(features, ["parts", "boxes"])
+sizes = [(image.height, image.width)]
+labels = processor.post_process_semantic_segmentation(found["parts"], target_sizes=sizes)[0]
+boxes = processor.post_process_object_detection(found["boxes"], threshold=0.5, target_sizes=sizes)[0]
 ```
 """
 
