@@ -114,11 +114,12 @@ def curve(recipe: Recipe, folder: Path) -> Any:
 
 
 def idle(recipe: Recipe, folder: Path) -> Any:
-    """Names of the tensors that a step of one task changes, by group, after a step of all."""
+    """Names of the tensors that a step of one task changes, by group, after a step of all: of the one that reads text
+    alone where there is one, or of the last."""
     trainer, loader = start(recipe, folder)
     trainer.train_step(loader.probe())
     before = tensors_of(trainer)
-    trainer.train_step(slots_of(loader, list(recipe.tasks)[-1]))
+    trainer.train_step(slots_of(loader, "next" if "next" in recipe.tasks else list(recipe.tasks)[-1]))
     after = tensors_of(trainer)
     trainer.engine.close()
     return {

@@ -219,7 +219,7 @@ def _check_data(stored: dict[str, str], found: dict[str, str], recipe: Recipe) -
     if changed and not recipe.data.allow_change:
         raise RecipeError(
             f"the shards of {', '.join(changed)} are not those that this run began with, so it cannot go on exactly. "
-            "Put them back, or accept the change with --data.allow-change True"
+            "Put them back, or accept the change with --data.allow-change"
         )
     for name in changed:
         logger.warning("the shards of task %r have changed since this run began: its order of samples is new", name)
