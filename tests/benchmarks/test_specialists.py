@@ -25,6 +25,6 @@ def test_specialists_see_the_samples_of_the_generalist() -> None:
 
 
 def test_tasks_that_are_not_there_are_refused_before_training(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="'dept' is not in .*did you mean 'depth'"):
+    with pytest.raises(SystemExit, match=r"'dept' is not in .*did you mean 'depth'"):
         main([str(RECIPE), "queries_cpu", "--tasks", "dept"])
     assert not capsys.readouterr().out
