@@ -16,7 +16,10 @@ import unified
 from unified import checkpoint
 from unified.checkpoint.place import Place, place
 from unified.config import RecipeError
+from unified.data import loader
 from unified.data.loader import StepLoader
+from unified.data.schedule import Origin, schedule
+from unified.errors import UserError
 from unified.export import export
 from unified.recipe import Recipe
 from unified.reports.run import read_run
@@ -24,6 +27,7 @@ from unified.train import loop
 from unified.train.build import build
 from unified.train.engine import make_accelerator
 from unified.train.trainer import NonFiniteError, Trainer
+from unified.types import DataError
 
 
 def run(recipe: Recipe, out: Path) -> None:
@@ -65,18 +69,27 @@ def test_a_full_disk_beside_training_ends_the_run_at_a_later_step(
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_00000002"]
 
 
+@pytest.mark.parametrize("end", [NonFiniteError, DataError])
 def test_a_run_that_ends_beside_its_writing_still_has_that_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: type[UserError]
 ) -> None:
     step = Trainer.train_step
 
-    def nan(self: Trainer, slots: Any) -> Any:
+    def nan(self: Trainer, slots: Any, **options: Any) -> Any:
         if self.step == 2:
             raise NonFiniteError("step 3: the loss is not finite.")
-        return step(self, slots)
+        return step(self, slots, **options)
 
-    monkeypatch.setattr(Trainer, "train_step", nan)
-    with pytest.raises(NonFiniteError):
+    def gone(recipe: Recipe, seed: int, number: int, origin: Origin) -> Any:
+        if number == 2:
+            raise DataError("a shard is gone")
+        return schedule(recipe, seed, number, origin)
+
+    if end is NonFiniteError:
+        monkeypatch.setattr(Trainer, "train_step", nan)
+    else:
+        monkeypatch.setattr(loader, "schedule", gone)
+    with pytest.raises(end, match="not finite" if end is NonFiniteError else "gone"):
         run(short(tmp_path, async_save=True), tmp_path / "run")
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_00000002"]
 

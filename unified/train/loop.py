@@ -28,7 +28,7 @@ from unified.train.stop import StopRequest
 from unified.train.trackers import Trackers
 from unified.train.trainer import NonFiniteError, Trainer
 from unified.train.watchdog import Watchdog
-from unified.types import Batch
+from unified.types import Batch, DataError
 
 Batches = Iterator[tuple[int, list[tuple[Slot, Batch]], Report]]
 Tell = Callable[[dict[str, Any]], None]
@@ -169,12 +169,12 @@ class _Session:
                 return
 
     def _step(self, step: int, batches: Batches) -> None:
-        with self.progress.waiting():
-            _, slots, _ = next(batches)
-        self.watchdog.has(slot.task for slot, _ in slots)
         try:
+            with self.progress.waiting():
+                _, slots, _ = next(batches)
+            self.watchdog.has(slot.task for slot, _ in slots)
             done = self.trainer.train_step(slots, norms_by_part=self.progress.recorded(step))
-        except NonFiniteError:
+        except (DataError, NonFiniteError):
             self.writer.wait()  # all ranks end here, and the run goes on from the last checkpoint that is complete
             raise
         self.progress.step(step, **done.values())
