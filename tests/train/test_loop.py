@@ -71,7 +71,7 @@ def test_a_run_with_new_tasks_can_be_loaded_before_its_next_checkpoint(
     recipe, out = short(tmp_path), tmp_path / "run"
     run(recipe, out)
 
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(loop.Trainer, "train_step", broken)
