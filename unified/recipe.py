@@ -126,8 +126,9 @@ class TrainSettings:
     """Steps that are passed over, numbered as in metrics.jsonl: `1200`, or `1200-1210` with both ends. Their data are
     not read, and all other steps are what they are without it."""
     hang_seconds: float | None = 1800.0
-    """Longest time of waiting for data, a forward or backward pass, an evaluation or a save, after which every process
-    says where it is and ends; null: none. An evaluation of half an hour is rare, and a cluster that waits is dear."""
+    """Longest time of the start, of waiting for data, a forward or backward pass, an evaluation or a save, after which
+    every process says where it is and ends; null: none. An evaluation of half an hour is rare, and a cluster that waits
+    is dear."""
 
     def __post_init__(self) -> None:
         self.passed_over()

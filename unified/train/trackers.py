@@ -14,7 +14,6 @@ from unified.train.recipe_diff import plain, without_secrets
 
 EXTRAS = ("tensorboard", "trackio", "wandb")
 """Extras of this package that install a tracker."""
-PACKAGES = {"comet_ml": "comet_ml", "dvclive": "dvclive"}
 KNOWN = tuple(kind.value for kind in LoggerType if kind.value != "all")
 
 
@@ -23,7 +22,7 @@ def check_trackers(recipe: Recipe) -> None:
     for name in recipe.train.trackers:
         if name not in KNOWN:
             raise RecipeError(f"train.trackers: {name!r} is no tracker{nearest(name, list(KNOWN))}")
-        if importlib.util.find_spec(PACKAGES.get(name, name)) is None:
+        if importlib.util.find_spec(name) is None:
             hint = f"pip install 'unified[{name}]'" if name in EXTRAS else f"pip install {name}"
             raise RecipeError(f"train.trackers: {name} is not installed; {hint}, or leave it out")
 
