@@ -208,7 +208,7 @@ class TaskQueries(nn.Module):
             anchors = self.anchors(task)
             classes = named if named is not None else self.classes(task)
         identities = self.identities(task) if spec.read == "identity" else None
-        learn = states if self.deep else states[-1:]
+        learn = states[1:] if self.deep and len(states) > 1 else states[-1:]  # the first have not looked yet
         return QueryStates(spec, learn, seen.features, self.interpreter, anchors, classes, identities).exact()
 
 

@@ -32,6 +32,8 @@ class QuerySpec:
     size: tuple[int, int] = (0, 0)
     """Height and width of the images that it learned from."""
     family: str = ""
+    skeleton: tuple[tuple[int, int], ...] = ()
+    """Pairs of named points that a line joins."""
 
     @property
     def objects(self) -> bool:

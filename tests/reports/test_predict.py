@@ -1,6 +1,7 @@
 """Predictions: one picture an image and one JSON for all, from one pass over the encoder."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -241,3 +242,16 @@ def test_facts_are_of_what_is_sure_and_masks_are_run_lengths() -> None:
     assert found[0]["score"] == pytest.approx(0.9)
     assert (coco_mask.decode(found[0]["mask"]) == masks[0].numpy()).all()
     assert len(facts(shown_boxes(), 0.05)["objects"]) == 2
+
+
+def test_bones_join_points_that_are_sure() -> None:
+    points = torch.tensor([[4.0, 4.0], [28.0, 4.0], [4.0, 28.0]])
+    answer = {"points": points, "scores": torch.tensor([0.9, 0.8, 0.1])}
+    plain = Shown("body", "points", answer, ("a", "b", "c"))
+    joined = replace(plain, skeleton=((0, 1), (0, 2)))
+    black = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    before, after = (np.array(sheet(black, [shown], 0.3)) for shown in (plain, joined))
+    changed = (before != after).any(-1)
+    assert changed.any()
+    rows, columns = np.nonzero(changed)
+    assert columns.max() - columns.min() > rows.max() - rows.min()  # along the top, not down to what is not sure

@@ -188,6 +188,6 @@ def test_the_estimate_is_near_the_memory_that_training_takes(tmp_path: Path) -> 
     path.write_text(content)
     command = [sys.executable, "-c", MEASURE, str(path), str(tmp_path / "run")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    measured, estimated = map(int, done.stdout.split()[-2:])
+    measured, estimated = map(float, done.stdout.split()[-2:])
     assert measured > 100 * 2**20
     assert estimated == pytest.approx(measured, rel=0.3)

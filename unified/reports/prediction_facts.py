@@ -19,6 +19,7 @@ class Shown:
     read: str  # as `QuerySpec.read`; "caption" and "labels" for tasks that match
     answer: dict[str, Any]
     names: Sequence[str] = ()  # of classes, points, attributes or labels
+    skeleton: Sequence[tuple[int, int]] = ()  # pairs of points that a line joins
 
     def sure(self, threshold: float) -> list[int]:
         """The places of objects or points with a score of at least `threshold`, the best first."""

@@ -84,8 +84,13 @@ def _draw_boxes(picture: Image.Image, shown: Shown, threshold: float, scale: tup
 
 def _draw_points(picture: Image.Image, shown: Shown, threshold: float, scale: tuple[float, float]) -> None:
     pen = ImageDraw.Draw(picture)
-    for number in reversed(shown.sure(threshold)):
-        x, y = (float(of) * by for of, by in zip(shown.answer["points"][number], scale, strict=True))
+    sure = shown.sure(threshold)
+    places = (shown.answer["points"] * shown.answer["points"].new_tensor(scale)).tolist()
+    for first, second in shown.skeleton:
+        if first in sure and second in sure:
+            pen.line((*places[first], *places[second]), fill="white", width=2)
+    for number in reversed(sure):
+        x, y = places[number]
         radius = 2 * RADIUS
         name = shown.names[number]
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=name_colour(name), outline="white")

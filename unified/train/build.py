@@ -1,8 +1,9 @@
 """From a recipe to objects: the one place where they are made."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from torch import nn
 
@@ -11,6 +12,7 @@ from unified.conditions import bits
 from unified.config import RecipeError, nearest
 from unified.configuration import UnifiedConfig
 from unified.data.operators import OPERATORS, RESHADE
+from unified.data.patterns import MANIFEST, read_manifest
 from unified.evaluate.spec import load_spec
 from unified.labels import Labels, load_labels
 from unified.layout import Attributes
@@ -140,8 +142,19 @@ def query_specs(recipe: Recipe, image: Tokenizer) -> dict[str, QuerySpec]:
         names = load_labels(references[name]).names if name in references else ()
         listed = getattr(task.answer, "identities", None)
         identities = len(load_labels(listed)) if listed else 0
-        found[name] = query_spec(name, task, names, identities, (image.height, image.width), cell)
+        spec = query_spec(name, task, names, identities, (image.height, image.width), cell)
+        bones = _skeleton(Path(references[name]), names) if spec.read in ("points", "places") else ()
+        found[name] = replace(spec, skeleton=bones)
     return found
+
+
+def _skeleton(listed: Path, names: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """The pairs of points that the manifest beside their names joins, if it is there."""
+    if not (listed.parent / MANIFEST).is_file():
+        return ()
+    number = {name: place for place, name in enumerate(names)}
+    pairs = read_manifest(listed.parent).get("skeleton", ())
+    return tuple((number[a], number[b]) for a, b in pairs if a in number and b in number)
 
 
 def check_task(name: str, task: Task) -> None:
