@@ -11,14 +11,14 @@ from unified.recipe import EngineSettings, Recipe
 BY_RECIPE = {
     "train_batch_size": "tasks.*.batch and slots decide the samples of a step",
     "train_micro_batch_size_per_gpu": "tasks.*.batch and slots decide the samples of a step",
-    "gradient_accumulation_steps": "a step is one forward pass and one backward pass over all its slots",
+    "gradient_accumulation_steps": "set engine.chunks, in how many passes the slots of a step are run",
     "gradient_clipping": "set optim.clip",
     "bf16": "set train.precision",
     "fp16": "set train.precision",
     "torch_autocast": "set train.precision",
     "optimizer": "AdamW is set by optim.*",
     "scheduler": "the learning rate is set by optim.*",
-    "managed_gradient_accumulation": "a step is one forward pass and one backward pass over all its slots",
+    "managed_gradient_accumulation": "set engine.chunks, in how many passes the slots of a step are run",
 }
 """Keys of DeepSpeed that the recipe decides, and what to do instead."""
 

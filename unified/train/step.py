@@ -1,4 +1,4 @@
-"""The multi-task step: all slots in one forward pass, one weighted loss, normalised over all ranks."""
+"""The multi-task step: slots in one forward pass, one weighted loss, normalised over all ranks."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -46,9 +46,9 @@ class Item:
 
 
 class StepModel(nn.Module):
-    """The module that an engine wraps: its forward pass runs every slot of an optimizer step.
+    """The module that an engine wraps: its forward pass runs the slots of an optimizer step, or a chunk of them.
 
-    One forward and one backward of the weighted sum are exact on every engine, however many slots a step has.
+    One forward and one backward of the weighted sum are exact on every engine, however many slots they have.
     """
 
     def __init__(self, model: UnifiedModel, tasks: Mapping[str, Task], precision: str = "fp32") -> None:

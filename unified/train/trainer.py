@@ -142,7 +142,7 @@ class Trainer:
         return Item(slot.task, batch.to(self.model.device, non_blocking=True), labels, noise)
 
     def train_step(self, slots: Sequence[tuple[Slot, Batch]], *, norms_by_part: bool = False) -> StepResult:
-        """One forward pass over the slots, one backward pass, one change of the weights."""
+        """A forward and a backward pass over the slots, or over each chunk of them, and one change of the weights."""
         optim = self.recipe.optim
         tasks = {slot.task for slot, _ in slots}
         lr = learning_rate(self.step, optim, self.recipe.max_steps) * self.skipped.factor(self.step + 1)
