@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -56,3 +57,10 @@ def test_wheel_contains_specs_and_recipes(tmp_path: Path) -> None:
     names = ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     assert any(name.startswith("unified/_tokenizers/text/") for name in names)
     assert any(name.startswith("unified/_recipes/") for name in names)
+
+
+def test_files_of_tests_have_names_of_their_own() -> None:
+    names = Counter(
+        path.name for path in (ROOT / "tests").rglob("*.py")
+    )  # without packages pytest takes equal ones for the same
+    assert [name for name, count in names.items() if count > 1] == []
