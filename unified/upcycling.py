@@ -31,6 +31,8 @@ NETWORK = (
     *("image.patch", "image.positions", "image.frames", "text.positions"),
 )
 """Keys of config.json that both models have in common."""
+OF_TASKS = (TEMPERATURES, "queries.")
+"""What the names of weights begin with that come and go with tasks."""
 
 
 class StartError(RecipeError):
@@ -90,7 +92,8 @@ def start_from(model: UnifiedModel, source: Mapping[str, Tensor], *, noise: floa
 
     Equal names and shapes are copied. A conditional linear takes as many copies of a dense one as it has experts, with
     Gaussian `noise` in standard deviations of the matrix; routers beside such copies keep their first values.
-    Attributes that were appended to a router's get columns of zeros. Temperatures may come and go with the families.
+    Attributes that were appended to a router's get columns of zeros. What belongs to tasks may come and go with them:
+    temperatures of families, rows of queries, and the decoder of queries as a whole.
     Raises `StartError` for anything else that differs; nothing is changed then.
     """
     plan = _fitting(model, source)
@@ -127,8 +130,8 @@ class _Plan:
         """Conditional linears that take copies of a dense one, by name."""
         self.wrong: list[str] = []
         own = model.state_dict()
-        new = [name for name in own if name not in source and name.startswith(TEMPERATURES)]
-        gone = [name for name in source if name not in own and name.startswith(TEMPERATURES)]
+        new = [name for name in own if name not in source and name.startswith(OF_TASKS)]
+        gone = [name for name in source if name not in own and name.startswith(OF_TASKS)]
         self.notes = {"start at their own first value": new, "of the other model, left out": gone}
         self._find_spread(model, source)
         fresh = self._fresh_routers(model, source)
