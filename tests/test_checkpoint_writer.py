@@ -184,6 +184,10 @@ for background in (False, True):
             found["errors"][f"{{phase}} {{background}}"] = str(error)
         Place.put = put
     writer.close()
+try:
+    Writer(folder / "uneven", keep_last=1).save(1, ["weights"], [("weights", "w", torch.zeros(1 + rank))], {{}})
+except RuntimeError as error:
+    found["uneven"] = str(error)
 (folder / f"rank{{rank}}.json").write_text(json.dumps(found))
 distributed.barrier()
 distributed.destroy_process_group()
@@ -201,6 +205,7 @@ def test_ranks_share_the_writing_and_end_together_where_one_cannot_write(tmp_pat
         _, text = process.communicate(timeout=120)
         assert process.returncode == 0, text
     found = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(3)]
+    assert all("tensors of different sizes" in of_rank["uneven"] for of_rank in found)
     total = sum(tensor.nbytes for _, _, tensor in stream(tensors()))
     kept = [of_rank["kept"]["True"] for of_rank in found]
     assert sum(kept) == total
