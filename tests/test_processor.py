@@ -11,6 +11,7 @@ from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 
 from unified.config import RecipeError
 from unified.configuration import UnifiedConfig
+from unified.data.decode import decode_image
 from unified.modalities import load_tokenizers
 from unified.model_settings import ImageSettings, ModelSettings, TextSettings
 from unified.processor import UnifiedProcessor, register
@@ -50,6 +51,18 @@ def test_grey_images_are_the_same_in_all_forms() -> None:
     for image in (pixels, torch.from_numpy(pixels), Image.fromarray(pixels)):
         values = PROCESSOR(images=image)["pixel_values"][0]
         assert values.eq(torch.from_numpy(pixels)).all()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P"])
+def test_what_is_transparent_is_white_as_in_training(tmp_path: Path, mode: str) -> None:
+    layer = Image.new("RGBA", (16, 16), (10, 90, 20, 0))
+    layer.paste((200, 0, 0, 255), (0, 0, 8, 16))
+    file = tmp_path / "a.png"
+    layer.save(file) if mode == "RGBA" else layer.quantize(4).save(file)
+    trained = decode_image(file.read_bytes())
+    assert trained[:, 0, 15].tolist() == [255, 255, 255]
+    for image in (file, Image.open(file)):
+        assert torch.equal(PROCESSOR(images=image)["pixel_values"][0], trained)
 
 
 def test_photographs_are_turned_upright(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from unified.configuration import UnifiedConfig
 from unified.modalities.base import FORMAT, Tokenizer, check_format
-from unified.modalities.image import ImageTokenizer, read_spec, write_spec
+from unified.modalities.image import ImageTokenizer, read_spec, rgb, write_spec
 from unified.modalities.text import END, SPE, TextTokenizer
 from unified.post_process import PostProcessing
 from unified.types import DataError
@@ -78,7 +78,7 @@ def _tensor(image: Any) -> UInt8[Tensor, "*t 3 h w"]:
     if isinstance(image, str | Path):
         image = _opened(Path(image))
     if isinstance(image, Image.Image):
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+        return torch.from_numpy(np.array(rgb(image))).permute(2, 0, 1).contiguous()
     if isinstance(image, np.ndarray):
         image = torch.from_numpy(np.ascontiguousarray(image))
         if image.dim() == 2:

@@ -14,6 +14,7 @@ from jaxtyping import UInt8, UInt16
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from unified.modalities.image import rgb
 from unified.types import DataError, Sample
 
 try:
@@ -130,24 +131,13 @@ def _decode_any(data: bytes, pixel_limit: int) -> UInt8[np.ndarray, "h w 3"]:
     with opened as image:
         check_pixels(*image.size, pixel_limit)
         upright = ImageOps.exif_transpose(image) if ORIENTATION in image.getexif() else image
-        return np.array(_rgb(upright))
+        return np.array(rgb(upright))
 
 
 def check_pixels(width: int, height: int, limit: int) -> None:
     """Refuse what would take too much memory to decode."""
     if width * height > limit:
         raise ValueError(f"{width:,}×{height:,} pixels are more than the limit of {limit:,}; make the picture smaller")
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I;16"):  # Pillow would clip what is above 255
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image.convert("RGB")
 
 
 def decode_map(data: bytes, bits: Sequence[int] = (8, 16)) -> UInt8[Tensor, "h w"] | UInt16[Tensor, "h w"]:
