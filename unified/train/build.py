@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from unified import seed
-from unified.conditions import bits
+from unified.conditions import bits, by_family
 from unified.config import RecipeError, nearest
 from unified.configuration import UnifiedConfig
 from unified.data.operators import OPERATORS, RESHADE
@@ -123,9 +123,17 @@ def network(recipe: Recipe, tokenizers: Mapping[str, Tokenizer]) -> UnifiedConfi
     """The configuration of a recipe's model."""
     inside = recipe.model.queries is not None and recipe.model.queries.place == "encoder"
     kinds = {name: token_kinds(task, name, inside=inside) for name, task in recipe.tasks.items()}
-    return UnifiedConfig.from_settings(
-        recipe.model, tokenizers, families(recipe), kinds, query_specs(recipe, tokenizers["image"])
-    )
+    specs = query_specs(recipe, tokenizers["image"])
+    return UnifiedConfig.from_settings(recipe.model, tokenizers, _of_model(recipe), kinds, specs)
+
+
+def _of_model(recipe: Recipe) -> list[str]:
+    """The families that the model tells apart: those with a temperature, or all where experts are chosen by them."""
+    experts = recipe.model.experts
+    if experts is not None and by_family({"router": experts.router, "bits": experts.bits}):
+        return families(recipe)
+    matched = {name: task for name, task in recipe.tasks.items() if isinstance(task.answer, Match)}
+    return list(dict.fromkeys(task.family or name for name, task in matched.items())) or ["default"]
 
 
 def query_specs(recipe: Recipe, image: Tokenizer) -> dict[str, QuerySpec]:
