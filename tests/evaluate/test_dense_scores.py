@@ -275,6 +275,9 @@ def test_floors_answer_without_looking() -> None:
     assert torch.equal(majority(truth(8, 8))["labels"], torch.tensor([0] * 4 + [1] * 4).expand(8, 8))
     depths = [truth(4, 4, values=torch.full((1, 4, 4), d), valid=known) for d in (1.0, 3.0)]
     torch.testing.assert_close(fitted("bins", depths)(truth(6, 5))["values"], torch.full((6, 5), 2.0))
+    colours = [truth(4, 4, values=torch.full((3, 4, 4), c), valid=known) for c in (0.2, 0.6)]
+    larger = truth(6, 5, values=torch.zeros(3, 12, 10))
+    torch.testing.assert_close(fitted("pixels", colours)(larger)["image"], torch.full((3, 12, 10), 0.4))
     points = [truth(8, 10, points=torch.tensor([[x, 4.0, 2], [1, 1, 0]])) for x in (2.0, 4.0)]
     torch.testing.assert_close(
         fitted("points", points, ("a", "b"))(truth(16, 20))["points"], torch.tensor([[6.0, 8.0], [10.0, 8.0]])
@@ -289,3 +292,7 @@ def test_floors_answer_without_looking() -> None:
     assert boxes["scores"].tolist() == [0, 0.5, 0, 0]
     assert int(boxes["masks"][1].sum()) == 64
     assert find_floor(QuerySpec("classes", 3), CLASSES, None) is None
+    for read, training in (("pixels", None), ("identity", None), ("identity", list)):
+        found = find_floor(QuerySpec(read, 1), (), training)
+        assert found is not None
+        assert found[0] in ("input itself", "8 × 8 pixels")

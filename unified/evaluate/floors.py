@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unified.answers import map as maps
 from unified.evaluate.map_scores import Answer
 from unified.evaluate.truths import Truth
 from unified.query_spec import QuerySpec
@@ -39,6 +40,10 @@ def _majority(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str]) ->
     return lambda truth: {"labels": F.interpolate(best[None, None].float(), truth.size, mode="nearest")[0, 0].long()}
 
 
+def _size(of: Tensor) -> tuple[int, int]:
+    return of.shape[-2], of.shape[-1]
+
+
 def _mean_map(truths: Iterable[Truth]) -> Tensor:
     """The mean of known values at each place; where there are none, the mean of all."""
     total, count = torch.zeros(()), torch.zeros(())
@@ -57,7 +62,10 @@ def _mean(name: str) -> Callable[..., Floor]:
         mean = _mean_map(truths)
 
         def answer(truth: Truth) -> Answer:
-            large = F.interpolate(mean[None], truth.size, mode="bilinear", align_corners=False)[0]
+            if name == "image":  # which may be larger than the picture
+                assert truth.scene.values is not None
+                return {name: maps.resized(mean[None], _size(truth.scene.values))[0]}
+            large = maps.resized(mean[None], truth.size)[0]
             return {name: F.normalize(large, dim=0) if name == "vectors" else large[0]}
 
         return answer
@@ -121,6 +129,7 @@ FLOORS: dict[str, tuple[str, Callable[..., Floor]]] = {
     "bins": ("mean at each place", _mean("values")),
     "directions": ("mean at each place", _mean("vectors")),
     "share": ("mean at each place", _mean("share")),
+    "pixels": ("mean at each place", _mean("image")),
     "density": ("mean count", _mean_count),
     "points": ("mean points", _mean_points),
     "places": ("mean points", _mean_points),
@@ -149,16 +158,14 @@ UNFITTED: dict[str, tuple[str, Floor]] = {
     "pixels": ("input itself", _input_itself),
     "identity": (f"{TINY} × {TINY} pixels", _tiny_copy),
 }
-"""Floors that need no training data."""
+"""Floors where there is no training data, and of what has no others."""
 
 
 def find_floor(
     spec: QuerySpec, names: Sequence[str], training: Callable[[], Iterable[Truth]] | None
 ) -> tuple[str, Any] | None:
     """The name and the answers of the floor of what is read; None without the `training` data that it needs."""
-    if spec.read in UNFITTED:
-        return UNFITTED[spec.read]
-    if training is None:
-        return None
+    if training is None or spec.read not in FLOORS:
+        return UNFITTED.get(spec.read)
     name, fit = FLOORS[spec.read]
     return name, fit(training(), spec, names)

@@ -141,7 +141,7 @@ class Dense(Evaluation):
     """Other names than those that were trained, for queries that are made from names: a label set, or the names."""
     floor: str | Sequence[str] | None = None
     """Training data, for what an answer without looking would reach: the mean or the most frequent answer at each
-    place. Pixels and identities have a floor without them: the input itself, and a tiny copy of the picture."""
+    place. Without them pixels have the input itself, and identities always a tiny copy of the picture."""
     aspect: bool = False
     """Keep the aspect of pictures, which are squashed to the task's size otherwise, as in training."""
     flip: bool = False
