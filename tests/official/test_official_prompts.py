@@ -124,7 +124,7 @@ def test_a_classifier_wants_all_its_classes(tmp_path: Path) -> None:
 def test_experts_that_tokens_are_sent_to_take_no_prompts() -> None:
     from unified.conditions import plain
     from unified.configuration import UnifiedConfig
-    from unified.recipe import ExpertSettings
+    from unified.model_settings import ExpertSettings
 
     settings = ExpertSettings(count=4, router="token")
     prompts = {"tokens": 2, "candidates": False, "spe_bias": False, "classes": None}

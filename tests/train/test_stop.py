@@ -43,7 +43,7 @@ def test_first_signal_finishes_the_step_and_exits_with_zero(
     number: signal.Signals, run: "subprocess.Popen[str]", tmp_path: Path
 ) -> None:
     run.send_signal(number)
-    output, errors = run.communicate(timeout=10)
+    output, errors = run.communicate(timeout=60)
     assert run.returncode == 0
     assert output.splitlines()[-1] == f"saved {(tmp_path / 'done').read_text()}"
     assert "press Ctrl-C again" in errors
@@ -55,7 +55,7 @@ def test_second_interrupt_stops_at_once(run: "subprocess.Popen[str]", tmp_path: 
     while "Ctrl-C" not in run.stderr.readline():
         pass
     run.send_signal(signal.SIGINT)
-    output, errors = run.communicate(timeout=10)
+    output, errors = run.communicate(timeout=60)
     assert run.returncode in (-signal.SIGINT, 130, 1)
     assert "KeyboardInterrupt" in errors
     assert "saved" not in output
