@@ -8,13 +8,14 @@ from unified.nn.attention import QueryKeyValue
 from unified.nn.block import Block
 from unified.nn.experts import ConditionalLinear
 from unified.nn.prompts import Classifier
-from unified.nn.queries import FaintLinear
+from unified.nn.queries import BoxLinear, FaintLinear
 from unified.nn.routing import AttributeTransform, ContextRouter, TokenRouter
 from unified.nn.sharing import LadderProjector
 from unified.queries import TaskQueries
 
 FUSED = (QueryKeyValue, ConditionalLinear)  # linears of several matrices
 FAINT = 0.1
+SMALL = -2.0  # of the sides of boxes, before the sigmoid (Deformable DETR, ICLR 2021)
 LOG_SCALE = 2.6593  # ln(1 / 0.07), the usual start of a learned temperature (CLIP, ICML 2021)
 
 
@@ -33,6 +34,8 @@ def initialise(module: nn.Module, layer_scale: float | None) -> None:
                 nn.init.zeros_(module.weight[:, len(BITS) :])
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+        if isinstance(module, BoxLinear) and not getattr(module.bias, "_is_hf_initialized", False):
+            nn.init.constant_(module.bias[2:], SMALL)
     elif isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
     elif isinstance(module, nn.LayerNorm):

@@ -4,6 +4,7 @@ A task owns its rows alone: what its queries begin with, where they look first, 
 decoder, the pyramid of features and the readings are those of all tasks, and know no task.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -147,7 +148,7 @@ class TaskQueries(nn.Module):
             for parameter in rows.values():
                 nn.init.normal_(parameter)
         for parameter in self.anchors.values():
-            nn.init.uniform_(parameter)
+            parameter.data.copy_(_spread(len(parameter)))
         for parameter in self.identities.values():
             nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
 
@@ -210,6 +211,12 @@ class TaskQueries(nn.Module):
         identities = self.identities(task) if spec.read == "identity" else None
         learn = states[1:] if self.deep and len(states) > 1 else states[-1:]  # the first have not looked yet
         return QueryStates(spec, learn, seen.features, self.interpreter, anchors, classes, identities).exact()
+
+
+def _spread(count: int) -> Float[Tensor, "{count} 2"]:
+    """So many points all over the picture, at equal distances as far as the number allows."""
+    side = math.isqrt(count - 1) + 1
+    return grid_points(side, side)[torch.linspace(0, side**2 - 1, count).round().long()]
 
 
 def row_shapes(specs: Mapping[str, QuerySpec], width: int) -> dict[str, dict[str, tuple[int, int]]]:

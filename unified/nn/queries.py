@@ -75,6 +75,10 @@ class FaintLinear(nn.Linear):
     """A linear whose outputs begin near zero, as large ones would be far from anything that is asked for."""
 
 
+class BoxLinear(FaintLinear):
+    """The last linear of boxes: they begin at their anchors, an eighth of the picture wide and high (sigmoid of -2)."""
+
+
 class Perceptron(nn.Module):
     """Three linear layers with ReLU between them."""
 
@@ -95,7 +99,7 @@ class Interpreter(nn.Module):
         super().__init__()
         self.presence_logit = nn.Linear(width, 1)
         self.map_filter = Perceptron(width, width, FaintLinear)  # products with all features of a place add up
-        self.box_offset = Perceptron(width, 4)
+        self.box_offset = Perceptron(width, 4, BoxLinear)
         self.class_query = nn.Linear(width, width)
 
     def presence(self, states: Float[Tensor, "b q d"]) -> Float[Tensor, "b q"]:
