@@ -227,6 +227,7 @@ def _density_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
         of_layer = _counting_maps(found, states)
         losses.append(
             maps.density_loss(of_layer, right, everywhere, map_weight=HEAT * COUNTED[0], count_weight=COUNTED[1])
+            + maps.whereabouts_loss(of_layer, right)
         )
     with torch.no_grad():
         count, true = maps.density(of_layer).sum(dim=(1, 2, 3)), right.sum(dim=(1, 2, 3))

@@ -30,6 +30,7 @@ from unified.answers.map import (
     resized,
     scale_invariant_loss,
     sig_loss,
+    whereabouts_loss,
 )
 from unified.answers.masks import (
     MaskWeights,
@@ -326,3 +327,16 @@ def test_maps_of_another_size_are_brought_to_the_target() -> None:
     assert resized(maps, (4, 6)) is maps
     arguments: Any = (normal(1, 3, 16, 24, key="target"), torch.ones(1, 1, 16, 24, dtype=torch.bool))
     assert direction_loss(maps, *arguments).shape == (1,)
+
+
+def test_whereabouts_are_shares_whatever_the_number() -> None:
+    target = torch.zeros(3, 1, 4, 4)
+    target[0, 0, 1, 2] = target[1, 0, 1, 2] = 5.0
+    exact = torch.full((3, 1, 4, 4), -40.0)
+    exact[0, 0, 1, 2], exact[1, 0, 3, 0] = 7.0, 7.0
+    right, wrong, nothing = whereabouts_loss(exact, target).tolist()
+    assert right == pytest.approx(0, abs=1e-4)
+    assert wrong > 20
+    assert nothing == 0
+    even = whereabouts_loss(torch.zeros(1, 1, 4, 4), target[:1])
+    assert even.item() == pytest.approx(math.log(16), rel=1e-5)

@@ -234,3 +234,15 @@ def density_loss(
     error = density(maps) - torch.where(valid, target.float(), 0.0)
     count = torch.where(valid, error, 0.0).sum(dim=(2, 3)).abs().mean(dim=1)
     return map_weight * mean_of_valid(error.square(), valid) + count_weight * count
+
+
+def whereabouts_loss(maps: Float[Tensor, "b 1 h w"], target: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b"]:
+    """The divergence of a density's shares of its sum from the target's: where things are, whatever their number.
+
+    Squared errors of a density are small beside its count, so that a network learns the mean count alone; this is not.
+    0 where there is nothing.
+    """
+    found, right = density(maps).flatten(1), target.float().flatten(1)
+    share = right / right.sum(dim=1, keepdim=True).clamp(min=1e-12)
+    ours = found / found.sum(dim=1, keepdim=True).clamp(min=1e-12)
+    return (torch.xlogy(share, share) - share * ours.clamp(min=1e-12).log()).sum(dim=1)
