@@ -30,7 +30,7 @@ SIGMA = 1.5
 """Of the heat maps of points, in places of the maps."""
 HEAT = 100.0
 """What a heat map counts: its squares are small numbers."""
-COUNTED = (1.0, 0.1)
+COUNTED = (1.0, 0.5)
 """What map and count of a density count."""
 POINTS = 112
 """Masks are compared at a grid of at most so many points along each axis: as many points as Mask2Former draws."""
