@@ -23,7 +23,7 @@ class FailingStore(LocalFileSystem):
             raise RuntimeError("the connection was reset")
 
     def mv(self, *_: Any, **__: Any) -> None:
-        raise NotImplementedError("stores cannot rename")
+        raise AssertionError("stores cannot rename, so nothing may ask them to")
 
     def rm(self, path: str, **_: Any) -> None:
         for manifest in Path(self._strip_protocol(path)).glob("manifest.json"):

@@ -42,8 +42,8 @@ def scene() -> Scene:
     )
 
 
-def agree(found: Scene) -> None:
-    """Whether everything lies where the white pixels are."""
+def assert_agreement(found: Scene) -> None:
+    """Everything lies where the white pixels are."""
     white = found.image[0] > 127
     rows, columns = torch.where(white)
     expected = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
@@ -61,13 +61,13 @@ def agree(found: Scene) -> None:
 
 def test_everything_moves_with_the_pixels() -> None:
     start = scene()
-    agree(start)
+    assert_agreement(start)
     mirrored = flipped(start, [0, 1, 2])
-    agree(mirrored)
-    agree(cut(start, 1, 2, 10, 12))
-    agree(cut(mirrored, 4, 9, 8, 7))  # through the object
-    agree(resized(start, 24, 48, "bilinear"))
-    agree(resized(cut(start, 0, 1, 12, 14), 12, 7, "bilinear"))
+    assert_agreement(mirrored)
+    assert_agreement(cut(start, 1, 2, 10, 12))
+    assert_agreement(cut(mirrored, 4, 9, 8, 7))  # through the object
+    assert_agreement(resized(start, 24, 48, "bilinear"))
+    assert_agreement(resized(cut(start, 0, 1, 12, 14), 12, 7, "bilinear"))
 
 
 def test_a_mirror_exchanges_left_and_right_points() -> None:
@@ -99,7 +99,7 @@ def test_a_cut_drops_objects_of_which_little_is_left_and_forgets_points_outside(
     most = cut(start, 0, 4, 12, 12)
     assert most.points is not None
     assert most.points.tolist() == [[1, 3, 2], [7, 4, 2], [4, 9, 2]]
-    agree(most)
+    assert_agreement(most)
     little = cut(start, 0, 8, 12, 8)  # a sixth of the object
     assert little.boxes is not None
     assert little.masks is not None

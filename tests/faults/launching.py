@@ -2,14 +2,13 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from torchrun import torchrun
+
 HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
 SECONDS = 400
 """The longest that a launch may take; then it counts as hung."""
 
@@ -25,30 +24,12 @@ class Ended:
 
 def launch(faults: str, *arguments: str, out: Path, processes: int = 2, restarts: int = 0) -> Ended:
     """Run `worker.py` with torchrun until it ends; workers that outlive torchrun fail the test, and are ended."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += [f"--max-restarts={restarts}", str(HERE / "worker.py"), faults, *arguments]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join((str(ROOT), str(HERE.parent))),
-        "TORCH_EXTENSIONS_DIR": str(out.with_name("extensions")),
-    }
-    environment.pop("DS_ACCELERATOR", None)  # the engine sets it
     number = len(list(out.parent.glob(f"{out.name}.*.output")))
     path = out.with_name(f"{out.name}.{number}.output")
     begin = time.monotonic()
-    with path.open("w") as log:
-        # torchrun's workers are in groups of their own, so that only it can end them.
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, process_group=0)
-        try:
-            code = process.wait(timeout=SECONDS)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(timeout=40)
-            except subprocess.TimeoutExpired:
-                process.kill()
-            raise AssertionError(f"hung: {path.read_text()[-6000:]}") from None
+    script = [f"--max-restarts={restarts}", str(HERE / "worker.py"), faults, *arguments]
+    code = torchrun(script, path, processes, SECONDS)
+    assert code is not None, f"hung: {path.read_text()[-6000:]}"
     seconds = time.monotonic() - begin
     left = _left(out)
     for orphan in left:

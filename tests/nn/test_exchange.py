@@ -106,7 +106,7 @@ def tokens_of(process: int, count: int, index: Tensor | None) -> tuple[Tensor, T
     return x.requires_grad_(), chosen if index is None else index.expand(count, 2), weights.requires_grad_()
 
 
-def compare(run: Run, counts: Sequence[int], index: Tensor | None = None, *, recomputed: bool = False) -> None:
+def assert_as_here(run: Run, counts: Sequence[int], index: Tensor | None = None, *, recomputed: bool = False) -> None:
     """Outputs and all gradients of processes with so many tokens each, with and without the exchange."""
     whole, processes = experts(), len(counts)
     expected = []
@@ -141,16 +141,16 @@ def compare(run: Run, counts: Sequence[int], index: Tensor | None = None, *, rec
 @pytest.mark.parametrize("run", [linear, mlp])
 @pytest.mark.parametrize("counts", [(7,), (9, 5), (0, 6), (0, 0), (3, 0, 8, 1)])
 def test_experts_elsewhere_compute_what_experts_here_do(run: Run, counts: tuple[int, ...]) -> None:
-    compare(run, counts)
+    assert_as_here(run, counts)
 
 
 @pytest.mark.parametrize("run", [linear, mlp])
 def test_all_rows_may_go_to_one_process(run: Run) -> None:
-    compare(run, (6, 5), torch.tensor([3, 2]))
+    assert_as_here(run, (6, 5), torch.tensor([3, 2]))
 
 
 def test_what_is_recomputed_travels_again() -> None:
-    compare(mlp, (9, 5), recomputed=True)
+    assert_as_here(mlp, (9, 5), recomputed=True)
 
 
 def test_rows_travel_in_the_dtype_of_autocast() -> None:

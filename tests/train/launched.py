@@ -1,48 +1,38 @@
 """Cases of engine_cases.py, or of a script like it, under torchrun."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+from torchrun import torchrun
+
 HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
 SECONDS = 240
 
 
 def launch(folder: Path, processes: int, cases: list[str], script: str = "engine_cases.py") -> dict[str, Any]:
-    """The results of cases; torchrun's workers are in groups of their own, so that only it can end them."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join((str(ROOT), str(HERE.parent))),
-        "TORCH_EXTENSIONS_DIR": str(folder / "extensions"),
-    }
-    environment.pop("DS_ACCELERATOR", None)  # the engine sets it
-    with (folder / f"log{processes}.txt").open("w+") as log:
-        process = subprocess.Popen(
-            [*command, str(HERE / script), str(folder), *cases],
-            env=environment,
-            stdout=log,
-            stderr=log,
-            process_group=0,
-        )
-        try:
-            code = process.wait(timeout=SECONDS)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-            code = None
-        log.seek(0)
-        text = log.read()
+    """The results of cases."""
+    log = folder / f"log{processes}.txt"
+    code = torchrun([str(HERE / script), str(folder), *cases], log, processes, SECONDS)
+    text = log.read_text()
     assert code == 0, text[-4000:]
     results: dict[str, Any] = json.loads((folder / f"results{processes}.json").read_text())
     assert list(results) == cases, text[-4000:]
     return results
+
+
+def resumed(results: Mapping[int, Mapping[str, Any]]) -> set[tuple[int, str, str]]:
+    """(processes, case, checkpoint) of all runs that went on, after seeing to it that they went on as one that was not
+    ended: bit for bit from a checkpoint of their own, and within 1e-5 from those of others."""
+    sources = set()
+    for processes, cases in results.items():
+        for case in (case for case in cases if case.endswith("resumed")):
+            found = cases[case]
+            assert found["differ"] == [], f"{case} on {processes} does not go on bit for bit"
+            for source, losses in found["from"].items():
+                sources.add((processes, case, source))
+                for own, right in zip(losses, found["whole"][3:], strict=True):
+                    assert own == pytest.approx(right, abs=1e-5), (case, processes, source)
+    return sources

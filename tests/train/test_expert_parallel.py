@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from engine_cases import WHAT, recipe_of
-from launched import launch
+from launched import launch, resumed
 from safetensors.torch import load_file
 from tiny import tiny_recipe, with_experts, write_recipe
 
@@ -165,15 +165,7 @@ def test_idle_parameters_beside_experts_in_parts_stay_bit_equal(results: Results
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_runs_go_on_with_experts_split_otherwise(results: Results) -> None:
-    sources = set()
-    for processes, cases in results.items():
-        for case in (case for case in cases if case.endswith("resumed")):
-            found = cases[case]
-            assert found["differ"] == [], f"{case} on {processes} does not go on bit for bit"
-            for source, losses in found["from"].items():
-                sources.add((processes, source))
-                for own, right in zip(losses, found["whole"][3:], strict=True):
-                    assert own == pytest.approx(right, abs=1e-5), (case, processes, source)
+    sources = {(processes, source) for processes, _, source in resumed(results)}
     assert sources == {(2, "2zero2"), (4, "2zero2"), (4, "4zero1"), (1, "2zero2"), (1, "4zero1"), (1, "1none")}
 
 

@@ -296,10 +296,11 @@ def _locked(partial: Path) -> FileIO | None:
         return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.stat(partial).st_ino == os.fstat(file.fileno()).st_ino:
-            return file
-    except (BlockingIOError, FileNotFoundError):
-        pass
+        ours = os.stat(partial).st_ino == os.fstat(file.fileno()).st_ino
+    except (BlockingIOError, FileNotFoundError):  # locked by another process, or renamed by it just now
+        ours = False
+    if ours:
+        return file
     file.close()
     return None
 

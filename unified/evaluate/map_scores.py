@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from unified.evaluate.results import Measure
 from unified.evaluate.truths import Truth
@@ -112,6 +114,14 @@ def _overlaps(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.divide(right, union, out=np.full(len(right), np.nan), where=union > 0)
 
 
+def _known(truth: Truth) -> tuple[Float[Tensor, "c h w"], Bool[Tensor, "h w"]] | None:
+    """The values of a picture and where they are known; None where none is."""
+    assert truth.scene.values is not None
+    assert truth.scene.valid is not None
+    valid = truth.scene.valid[0]
+    return (truth.scene.values, valid) if valid.any() else None
+
+
 class DepthScores(PictureMeans):
     """Root of the mean squared error and relative error of numbers above 0, and the share within a factor of 1.25."""
 
@@ -119,13 +129,12 @@ class DepthScores(PictureMeans):
 
     def add(self, answer: Answer, truth: Truth) -> None:
         """Values (h, w), in the unit of the truth."""
-        assert truth.scene.values is not None
-        assert truth.scene.valid is not None
-        valid = truth.scene.valid[0]
-        if not valid.any():
+        known = _known(truth)
+        if known is None:
             self.rows.append(None)
             return
-        ours, theirs = answer["values"].cpu()[valid].double(), truth.scene.values[0][valid].double()
+        values, valid = known
+        ours, theirs = answer["values"].cpu()[valid].double(), values[0][valid].double()
         error = ours - theirs
         ratio = torch.maximum(ours / theirs, theirs / ours)
         near = ((ratio > 0) & (ratio < 1.25)).double().mean()
@@ -140,13 +149,12 @@ class DirectionScores(PictureMeans):
 
     def add(self, answer: Answer, truth: Truth) -> None:
         """Unit vectors (3, h, w)."""
-        assert truth.scene.values is not None
-        assert truth.scene.valid is not None
-        valid = truth.scene.valid[0]
-        if not valid.any():
+        known = _known(truth)
+        if known is None:
             self.rows.append(None)
             return
-        ours, theirs = (F.normalize(v.cpu()[:, valid].double(), dim=0) for v in (answer["vectors"], truth.scene.values))
+        values, valid = known
+        ours, theirs = (F.normalize(v.cpu()[:, valid].double(), dim=0) for v in (answer["vectors"], values))
         angle = (ours * theirs).sum(0).clamp(-1, 1).acos().rad2deg()
         within = [float((angle < limit).double().mean()) for limit in ANGLES]
         self.rows.append((float(angle.mean()), float(np.median(angle.numpy())), *within))
