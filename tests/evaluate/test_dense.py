@@ -94,15 +94,17 @@ def spec_file(folder: Path, **evaluations: dict[str, Any]) -> Path:
     return path
 
 
-def test_every_reading_has_its_numbers_their_intervals_and_a_floor(data: tuple[str, str], tmp_path: Path) -> None:
+def test_every_reading_has_its_numbers_their_intervals_and_floors(data: tuple[str, str], tmp_path: Path) -> None:
     every = {task: {"task": task, "data": data[0], "floor": data[1]} for task in SPECS}
     results = evaluate(MODEL, MODEL.processor, [spec_file(tmp_path, **every)])
     for task, spec in SPECS.items():
-        own, floor = (entry for entry in results["results"] if entry["dataset"] == task)
+        own, *floors = (entry for entry in results["results"] if entry["dataset"] == task)
         assert own["features"] == "model"
-        assert floor["features"].startswith("floor: ")
+        assert all(floor["features"].startswith("floor: ") for floor in floors)
+        nearest = [floor["features"] for floor in floors].count("floor: nearest training picture")
+        assert (len(floors), nearest) == {"identity": (1, 0), "pixels": (3, 1)}.get(spec.read, (2, 1))
         assert own["protocol"] == spec.read
-        for entry in (own, floor):
+        for entry in (own, *floors):
             assert set(entry["metrics"]) == NUMBERS[spec.read]
             assert entry["n"] == len(SIZES)
             for name, interval in entry["ci"].items():

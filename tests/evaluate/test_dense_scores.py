@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unified.data.scene import Objects
 from unified.data.scene_changes import Scene
-from unified.evaluate.floors import find_floor
+from unified.evaluate.floors import find_floors
 from unified.evaluate.map_scores import MAP_SCORES, ClassScores
 from unified.evaluate.object_scores import ObjectScores
 from unified.evaluate.object_scores import _classes as matched_classes
@@ -28,6 +28,10 @@ def truth(height: int = 8, width: int = 10, **known: Any) -> Truth:
     picture = torch.zeros(3, height, width, dtype=torch.uint8)
     outside = {name: known.pop(name) for name in ("presence", "objects", "identity") if name in known}
     return Truth(picture, Scene(picture, **known), **outside)
+
+
+def blank(height: int = 8, width: int = 10) -> Tensor:
+    return torch.zeros(3, height, width, dtype=torch.uint8)
 
 
 def scores(scored: Any, clusters: Any = None) -> dict[str, float]:
@@ -267,32 +271,29 @@ def test_floors_answer_without_looking() -> None:
     left = torch.tensor([0, 0, 1, 1]).expand(4, 4)
 
     def fitted(read: str, training: list[Truth], names: tuple[str, ...] = CLASSES) -> Any:
-        found = find_floor(QuerySpec(read, 1), names, lambda: iter(training))
-        assert found is not None
-        return found[1]
+        found = find_floors(QuerySpec(read, 1, scale=2 if read == "pixels" else 1), names, training)
+        assert [*found][-1] == "nearest training picture"
+        return [*found.values()][-2]
 
     majority = fitted("classes", [truth(4, 4, labels=left), truth(4, 4, labels=left), truth(4, 4, labels=1 - left)])
-    assert torch.equal(majority(truth(8, 8))["labels"], torch.tensor([0] * 4 + [1] * 4).expand(8, 8))
+    assert torch.equal(majority(blank(8, 8))["labels"], torch.tensor([0] * 4 + [1] * 4).expand(8, 8))
     depths = [truth(4, 4, values=torch.full((1, 4, 4), d), valid=known) for d in (1.0, 3.0)]
-    torch.testing.assert_close(fitted("bins", depths)(truth(6, 5))["values"], torch.full((6, 5), 2.0))
+    torch.testing.assert_close(fitted("bins", depths)(blank(6, 5))["values"], torch.full((6, 5), 2.0))
     colours = [truth(4, 4, values=torch.full((3, 4, 4), c), valid=known) for c in (0.2, 0.6)]
-    larger = truth(6, 5, values=torch.zeros(3, 12, 10))
-    torch.testing.assert_close(fitted("pixels", colours)(larger)["image"], torch.full((3, 12, 10), 0.4))
+    torch.testing.assert_close(fitted("pixels", colours)(blank(6, 5))["image"], torch.full((3, 12, 10), 0.4))
     points = [truth(8, 10, points=torch.tensor([[x, 4.0, 2], [1, 1, 0]])) for x in (2.0, 4.0)]
     torch.testing.assert_close(
-        fitted("points", points, ("a", "b"))(truth(16, 20))["points"], torch.tensor([[6.0, 8.0], [10.0, 8.0]])
+        fitted("points", points, ("a", "b"))(blank(16, 20))["points"], torch.tensor([[6.0, 8.0], [10.0, 8.0]])
     )
-    assert fitted("density", [truth(boxes=torch.zeros(n, 4)) for n in (1, 4)])(truth())["count"] == 2.5
-    shares = fitted("presence", [truth(presence=torch.tensor(p)) for p in ([1.0, -1], [0.0, 1])])(truth())["presence"]
+    assert fitted("density", [truth(boxes=torch.zeros(n, 4)) for n in (1, 4)])(blank())["count"] == 2.5
+    shares = fitted("presence", [truth(presence=torch.tensor(p)) for p in ([1.0, -1], [0.0, 1])])(blank())["presence"]
     assert shares.tolist() == [0.5, 1.0]
     boxes = fitted("masks", [truth(objects=objects(([0.0, 0, 4, 4], 1, False))), truth(objects=objects())])(
-        truth(16, 20)
+        blank(16, 20)
     )
     assert boxes["boxes"][1].tolist() == [0, 0, 8, 8]
     assert boxes["scores"].tolist() == [0, 0.5, 0, 0]
     assert int(boxes["masks"][1].sum()) == 64
-    assert find_floor(QuerySpec("classes", 3), CLASSES, None) is None
-    for read, training in (("pixels", None), ("identity", None), ("identity", list)):
-        found = find_floor(QuerySpec(read, 1), (), training)
-        assert found is not None
-        assert found[0] in ("input itself", "8 × 8 pixels")
+    assert find_floors(QuerySpec("classes", 3), CLASSES, None) == {}
+    for read, training, name in (("pixels", None, "input itself"), ("identity", [], "8 × 8 pixels")):
+        assert [*find_floors(QuerySpec(read, 1), (), training)] == [name]

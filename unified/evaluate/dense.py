@@ -1,6 +1,6 @@
-"""Tasks with queries: the metric of what they read, and beside it a floor that never looks at the pictures."""
+"""Tasks with queries: the metric of what they read, and beside it floors that nothing learned is needed for."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,14 +8,14 @@ from unified.config import RecipeError, nearest
 from unified.data.decode import decode
 from unified.data.write import progress
 from unified.evaluate.context import Context
-from unified.evaluate.floors import find_floor
+from unified.evaluate.floors import find_floors
 from unified.evaluate.items import clusters_of, read_items
 from unified.evaluate.map_scores import MAP_SCORES, ClassScores
 from unified.evaluate.object_scores import ObjectScores
 from unified.evaluate.picture_scores import IdentityScores, PresenceScores
 from unified.evaluate.point_scores import PointScores
 from unified.evaluate.results import TRAINED, ZERO_SHOT, Result
-from unified.evaluate.sources import class_names, open_source
+from unified.evaluate.sources import Source, class_names, open_source
 from unified.evaluate.spec import Dense
 from unified.evaluate.truths import Truth, Truths
 from unified.labels import Labels, load_labels
@@ -23,12 +23,14 @@ from unified.query_spec import QuerySpec
 from unified.types import DataError
 from unified.views import Views, see
 
+FLOOR = "floor: "
+"""What the features of a floor begin with."""
 BATCH = 16
 """Pictures whose maps are held at once."""
 
 
 def evaluate_dense(evaluation: Dense, name: str, context: Context) -> Iterator[Result]:
-    """The model's scores, and those of the floor where there is one."""
+    """The model's scores, and those of the floors that there are."""
     spec = find_spec(evaluation, context.model)
     names = _names(evaluation, spec)
     _check_classes(evaluation, spec, names)
@@ -36,11 +38,9 @@ def evaluate_dense(evaluation: Dense, name: str, context: Context) -> Iterator[R
     read = Truths(evaluation.task, spec, names, next(iter(evaluation.inputs)), evaluation.target, tokenizer)
     columns = [evaluation.cluster] if evaluation.cluster else []
     items = read_items(evaluation.several, evaluation.inputs, columns, evaluation.limit)
-    training = _training(evaluation, items.source.digest, read)
-    floor = find_floor(spec, names, training)
-    scores = {"model": make_scores(spec, names)}
-    if floor is not None:
-        scores[f"floor: {floor[0]}"] = make_scores(spec, names)
+    found = find_floors(spec, names, _training(evaluation, items.source.digest, read))
+    floors = {f"{FLOOR}{of}": answer for of, answer in found.items()}
+    scores = {features: make_scores(spec, names) for features in ("model", *floors)}
     views = Views(evaluation.aspect, evaluation.flip, evaluation.window)
     asked = {evaluation.task: _representations(names, spec, context)} if spec.from_names else None
     for start in progress(range(0, len(items), BATCH), -(-len(items) // BATCH), f"asking {evaluation.task}"):
@@ -49,8 +49,9 @@ def evaluate_dense(evaluation: Dense, name: str, context: Context) -> Iterator[R
         pictures = [truth.picture for truth in truths]
         answers = see(context.model, tokenizer, pictures, [evaluation.task], views, names=asked, batch=BATCH)
         for truth, answer in zip(truths, answers, strict=True):
-            for features, scored in scores.items():
-                scored.add(answer[evaluation.task] if features == "model" or floor is None else floor[1](truth), truth)
+            scores["model"].add(answer[evaluation.task], truth)
+            for features, floor in floors.items():
+                scores[features].add(floor(truth.picture), truth)
     cluster = clusters_of(items.columns[evaluation.cluster]) if evaluation.cluster else None
     base = Result(
         name, "dense", spec.read, _label(evaluation, spec), (), items.keys, items.digest,
@@ -116,19 +117,31 @@ def _check_classes(evaluation: Dense, spec: QuerySpec, names: Sequence[str]) -> 
         )
 
 
-def _training(evaluation: Dense, digest: str, read: Truths) -> Callable[[], Iterator[Truth]] | None:
+class _Training(Sequence[Truth]):
+    """What is right of training pictures, read when it is asked for, so that none is held."""
+
+    def __init__(self, source: Source, read: Truths) -> None:
+        self._source, self._read = source, read
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self._read(decode(self._source[number], self._read.columns), number)
+
+    def __iter__(self) -> Iterator[Truth]:
+        for number in progress(range(len(self)), len(self), "fitting the floors"):
+            yield self[number]
+
+
+def _training(evaluation: Dense, digest: str, read: Truths) -> _Training | None:
     if evaluation.floor is None:
         return None
     data = evaluation.floor if isinstance(evaluation.floor, str) else tuple(evaluation.floor)
     source = open_source(data)
     if source.digest == digest or data == evaluation.several:
-        raise RecipeError("floor: the same samples as `data`; a floor is fitted on training data apart")
-
-    def truths() -> Iterator[Truth]:
-        for number in progress(range(len(source)), len(source), "fitting the floor"):
-            yield read(decode(source[number], read.columns), number)
-
-    return truths
+        raise RecipeError("floor: the same samples as `data`; floors are fitted on training data apart")
+    return _Training(source, read)
 
 
 def _label(evaluation: Dense, spec: QuerySpec) -> str:

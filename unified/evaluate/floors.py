@@ -1,26 +1,27 @@
-"""Floors: answers that no look at the picture is needed for, fitted on training data, in the form of a model's answers.
+"""Floors: answers that nothing learned is needed for, in the form of a model's answers.
 
-A number beside a floor says what was learned: the most frequent class at each place, the mean depth, the mean point.
+A number beside a floor says what was learned: more than the most frequent class at each place, the mean depth, the
+mean point, which need no look at the picture; and more than to remember the training picture that is most like it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import UInt8
 from torch import Tensor
 
 from unified.answers import map as maps
 from unified.evaluate.map_scores import Answer
+from unified.evaluate.nearest import NEAREST, SIDE, Copies, nearest_picture, small_copy
 from unified.evaluate.truths import Truth
 from unified.query_spec import QuerySpec
 from unified.types import IGNORE
 
 GRID = (32, 32)
 """Places of a picture of any size at which maps are averaged."""
-TINY = 8
-"""Height and width of a copy that stands for a picture."""
-Floor = Callable[[Truth], Answer]
+Floor = Callable[[UInt8[Tensor, "3 h w"]], Answer]
+"""Answers about a picture; what is right of it is not told."""
 
 
 def _on_grid(of: Tensor) -> Tensor:
@@ -37,11 +38,18 @@ def _majority(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str]) ->
         counts += F.one_hot(labels.masked_fill(labels == IGNORE, len(names)), len(names) + 1)[..., :-1].movedim(-1, 0)
     everywhere = counts.sum(dim=(1, 2), keepdim=True)
     best = (counts + 1e-6 * everywhere / everywhere.sum().clamp(min=1)).argmax(0)  # where nothing is known: overall
-    return lambda truth: {"labels": F.interpolate(best[None, None].float(), truth.size, mode="nearest")[0, 0].long()}
+    return lambda picture: {
+        "labels": F.interpolate(best[None, None].float(), _size(picture), mode="nearest")[0, 0].long()
+    }
 
 
 def _size(of: Tensor) -> tuple[int, int]:
     return of.shape[-2], of.shape[-1]
+
+
+def _whole(of: Tensor) -> Tensor:
+    """Width and height."""
+    return torch.tensor([of.shape[-1], of.shape[-2]])
 
 
 def _mean_map(truths: Iterable[Truth]) -> Tensor:
@@ -61,11 +69,11 @@ def _mean(name: str) -> Callable[..., Floor]:
     def fit(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str]) -> Floor:  # noqa: ARG001
         mean = _mean_map(truths)
 
-        def answer(truth: Truth) -> Answer:
-            if name == "image":  # which may be larger than the picture
-                assert truth.scene.values is not None
-                return {name: maps.resized(mean[None], _size(truth.scene.values))[0]}
-            large = maps.resized(mean[None], truth.size)[0]
+        def answer(picture: Tensor) -> Answer:
+            height, width = _size(picture)
+            large = maps.resized(mean[None], (spec.scale * height, spec.scale * width))[0]
+            if name == "image":
+                return {name: large}
             return {name: F.normalize(large, dim=0) if name == "vectors" else large[0]}
 
         return answer
@@ -85,11 +93,11 @@ def _mean_points(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str])
         points = truth.scene.points
         assert points is not None
         known = points[:, 2] > 0
-        total += torch.where(known[:, None], points[:, :2] / points.new_tensor([truth.size[1], truth.size[0]]), 0.0)
+        total += torch.where(known[:, None], points[:, :2] / _whole(truth.picture), 0.0)
         count, pictures = count + known, pictures + 1
     mean = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], 0.5)
     scores = count / max(pictures, 1)
-    return lambda truth: {"points": mean * mean.new_tensor([truth.size[1], truth.size[0]]), "scores": scores}
+    return lambda picture: {"points": mean * _whole(picture), "scores": scores}
 
 
 def _prior(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str]) -> Floor:  # noqa: ARG001
@@ -105,15 +113,15 @@ def _mean_boxes(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str]) 
     for truth in truths:
         assert truth.objects is not None
         single = ~truth.objects.crowd
-        labels, height, width = truth.objects.labels[single], *truth.size
-        boxes.index_add_(0, labels, truth.objects.boxes[single] / boxes.new_tensor([width, height, width, height]))
+        labels = truth.objects.labels[single]
+        boxes.index_add_(0, labels, truth.objects.boxes[single] / _whole(truth.picture).repeat(2))
         ones = torch.bincount(labels, minlength=len(names)).float()
         count, having, pictures = count + ones, having + (ones > 0), pictures + 1
     mean, labels = boxes / count.clamp(min=1)[:, None], torch.arange(len(names))
 
-    def answer(truth: Truth) -> Answer:
-        height, width = truth.size
-        here = mean * mean.new_tensor([width, height, width, height])
+    def answer(picture: Tensor) -> Answer:
+        height, width = _size(picture)
+        here = mean * _whole(picture).repeat(2)
         found: Answer = {"boxes": here, "labels": labels, "scores": having / max(pictures, 1)}
         if spec.read == "masks":
             y, x = torch.arange(height)[:, None] + 0.5, torch.arange(width) + 0.5
@@ -140,32 +148,47 @@ FLOORS: dict[str, tuple[str, Callable[..., Floor]]] = {
 """How a floor is called, and how it is fitted to truths of training data, a spec and names; by what is read."""
 
 
-def _input_itself(truth: Truth) -> Answer:
+def _input_itself(spec: QuerySpec) -> Floor:
     """The picture as it is shown, at the size of the answer."""
-    assert truth.scene.values is not None
-    size, shown = truth.scene.values.shape[1:], truth.picture[None].float() / 255
-    if tuple(shown.shape[2:]) != tuple(size):
-        shown = F.interpolate(shown, tuple(size), mode="bicubic")
-    return {"image": shown[0].clamp(0, 1)}
+
+    def answer(picture: Tensor) -> Answer:
+        shown = picture[None].float() / 255
+        if spec.scale > 1:
+            height, width = _size(picture)
+            shown = F.interpolate(shown, (spec.scale * height, spec.scale * width), mode="bicubic")
+        return {"image": shown[0].clamp(0, 1)}
+
+    return answer
 
 
-def _tiny_copy(truth: Truth) -> Answer:
-    tiny = F.interpolate(truth.picture[None].contiguous().float(), (TINY, TINY), mode="bilinear", antialias=True)
-    return {"features": F.normalize((tiny - tiny.mean()).flatten(), dim=0)}
+def _copy(spec: QuerySpec) -> Floor:  # noqa: ARG001
+    def answer(picture: Tensor) -> Answer:
+        copy = small_copy(picture).float()
+        return {"features": F.normalize(copy - copy.mean(), dim=0)}
+
+    return answer
 
 
-UNFITTED: dict[str, tuple[str, Floor]] = {
+UNFITTED: dict[str, tuple[str, Callable[[QuerySpec], Floor]]] = {
     "pixels": ("input itself", _input_itself),
-    "identity": (f"{TINY} × {TINY} pixels", _tiny_copy),
+    "identity": (f"{SIDE} × {SIDE} pixels", _copy),
 }
-"""Floors where there is no training data, and of what has no others."""
+"""Floors that need no training data. That of identities is the nearest picture already."""
 
 
-def find_floor(
-    spec: QuerySpec, names: Sequence[str], training: Callable[[], Iterable[Truth]] | None
-) -> tuple[str, Any] | None:
-    """The name and the answers of the floor of what is read; None without the `training` data that it needs."""
-    if training is None or spec.read not in FLOORS:
-        return UNFITTED.get(spec.read)
-    name, fit = FLOORS[spec.read]
-    return name, fit(training(), spec, names)
+def find_floors(spec: QuerySpec, names: Sequence[str], training: Sequence[Truth] | None) -> dict[str, Floor]:
+    """The floors of what is read, by what they are called.
+
+    `training`: what is right of training pictures, each read when it is asked for: all once in their order, and those
+    that are nearest to a picture again. Without it there are only the floors that need none.
+    """
+    found: dict[str, Floor] = {}
+    if spec.read in UNFITTED:
+        name, make = UNFITTED[spec.read]
+        found[name] = make(spec)
+    if training is not None and spec.read in FLOORS:
+        name, fit = FLOORS[spec.read]
+        copies = Copies()
+        found[name] = fit(copies.of_all(training), spec, names)
+        found[NEAREST] = nearest_picture(spec.read, training, copies, found[name])
+    return found
