@@ -11,6 +11,7 @@ from unified.data.order import positions
 from unified.data.patterns import several
 from unified.data.schedule import Origin, mixture, weighed
 from unified.data.shards import Shards
+from unified.data.together import Together, identities_of
 from unified.recipe import Recipe
 
 
@@ -51,11 +52,15 @@ class SampleOrder:
         self._seed, self._task, self._sets = recipe.seed, task, data.sets
         self._window = recipe.data.window
         self._mixture = mixture(recipe, recipe.seed, task, origin) if recipe.tasks[task].data_weights else None
+        together = recipe.tasks[task].together
+        self._together = Together(recipe.seed, task, identities_of(data.shards), together) if together > 1 else None
         self._sizes = [sum(sizes) for sizes in data.sets]
         self._firsts = [0, *accumulate(self._sizes)]
 
     def positions(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """The place in the task's shards of each of its samples `indices`."""
+        if self._together is not None:
+            return self._together.positions(indices)
         if self._mixture is None:
             return positions(self._seed, self._task, indices, self._sets[0], self._window)
         sets, inner = self._mixture.choose(indices)

@@ -13,6 +13,7 @@ from unified.config import RecipeError, nearest
 from unified.configuration import UnifiedConfig
 from unified.data.operators import OPERATORS, RESHADE
 from unified.data.patterns import MANIFEST, read_manifest
+from unified.data.together import TARGET
 from unified.evaluate.spec import load_spec
 from unified.labels import Labels, load_labels
 from unified.layout import Attributes
@@ -178,6 +179,7 @@ def check_task(name: str, task: Task) -> None:
     for key, value in (("batch", task.batch), ("sample_weight", task.sample_weight), ("loss_weight", task.loss_weight)):
         if not 0 < value < math.inf:
             raise RecipeError(f"{where}.{key}: {value} must be positive; leave a task without a share out")
+    _check_together(where, task)
     if hasattr(nn.ParameterDict(), task.family or name):
         raise RecipeError(
             f"{where}: torch keeps the name {task.family or name!r} for itself; name another `family`, or the task anew"
@@ -186,6 +188,25 @@ def check_task(name: str, task: Task) -> None:
         _check_match(where, task, answer)
     else:
         _check_queries(where, name, task, answer)
+
+
+def _check_together(where: str, task: Task) -> None:
+    if task.together == 1:
+        return
+    if task.target != TARGET:
+        raise RecipeError(
+            f"{where}.together: for tasks whose target is {TARGET}, found {task.target!r}; leave it out, as the data "
+            "are shuffled then"
+        )
+    if not 1 < task.together <= task.batch // 2:
+        raise RecipeError(
+            f"{where}.together: expected 1 to {max(task.batch // 2, 1)}, half of the batch, so that it has several "
+            f"identities; found {task.together}"
+        )
+    if task.data_weights:
+        raise RecipeError(
+            f"{where}.together: data sets that are mixed part what belongs together; leave one of them out"
+        )
 
 
 def _check_match(where: str, task: Task, answer: Match) -> None:
