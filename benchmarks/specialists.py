@@ -1,7 +1,7 @@
 """Specialists of a generalist's tasks: the same network, trained on one task with as many of its samples, then scored.
 
-`python -m benchmarks.specialists RECIPE SPEC --tasks depth edges --out runs/specialists` prints the rows of `unified
-eval`; evaluations of SPEC have the names of their tasks. Run again, it goes on where it was.
+`python -m benchmarks.specialists RECIPE SPEC --out runs/specialists` prints the table of `benchmarks.generalist` of all
+results in that folder; evaluations of SPEC have the names of their tasks. Run again, it goes on where it was.
 """
 
 import argparse
@@ -10,14 +10,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from unified import hub, log
+from benchmarks.generalist import table
+from unified import checkpoint, hub, log
 from unified.config import build, nearest, read_yaml
 from unified.data.schedule import count
 from unified.errors import UserError
-from unified.evaluate.results import write_results
+from unified.evaluate.results import read_results, write_results
 from unified.evaluate.run import evaluate
-from unified.evaluate.spec import load_spec
-from unified.evaluate.table import results_table
+from unified.evaluate.spec import Spec, load_spec
+from unified.log import logger
+from unified.paths import checkpoints_of
 from unified.recipe import Recipe
 from unified.train import loop
 
@@ -36,31 +38,53 @@ def specialist(recipe: Recipe, task: str) -> Recipe:
     )
 
 
+def train_and_score(recipe: Recipe, spec: Spec, task: str, folder: Path) -> None:
+    """Train the specialist of a task, or go on with it, and write its results beside it."""
+    own = specialist(recipe, task)
+    loop.run(own, folder)
+    newest = checkpoint.newest(checkpoints_of(folder))
+    if newest is None or (step := checkpoint.opened(newest, groups=(), hashes=False).step) < own.max_steps:
+        reached = 0 if newest is None else step
+        sys.exit(f"{folder}: stopped at step {reached} of {own.max_steps}; the same command goes on from there")
+    model, processor = hub.load(folder)
+    asked = replace(spec, evaluations={task: spec.evaluations[task]})
+    write_results(folder / "results.json", evaluate(model, processor, [asked], name=str(folder)))
+
+
+def summary(folder: Path) -> str:
+    """The table of all results below a folder."""
+    found = [entry for path in sorted(folder.glob("*/results.json")) for entry in read_results(path)["results"]]
+    return table({"results": found}) if found else ""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+    """The command; a task that fails is told of, and the others go on."""
     log.set_up()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.specialists", description=__doc__.partition("\n")[0])
     parser.add_argument("recipe", type=Path, help="of the generalist")
     parser.add_argument("spec", help="evaluations named as their tasks")
-    parser.add_argument("--tasks", nargs="+", required=True)
+    parser.add_argument("--tasks", nargs="+", help="by default all that the recipe and the spec have")
     parser.add_argument("--out", type=Path, default=Path("runs/specialists"), help="folder of all runs (%(default)s)")
     given = parser.parse_args(arguments)
+    failed = []
     try:
         recipe, spec = build(Recipe, read_yaml(given.recipe), str(given.recipe)), load_spec(given.spec)
-        for task in given.tasks:
+        for task in given.tasks or ():
             for where, known in ((given.recipe, recipe.tasks), (given.spec, spec.evaluations)):
                 if task not in known:
                     sys.exit(f"error: {task!r} is not in {where}{nearest(task, list(known))}")
-        for task in given.tasks:
-            folder = given.out / task
-            loop.run(specialist(recipe, task), folder)
-            model, processor = hub.load(folder)
-            asked = replace(spec, evaluations={task: spec.evaluations[task]})
-            results = evaluate(model, processor, [asked], name=str(folder))
-            write_results(folder / "results.json", results)
-            sys.stdout.write(results_table(results))
+        for task in given.tasks or [task for task in recipe.tasks if task in spec.evaluations]:
+            try:
+                train_and_score(recipe, spec, task, given.out / task)
+            except (UserError, RuntimeError, OSError) as error:  # hours of the other tasks must not be lost
+                own = not isinstance(error, UserError)
+                logger.error("%s failed, the others go on: %s", task, error, exc_info=own)
+                failed.append(task)
+        sys.stdout.write(summary(given.out))
     except UserError as error:
         sys.exit(f"error: {error}")
+    if failed:
+        sys.exit(f"error: no results of {', '.join(failed)}; the log above says why")
 
 
 if __name__ == "__main__":

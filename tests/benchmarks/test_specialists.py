@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+import yaml
+from squares import content, write_squares
 
 from benchmarks.specialists import main, specialist
 from unified.config import build, read_yaml
@@ -28,3 +30,22 @@ def test_tasks_that_are_not_there_are_refused_before_training(capsys: pytest.Cap
     with pytest.raises(SystemExit, match=r"'dept' is not in .*did you mean 'depth'"):
         main([str(RECIPE), "queries_cpu", "--tasks", "dept"])
     assert not capsys.readouterr().out
+
+
+def test_every_task_of_the_spec_gets_a_specialist_and_one_that_fails_loses_no_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(write_squares(tmp_path / "squares", 4) / "data")
+    recipe = content(tmp_path / "squares", "depth", "edges", "count", max_steps=2)
+    recipe["tasks"]["edges"]["data"] = str(tmp_path / "nowhere")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    evaluations = {task: {"kind": "dense", "task": task, "data": data} for task in ("depth", "edges")}
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump({"evaluations": evaluations}))
+    out = tmp_path / "specialists"
+    with pytest.raises(SystemExit, match="no results of edges"):
+        main([str(tmp_path / "recipe.yaml"), str(tmp_path / "spec.yaml"), "--out", str(out)])
+    table = capsys.readouterr().out
+    assert "| `depth` | 4 | δ < 1.25 → |" in table
+    assert "`edges`" not in table
+    assert [path.parent.name for path in out.glob("*/results.json")] == ["depth"]
+    assert not (out / "count").exists()

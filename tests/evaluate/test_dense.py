@@ -23,7 +23,7 @@ from unified.evaluate.compare import compare, comparison_table
 from unified.evaluate.results import flat_metrics, read_results, write_results
 from unified.evaluate.run import evaluate
 from unified.evaluate.spec import load_spec
-from unified.evaluate.table import results_table
+from unified.evaluate.table import MAIN, results_table
 from unified.views import Views, see
 
 MODEL = dense_model()
@@ -106,6 +106,7 @@ def test_every_reading_has_its_numbers_their_intervals_and_floors(data: tuple[st
         assert own["protocol"] == spec.read
         for entry in (own, *floors):
             assert set(entry["metrics"]) == NUMBERS[spec.read]
+            assert MAIN[spec.read] in entry["metrics"]
             assert entry["n"] == len(SIZES)
             for name, interval in entry["ci"].items():
                 assert interval["low"] <= entry["metrics"][name] + 1e-9 <= interval["high"] + 2e-9, (task, name)

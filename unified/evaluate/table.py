@@ -11,11 +11,37 @@ SHORT = {
     "lp_acc1": "accuracy",
     "exact_match": "exact match",
     "token_accuracy": "token accuracy",
+    "miou": "mean IoU",
+    "distance_px": "mean distance, pixels",
+    "delta1": "δ < 1.25",
+    "angle_mean": "mean angle, degrees",
+    "edge_ap": "average precision",
+    "psnr": "PSNR, dB",
+    "count_mae": "mean error of the count",
+    "box_ap50": "AP50 of boxes",
+    "mask_ap50": "AP50 of masks",
+    "map": "mAP",
+    "retrieval_map": "mAP of retrieval",
 }
-UNITS = {
-    "perplexity", "distance_px", "rmse", "abs_rel", "angle_mean", "angle_median", "psnr", "count_mae", "count_rmse",
-}  # fmt: skip
+LOWER = {"perplexity", "distance_px", "rmse", "abs_rel", "angle_mean", "angle_median", "count_mae", "count_rmse"}
+"""Metrics of which less is better."""
+UNITS = LOWER | {"psnr"}
 """Metrics that are no shares."""
+MAIN = {
+    "classes": "miou",
+    "points": "distance_px",
+    "places": "distance_px",
+    "bins": "delta1",
+    "directions": "angle_mean",
+    "share": "edge_ap",
+    "pixels": "psnr",
+    "density": "count_mae",
+    "boxes": "box_ap50",
+    "masks": "mask_ap50",
+    "presence": "map",
+    "identity": "retrieval_map",
+}
+"""The metric that stands for what queries read, where there is room for one."""
 QUIET = ("mean_per_class_recall", "lp_mean_per_class_recall")
 """In the JSON only: beside accuracy they would double the table."""
 

@@ -1,0 +1,113 @@
+"""A generalist's tasks in one table: held-out metrics beside their floors, and beside specialists where there are some.
+
+`python -m benchmarks.generalist runs/queries_cpu/results.json --specialists runs/specialists` prints the table of
+docs/task-queries.md, in Markdown, from what `unified eval --out` and `python -m benchmarks.specialists` wrote.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from unified.errors import UserError
+from unified.evaluate.dense import FLOOR
+from unified.evaluate.nearest import NEAREST
+from unified.evaluate.results import read_results
+from unified.evaluate.table import LOWER, MAIN, UNITS, metric_name, number
+from unified.types import DataError
+
+Entry = Mapping[str, Any]
+
+
+def read_specialists(folder: Path) -> dict[str, Entry]:
+    """The model's own results of each folder in `folder` that has a results file, by evaluation."""
+    found = {}
+    for path in sorted(folder.glob("*/results.json")):
+        for entry in read_results(path)["results"]:
+            if entry["features"] == "model":
+                found[entry["dataset"]] = entry
+    return found
+
+
+def table(results: Mapping[str, Any], specialists: Mapping[str, Entry] | None = None) -> str:
+    """A row for each evaluation of queries; of several floors that do not look, the best one counts.
+
+    Raises `DataError` where there are none, or where a specialist was scored on other data than the generalist.
+    """
+    of_all: dict[str, list[Entry]] = {}
+    for entry in results["results"]:
+        if entry["protocol"] in MAIN:
+            of_all.setdefault(entry["dataset"], []).append(entry)
+    if not of_all:
+        raise DataError("no results of queries among them; expected evaluations of `kind: dense`")
+    beside = [] if specialists is None else ["specialist"]
+    head = ["task", "pictures", "metric", "generalist" if beside else "model", "floor", NEAREST, *beside]
+    head += ["against the floor", f"against the {NEAREST}"]
+    rows = [_row(name, entries, specialists) for name, entries in of_all.items()]
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _row(name: str, entries: Sequence[Entry], specialists: Mapping[str, Entry] | None) -> list[str]:
+    metric = MAIN[entries[0]["protocol"]]
+    own = next(entry for entry in entries if entry["features"] == "model")
+    floors = {e["features"].removeprefix(FLOOR): e for e in entries if e["features"].startswith(FLOOR)}
+    nearest = floors.pop(NEAREST, None)
+    floor = best_floor(floors, metric)
+    beside = [] if specialists is None else [_specialist(own, specialists.get(name), metric)]
+    return [
+        f"`{name}`", f"{own['ci'][metric]['n']:,}", f"{metric_name(metric)} {'←' if metric in LOWER else '→'}",
+        _shown(own, metric), "–" if floor is None else f"{_shown(floors[floor], metric)}, {floor}",
+        _shown(nearest, metric), *beside,
+        _verdict(own, None if floor is None else floors[floor], metric), _verdict(own, nearest, metric),
+    ]  # fmt: skip
+
+
+def best_floor(floors: Mapping[str, Entry], metric: str) -> str | None:
+    """The name of the best of several; None where there are none."""
+    sign = -1 if metric in LOWER else 1
+    return max(floors, key=lambda name: sign * floors[name]["metrics"][metric], default=None)
+
+
+def _specialist(own: Entry, specialist: Entry | None, metric: str) -> str:
+    if specialist is not None and specialist["data_hash"] != own["data_hash"]:
+        raise DataError(f"{own['dataset']}: the specialist was scored on other data; evaluate both with the same spec")
+    return _shown(specialist, metric)
+
+
+def _shown(entry: Entry | None, metric: str) -> str:
+    if entry is None:
+        return "–"
+    factor, interval = 1.0 if metric in UNITS else 100.0, entry["ci"][metric]
+    value, low, high = (number(of, factor) for of in (entry["metrics"][metric], interval["low"], interval["high"]))
+    return f"{value} [{low}, {high}]"
+
+
+def _verdict(own: Entry, floor: Entry | None, metric: str) -> str:
+    """Whether the intervals lie apart, and which is the better one."""
+    if floor is None:
+        return "–"
+    ours, theirs = own["ci"][metric], floor["ci"][metric]
+    if ours["low"] > theirs["high"]:
+        return "worse" if metric in LOWER else "better"
+    if ours["high"] < theirs["low"]:
+        return "better" if metric in LOWER else "worse"
+    return "intervals overlap"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.generalist", description=__doc__.partition("\n")[0])
+    parser.add_argument("results", type=Path, help="file of the generalist, by `unified eval --out`")
+    parser.add_argument("--specialists", type=Path, help="folder of `python -m benchmarks.specialists`")
+    given = parser.parse_args(arguments)
+    try:
+        specialists = None if given.specialists is None else read_specialists(given.specialists)
+        sys.stdout.write(table(read_results(given.results), specialists))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The table of a generalist says what its results files say."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.generalist import main, table
+from unified.evaluate.table import MAIN
+from unified.types import DataError
+
+
+def entry(name: str, features: str, protocol: str, value: float, low: float, high: float) -> dict[str, Any]:
+    metric = MAIN[protocol]
+    return {
+        "dataset": name, "protocol": protocol, "features": features, "data_hash": "a", "metrics": {metric: value},
+        "ci": {metric: {"low": low, "high": high, "n": 12}},
+    }  # fmt: skip
+
+
+RESULTS = {
+    "format": 1,
+    "keys": {},
+    "results": [
+        entry("road", "model", "classes", 0.5, 0.45, 0.55),
+        entry("road", "floor: most frequent at each place", "classes", 0.3, 0.2, 0.4),
+        entry("road", "floor: nearest training picture", "classes", 0.44, 0.4, 0.48),
+        entry("count", "model", "density", 3.0, 2.5, 3.5),
+        entry("count", "floor: mean count", "density", 2.0, 1.5, 2.4),
+        entry("sharpen", "model", "pixels", 20.0, 19.0, 21.0),
+        entry("sharpen", "floor: input itself", "pixels", 17.0, 16.0, 18.0),
+        entry("sharpen", "floor: mean at each place", "pixels", 12.0, 11.0, 13.0),
+        {"dataset": "words", "protocol": "zero-shot", "features": "model"},
+    ],
+}
+
+
+def cells(text: str) -> list[list[str]]:
+    return [line.strip("| ").split(" | ") for line in text.splitlines()]
+
+
+def test_each_task_is_set_against_its_best_floor_the_nearest_picture_and_its_specialist() -> None:
+    head, _, road, count, sharpen = cells(table(RESULTS, {"road": entry("road", "model", "classes", 0.6, 0.5, 0.7)}))
+    assert head[3:7] == ["generalist", "floor", "nearest training picture", "specialist"]
+    assert road[:4] == ["`road`", "12", "mean IoU →", "50.0 [45.0, 55.0]"]
+    assert road[4:7] == ["30.0 [20.0, 40.0], most frequent at each place", "44.0 [40.0, 48.0]", "60.0 [50.0, 70.0]"]
+    assert road[7:] == ["better", "intervals overlap"]
+    assert count[2:4] == ["mean error of the count ←", "3.00 [2.50, 3.50]"]
+    assert count[5:] == ["–", "–", "worse", "–"]
+    assert sharpen[4] == "17.0 [16.0, 18.0], input itself"
+    assert sharpen[7] == "better"
+
+
+def test_a_specialist_of_other_data_is_refused() -> None:
+    other = {**entry("road", "model", "classes", 0.6, 0.5, 0.7), "data_hash": "b"}
+    with pytest.raises(DataError, match="road: the specialist was scored on other data"):
+        table(RESULTS, {"road": other})
+
+
+def test_the_command_reads_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "results.json").write_text(json.dumps(RESULTS))
+    (tmp_path / "specialists" / "road").mkdir(parents=True)
+    (tmp_path / "specialists" / "road" / "results.json").write_text(json.dumps(RESULTS))
+    (tmp_path / "specialists" / "unfinished").mkdir()
+    main([str(tmp_path / "results.json"), "--specialists", str(tmp_path / "specialists")])
+    assert cells(capsys.readouterr().out)[2][6] == "50.0 [45.0, 55.0]"
+    with pytest.raises(SystemExit, match="not a results file"):
+        main([str(tmp_path / "nothing.json")])
