@@ -1,5 +1,6 @@
 """Every kind of reading learns made-up pictures, in a model as recipes make it, and answers in their pixels."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,12 @@ from squares import SIDE, content, recipe, tasks, trainer_of, write_squares
 from torch import Tensor
 
 from unified.answers.boxes import centres
+from unified.answers.presence import presence_loss
+from unified.configuration import UnifiedConfig
+from unified.data.patterns import MANIFEST, read_manifest
+from unified.data.write import write_json
 from unified.queries import QueryStates
-from unified.query_spec import QuerySpec
+from unified.query_spec import QuerySpec, read_specs
 from unified.readings import READINGS, answers, loss_and_score
 from unified.types import IGNORE, Batch
 
@@ -169,3 +174,26 @@ def test_no_edges_are_found_right_where_there_are_none() -> None:
     share[2, :, 3] = 1
     _, scores = loss_and_score(found, {"map": share, "valid": torch.ones(3, 1, 8, 8, dtype=torch.bool)})
     assert scores.tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("known", [{"red": 1.0, "green": 0.75}, {"red": 1.0}, None])
+def test_attributes_weigh_by_how_often_they_hold_in_the_data(tmp_path: Path, known: dict[str, float] | None) -> None:
+    folder = write_squares(tmp_path, 4)
+    if known is not None:
+        manifest = read_manifest(folder / "data")
+        write_json(folder / "data" / MANIFEST, {**manifest, "positives": known})
+    _, _, batch, trainer = trained(folder, "attributes", 1)
+    trainer.model.save_pretrained(tmp_path / "model")
+    (folder / "data" / MANIFEST).unlink()
+    spec = read_specs(UnifiedConfig.from_pretrained(tmp_path / "model").queries["tasks"])["attributes"]
+    assert spec.positives == ((1.0, 0.75) if known and len(known) == 2 else ())
+    trainer.model.eval()
+    with torch.no_grad():
+        found = trainer.model.ask(batch.inputs, ["attributes"])["attributes"]
+        assert found.spec == spec
+        logits = found.interpreter.presence(found.states[-1])
+        weights = torch.tensor(spec.positives) if spec.positives else None
+        expected = presence_loss(logits, batch.target["presence"], weights)
+        torch.testing.assert_close(loss_and_score(replace(found, states=found.states[-1:]), batch.target)[0], expected)
+    plain = presence_loss(logits, batch.target["presence"])
+    assert torch.equal(expected, plain) == (not spec.positives)

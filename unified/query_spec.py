@@ -32,6 +32,8 @@ class QuerySpec:
     size: tuple[int, int] = (0, 0)
     """Height and width of the images that it learned from."""
     family: str = ""
+    positives: tuple[float, ...] = ()
+    """Of `presence`, how often each holds in the training data; empty where that is not known."""
     skeleton: tuple[tuple[int, int], ...] = ()
     """Pairs of named points that a line joins."""
 

@@ -302,7 +302,8 @@ def _boxes(found: QueryStates, sizes: Sequence[Size]) -> list[dict[str, Any]]:
 
 def _presence_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
     there = target["presence"]
-    loss = _mean([presence.presence_loss(found.interpreter.presence(s), there) for s in found.states])
+    ratio = there.new_tensor(found.spec.positives, dtype=torch.float32) if found.spec.positives else None
+    loss = _mean([presence.presence_loss(found.interpreter.presence(s), there, ratio) for s in found.states])
     with torch.no_grad():
         known = there >= 0
         right = ((found.interpreter.presence(found.states[-1]) > 0) == (there > 0.5)) & known

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from dense_sources import build, fill, picture, samples
 from scipy.io import savemat
 
@@ -110,6 +111,7 @@ def test_binary_attributes(tmp_path: Path) -> None:
     manifest = build("attributes", tmp_path / "s", tmp_path / "out")[""]
     found = samples(tmp_path / "out")
     assert manifest["attributes"] == ["smiling", "glasses"]
+    assert manifest["positives"] == {"smiling": 1.0, "glasses": 0.0}, "among those that are known"
     assert scene.presence(found["1"], manifest["attributes"]).tolist() == [1, 0]
     assert scene.presence(found["2"], manifest["attributes"]).tolist() == [-1, -1]
     assert [scene.identity(found[name]) for name in "12"] == ["ann", "bob"]
@@ -136,6 +138,12 @@ def test_categories_in_a_table_with_a_zip(tmp_path: Path) -> None:
     manifests = build("attributes", tmp_path / "s", tmp_path / "out", **options)
     assert manifests["train"]["attributes"] == ["hair: A+", "hair: bald", "hair: red"]
     found = {split: samples(tmp_path / "out" / split) for split in manifests}
+    for split, manifest in manifests.items():
+        said = torch.stack([scene.presence(one, manifest["attributes"]) for one in found[split].values()])
+        known = (said >= 0).sum(0).clamp(min=1)
+        expected = ((said > 0).sum(0) / known).tolist()
+        assert list(manifest["positives"].values()) == pytest.approx(expected, abs=1e-6)
+    assert manifests["train"]["positives"] != manifests["test"]["positives"]
     held = {split: {scene.identity(one) for one in parts.values()} for split, parts in found.items()}
     assert len(held["test"]) == 2
     assert not held["train"] & held["test"]

@@ -12,7 +12,7 @@ from unified.conditions import bits, by_family
 from unified.config import RecipeError, nearest
 from unified.configuration import UnifiedConfig
 from unified.data.operators import OPERATORS, RESHADE
-from unified.data.patterns import MANIFEST, read_manifest
+from unified.data.patterns import MANIFEST, read_manifest, several
 from unified.data.together import TARGET
 from unified.evaluate.spec import load_spec
 from unified.labels import Labels, load_labels
@@ -153,7 +153,8 @@ def query_specs(recipe: Recipe, image: Tokenizer) -> dict[str, QuerySpec]:
         identities = len(load_labels(listed)) if listed else 0
         spec = query_spec(name, task, names, identities, (image.height, image.width), cell)
         bones = _skeleton(Path(references[name]), names) if spec.read in ("points", "places") else ()
-        found[name] = replace(spec, skeleton=bones)
+        holds = _positives(task, names) if spec.read == "presence" else ()
+        found[name] = replace(spec, skeleton=bones, positives=holds)
     return found
 
 
@@ -164,6 +165,15 @@ def _skeleton(listed: Path, names: Sequence[str]) -> tuple[tuple[int, int], ...]
     number = {name: place for place, name in enumerate(names)}
     pairs = read_manifest(listed.parent).get("skeleton", ())
     return tuple((number[a], number[b]) for a, b in pairs if a in number and b in number)
+
+
+def _positives(task: Task, names: Sequence[str]) -> tuple[float, ...]:
+    """How often each attribute holds, as the manifest of the data says; nothing where it does not."""
+    entries = several(task.data)
+    if len(entries) > 1 or not (Path(entries[0]) / MANIFEST).is_file():
+        return ()
+    said = read_manifest(Path(entries[0])).get("positives", {})
+    return tuple(float(said[name]) for name in names) if all(name in said for name in names) else ()
 
 
 def check_task(name: str, task: Task) -> None:

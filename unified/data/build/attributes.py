@@ -45,7 +45,7 @@ def find_attributes(files: Files, problems: Problems, options: Options) -> Found
         for one in ([column] if column in binary else [_named(column, v) for v in values[column]])
     ]
     pictures = _pictures(files)
-    images, items, identities = Names(pictures.images()), [], {}
+    images, items, identities, said = Names(pictures.images()), [], {}, {}
     for number, row in enumerate(rows, start=1):
         where = f"{name}: row {number}"
         try:
@@ -53,13 +53,14 @@ def find_attributes(files: Files, problems: Problems, options: Options) -> Found
             found = {column: cells[column][number - 1] for column in columns}
             facts = _facts(found, values, minus)
             key = sample_key(PurePosixPath(image).as_posix())
+            said[key] = facts["attributes"]
             if identity:
                 identities[key] = facts["identity"] = _identity(where, row.get(identity))
         except BadSampleError as error:
             problems.add(error.kind, str(error))
         else:
             items.append(_item(pictures, image, key, f"{where} ({image})", facts))
-    return Found(items, {"attributes": attributes}, identities, pictures)
+    return Found(items, {"attributes": attributes}, identities, said, pictures)
 
 
 def _columns(source: Path, header: Sequence[str], text: str | None) -> tuple[str, list[str], str | None]:

@@ -50,6 +50,7 @@ class Found:
     items: list[Item]
     facts: dict[str, Any]
     identities: Mapping[str, str] = field(default_factory=dict)  # by key of the item
+    attributes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # by key of the item
     pictures: Files | None = None  # where these lie in an archive of their own, which is closed when all are packed
 
 
@@ -78,7 +79,7 @@ def build_dense(kind: str, finder: Finder, source: Path, out: Path, options: Opt
                 if options.crops is not None:
                     items = [crop for item in items for crop in crops(item, options.crops)]
                 written[split] = pack(writer, items, problems, kind)
-                writer.manifest |= found.facts
+                writer.manifest |= found.facts | _positives(found, items)
                 manifests[split] = writer.manifest
             facts = problems.settle(sum(written.values()))
             for split, manifest in manifests.items():
@@ -100,6 +101,15 @@ def _identities(found: Found, items: Sequence[Item]) -> dict[str, list[str]]:
     """Who is in the pictures of a part: what training on it can tell apart."""
     names = sorted({found.identities[item.key] for item in items if item.key in found.identities})
     return {"identities": names} if names else {}
+
+
+def _positives(found: Found, items: Sequence[Item]) -> dict[str, dict[str, float]]:
+    """How often each attribute holds among the pictures of a part of which it is known; 0 where it never is."""
+    said = [found.attributes[item.key] for item in items if item.key in found.attributes]
+    if not said:
+        return {}
+    known = {name: [of[name] for of in said if of[name] >= 0] for name in found.facts["attributes"]}
+    return {"positives": {name: round(sum(values) / max(len(values), 1), 6) for name, values in known.items()}}
 
 
 def _split(source: Path, found: Found, options: Options) -> dict[str, list[Item]]:
