@@ -15,6 +15,7 @@ EVERY = [
     {"kind": "pixelate", "cells": [5, 9]},
     {"kind": "blur", "probability": 0.5},
     {"kind": "contrast", "contrast": [0.5, 1.5], "brightness": [-0.1, 0.1], "gamma": [0.7, 1.5]},
+    {"kind": "saturation"},
     {"kind": "noise"},
     {"kind": "flip"},
     {"kind": "invert"},
@@ -69,7 +70,7 @@ def test_equal_channels_stay_equal_and_colour_agrees_with_grey() -> None:
     alone = changed(grey, *EVERY)
     assert all(torch.equal(image[0], image[2]) for image in alone)
     coloured = [torch.cat([image[:2], 255 - image[2:]]) for image in grey]
-    entries = [entry for entry in EVERY if entry["kind"] != "invert"]
+    entries = [entry for entry in EVERY if entry["kind"] not in ("invert", "saturation")]
     for a, b in zip(changed(coloured, *entries), changed(grey, *entries), strict=True):
         assert torch.equal(a[:2], b[:2])
 
@@ -83,6 +84,7 @@ def test_a_transform_of_no_strength_changes_nothing() -> None:
         {"kind": "stroke", "strength": [0, 0]},
         {"kind": "noise", "std": [0, 0]},
         {"kind": "contrast"},
+        {"kind": "saturation", "factor": [1, 1]},
         {"kind": "pixelate", "cells": [20, 20]},
         {"kind": "flip", "probability": 0},
     ):
@@ -200,3 +202,15 @@ def test_the_usual_chain_is_cheap() -> None:
         times.append(time.perf_counter() - start)
     torch.set_num_threads(threads)
     assert min(times) < 0.06
+
+
+def test_saturation_keeps_the_luminance_and_takes_the_colour() -> None:
+    red, grey = torch.zeros(3, 4, 4, dtype=torch.uint8), pictures(1, grey=True)[0]
+    red[0] = 200
+    pale, same = changed([red, grey], {"kind": "saturation", "factor": [0, 0]})
+    assert (pale == round(0.299 * 200)).all()
+    assert torch.equal(same, grey)
+    weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
+    for after in changed([red] * 20, {"kind": "saturation", "factor": [0.2, 0.8]}):
+        assert ((after * weights).sum(0) - 59.8).abs().max() < 1
+        assert 0.2 * 200 - 1 <= int(after[0, 0, 0]) - int(after[1, 0, 0]) <= 0.8 * 200 + 1

@@ -38,7 +38,7 @@ SEGMENTS = "json.segments"
 COARSER = 4
 """Masks of objects are kept at a quarter of the picture's height and width."""
 SCENE_KINDS: dict[str, type[Transform]] = {"flip": FlipScene, "crop": CropScene}
-COLOURS = ("blur", "contrast", "noise", "pixelate")
+COLOURS = ("blur", "contrast", "noise", "pixelate", "saturation")
 """Changes of pixels that leave everything at its place."""
 
 

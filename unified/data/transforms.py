@@ -20,6 +20,8 @@ Draw = Callable[[int], NDArray[np.float64]]
 Range = tuple[float, float]
 """Lowest and highest value; a draw is uniform between them."""
 WHITE = 255.0
+LUMINANCE = (0.299, 0.587, 0.114)
+"""Of red, green and blue, after Rec. 601."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +204,21 @@ class Contrast(PixelTransform):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Saturation(PixelTransform):
+    """Paler or stronger colours, down to a grey picture."""
+
+    factor: Range = (0.0, 1.0)
+    """Of each pixel's distance from its grey, the luminance of Rec. 601; 0 is a grey picture, 1 the picture itself."""
+
+    def __call__(self, pixels: Float[Tensor, "b c h w"], draw: Draw) -> Float[Tensor, "b c h w"]:
+        """The images with changed colours; a grey image stays as it is."""
+        if pixels.shape[1] == 1:
+            return pixels
+        grey = (pixels * pixels.new_tensor(LUMINANCE)[:, None, None]).sum(1, keepdim=True)
+        return grey + _column(_between(draw(1)[:, 0], self.factor)) * (pixels - grey)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Noise(PixelTransform):
     """Grain: Gaussian noise, the same in all colours."""
 
@@ -246,6 +263,7 @@ KINDS: dict[str, type[Transform]] = {
     "pixelate": Pixelate,
     "stroke": Stroke,
     "contrast": Contrast,
+    "saturation": Saturation,
     "noise": Noise,
     "flip": Flip,
     "invert": Invert,
