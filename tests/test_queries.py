@@ -117,7 +117,10 @@ def test_pictures_do_not_change_what_others_are() -> None:
         torch.testing.assert_close(one[name].states[-1][0], all_[name].states[-1][1], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("queries", [{}, {"place": "encoder"}, {"sharing": "attention"}])
+@pytest.mark.parametrize(
+    "queries",
+    [{}, {"place": "encoder"}, {"sharing": "attention"}, {"detail": 6, "object_content": "memory"}],
+)
 def test_saved_and_loaded_models_answer_the_same_bit_for_bit(tmp_path: Path, queries: dict[str, Any]) -> None:
     specs = {name: SPECS[name] for name in (*FLAT, "open")}
     model = asked_model("saved", specs, **queries)
@@ -136,6 +139,34 @@ def test_maps_begin_near_zero() -> None:
     with torch.no_grad():
         found = model.ask(picture_tokens(), ["bins"])["bins"]
         assert found.interpreter.maps(found.states[-1], found.features).std() < 1
+
+
+@pytest.mark.parametrize("sharing", ["all", "head"])
+def test_details_of_pixels_reach_maps_and_learn(sharing: str) -> None:
+    """Also where the patches' states are cut off from them."""
+    model = asked_model("detail", {"share": QuerySpec("share", 1, size=SIZE, family="all")}, detail=6, sharing=sharing)
+    found = model.ask(picture_tokens(), ["share"])["share"]
+    found.interpreter.maps(found.states[-1].detach(), found.features).square().sum().backward()
+    assert model.queries is not None
+    learned = {name for name, p in model.queries.named_parameters() if p.grad is not None and bool(p.grad.any())}
+    assert {name for name, _ in model.queries.named_parameters() if ".detail." in name} <= learned
+
+
+def test_objects_may_begin_with_what_lies_at_their_anchors() -> None:
+    learned, from_memory = (
+        asked_model("anchored", {"boxes": SPECS["boxes"]}, object_content=content) for content in ("learned", "memory")
+    )
+    assert all(a.equal(b) for a, b in zip(learned.parameters(), from_memory.parameters(), strict=True))
+    spread = []
+    for model in (learned, from_memory):
+        assert model.queries is not None
+        seen: list[Tensor] = []
+        model.queries.decoder.layers[0].register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0]))
+        with torch.no_grad():
+            model.ask(picture_tokens(), ["boxes"])
+        spread.append((seen[0] - seen[0][:, :1]).abs().amax())
+    assert spread[0] == 0, "one row for all"
+    assert spread[1] > 0.01
 
 
 @pytest.mark.parametrize("place", ["decoder", "encoder"])

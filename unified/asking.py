@@ -64,6 +64,7 @@ def _trunk(model: UnifiedModel, image: Tokens, family: str, noise: Noise | None,
         columns,
         tuple(layer[:, patches] for layer in encoded.layers),
         None if inner is None else encoded.states[:, patches.stop :],
+        model.image.normalise(image.values) if model.queries.detail else None,
     )
 
 

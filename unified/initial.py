@@ -36,6 +36,10 @@ def initialise(module: nn.Module, layer_scale: float | None) -> None:
             nn.init.zeros_(module.bias)
         if isinstance(module, BoxLinear) and not getattr(module.bias, "_is_hf_initialized", False):
             nn.init.constant_(module.bias[2:], SMALL)
+    elif isinstance(module, nn.Conv2d):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
     elif isinstance(module, nn.LayerNorm):

@@ -86,7 +86,10 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
             {family: nn.Parameter(torch.full((1,), LOG_SCALE)) for family in config.families}
         )
         queries = config.queries
-        self.queries = TaskQueries(width, config.depth, queries, read_specs(queries["tasks"])) if queries else None
+        self.queries = None
+        if queries:
+            trunk = (width, config.depth, config.image["patch"])
+            self.queries = TaskQueries(*trunk, queries, read_specs(queries["tasks"]))
         self.processor: Any = None  # attached by `unified.load`, so that `classify` and `caption` take plain words
         self.post_init()
 

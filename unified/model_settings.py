@@ -91,6 +91,11 @@ class QuerySettings:
     """encoder: queries are further tokens of the encoder itself, and there is no decoder."""
     doublings: int = 2
     """How often the grid of patches doubles for maps: 2 makes four places of each patch and axis."""
+    detail: int = 0
+    """Width of convolutions over the pixels, which add to maps what patches do not keep; 0: none (UniHCP)."""
+    object_content: Literal["learned", "memory"] = "learned"
+    """What queries of objects begin with. learned: one row for all of them (UniHCP). memory: also what lies at their
+    anchors."""
     deep_supervision: bool = True
     """Whether the states of all layers of the decoder learn, and not the last alone."""
     sharing: Literal["all", "projector", "attention", "head"] = "all"
@@ -156,6 +161,21 @@ def check_experts(experts: ExpertSettings, model: ModelSettings) -> None:
     for key in ("capacity", "bias_rate", "z_loss"):
         if getattr(experts, key) and not by_token:
             raise RecipeError(f"{where}.{key}: for the routers token and context alone; found {experts.router!r}")
+
+
+def check_queries(queries: QuerySettings, model: ModelSettings) -> None:
+    """Refuse what task queries cannot be."""
+    where = "model.queries"
+    if queries.detail and model.image.patch % 2**queries.doublings:
+        raise RecipeError(
+            f"{where}.detail: places of maps hold no whole number of pixels, as patches of {model.image.patch} are "
+            f"doubled {queries.doublings} times; change model.image.patch or {where}.doublings"
+        )
+    if queries.object_content == "memory" and (queries.place == "encoder" or queries.sharing == "head"):
+        raise RecipeError(
+            f"{where}.object_content: memory is what a decoder looks at; use `learned` without one ({where}.place, "
+            f"{where}.sharing)"
+        )
 
 
 def check_expert_parallel(size: int, experts: ExpertSettings | None) -> None:

@@ -6,14 +6,25 @@ decoder, the pyramid of features and the readings are those of all tasks, and kn
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unified.nn.queries import Interpreter, MapHead, Memory, PointEmbedding, PresenceHead, Pyramid, grid_points
+from unified.model_settings import QuerySettings
+from unified.nn.queries import (
+    Interpreter,
+    MapHead,
+    Memory,
+    PixelDetail,
+    PointEmbedding,
+    PresenceHead,
+    Pyramid,
+    grid_points,
+    sampled_at,
+)
 from unified.nn.query_decoder import QueryDecoder, Remembered
 from unified.nn.sharing import LadderProjector, SharedMemory
 from unified.query_spec import QuerySpec
@@ -53,6 +64,7 @@ class Trunk:
     columns: int
     layers: tuple[Float[Tensor, "b n w"], ...] = ()  # of all levels, for projectors
     queries: Float[Tensor, "b q w"] | None = None  # the states of queries that passed the encoder themselves
+    pixels: Float[Tensor, "b n p"] | None = None  # of the patches, normalised
 
 
 @dataclass(frozen=True)
@@ -60,20 +72,27 @@ class Seen:
     """What queries look at, computed once for all tasks of a group that are asked about a batch."""
 
     layers: tuple[Remembered, ...]  # of the decoder
-    features: Float[Tensor, "b h w d"]
+    grid: Float[Tensor, "b r c w"]  # of the states of patches
+    pixels: Float[Tensor, "b r c p"] | None
+    features: Float[Tensor, "b h w d"] | None = None  # of every place; None where each task has its own
+    memory: Float[Tensor, "b r c d"] | None = None  # of the decoder
 
 
 class TaskHead(nn.Module):
     """What one task reads from the patches without queries, to compare with: maps, and what there is."""
 
-    def __init__(self, width: int, hidden: int, spec: QuerySpec, doublings: int) -> None:
+    def __init__(self, width: int, hidden: int, spec: QuerySpec, doublings: int, detail: PixelDetail | None) -> None:
         super().__init__()
-        self.map_head = MapHead(width, hidden, spec.queries, doublings) if spec.read != "presence" else None
+        self.map_head = MapHead(width, hidden, spec.queries, doublings, detail) if spec.read != "presence" else None
         named = spec.read in ("classes", "points") and not spec.softmax
         self.presence_head = PresenceHead(width, spec.queries) if named or spec.read == "presence" else None
 
-    def maps(self, states: Tensor, features: Float[Tensor, "b h w d"]) -> Float[Tensor, "b q h2 w2"]:  # noqa: ARG002
-        """As `Interpreter.maps`; `features` are the patches in their grid."""
+    def features(self, grid: Float[Tensor, "b r c w"], patches: Tensor | None) -> Float[Tensor, "b h w d"]:
+        """Of every place, or of each patch where maps are not read."""
+        return grid if self.map_head is None else self.map_head.pyramid(grid, patches)  # type: ignore[no-any-return]
+
+    def maps(self, states: Tensor, features: Float[Tensor, "b h w d"]) -> Float[Tensor, "b q h w"]:  # noqa: ARG002
+        """As `Interpreter.maps`."""
         assert self.map_head is not None
         return self.map_head(features)  # type: ignore[no-any-return]
 
@@ -99,21 +118,25 @@ class TaskQueries(nn.Module):
     Settings may have tasks share less: see `QuerySettings`.
     """
 
-    def __init__(self, width: int, depth: int, settings: Mapping[str, Any], specs: Mapping[str, QuerySpec]) -> None:
-        """`width` and `depth` of the encoder; `settings`: the keys of `QuerySettings`."""
+    def __init__(
+        self, width: int, depth: int, patch: int, settings: Mapping[str, Any], specs: Mapping[str, QuerySpec]
+    ) -> None:
+        """`width`, `depth` and `patch` of the encoder; `settings`: the keys of `QuerySettings`, or some of them."""
         super().__init__()
-        self.specs, own = dict(specs), settings["width"]
+        settings = {**asdict(QuerySettings()), **settings}
+        self.specs, own, self.detail = dict(specs), settings["width"], settings["detail"] > 0
         self.deep, self.sharing = settings["deep_supervision"], settings["sharing"]
         self.inside = settings["place"] == "encoder"
-        heads = settings["doublings"] if self.sharing == "head" else None
+        self.from_memory = settings["object_content"] == "memory"
+        plain, doublings = specs if self.sharing == "head" else {}, settings["doublings"]
         self.heads = nn.ModuleDict(
-            {task: TaskHead(width, own, spec, heads) for task, spec in specs.items() if heads is not None}
+            {task: TaskHead(width, own, spec, doublings, _detail(patch, settings)) for task, spec in plain.items()}
         )
         self.reads = sorted({spec.read for spec in specs.values()})
         shared = {} if self.heads else dict(specs)
         self._make_rows(width, own, shared)
         if shared:
-            self._make_shared(width, depth, settings)
+            self._make_shared(width, depth, patch, settings)
         self.reset()
 
     def _make_rows(self, width: int, own: int, specs: Mapping[str, QuerySpec]) -> None:
@@ -125,10 +148,10 @@ class TaskQueries(nn.Module):
         named = any(spec.from_names for spec in specs.values())
         self.names = nn.Sequential(nn.Linear(width, own), nn.LayerNorm(own)) if named else None
 
-    def _make_shared(self, width: int, depth: int, settings: Mapping[str, Any]) -> None:
+    def _make_shared(self, width: int, depth: int, patch: int, settings: Mapping[str, Any]) -> None:
         own = settings["width"]
         self.position = PointEmbedding(own)
-        self.pyramid = Pyramid(width, own, settings["doublings"])
+        self.pyramid = Pyramid(width, own, settings["doublings"], _detail(patch, settings))
         self.interpreter = Interpreter(own)
         if self.inside:
             self.entry, self.exit = nn.Linear(own, width), nn.Sequential(nn.Linear(width, own), nn.LayerNorm(own))
@@ -163,13 +186,16 @@ class TaskQueries(nn.Module):
             states = self.projectors[group](trunk.layers, grid=(trunk.rows, trunk.columns))
         elif self.sharing == "attention":
             (states,) = self.attended(states, [self.reads.index(group)])
-        grid = states.unflatten(1, (trunk.rows, trunk.columns))
+        side = (trunk.rows, trunk.columns)
+        grid, pixels = states.unflatten(1, side), None if trunk.pixels is None else trunk.pixels.unflatten(1, side)
         if self.heads:
-            return Seen((), grid)
+            return Seen((), grid, pixels)
+        features = self.pyramid(grid, pixels)
         if self.inside:
-            return Seen((), self.pyramid(grid))
-        places = grid_points(trunk.rows, trunk.columns, states.device)
-        return Seen(self.decoder.remember(self.memory(states), self.position(places)[None]), self.pyramid(grid))
+            return Seen((), grid, pixels, features)
+        memory = self.memory(states)
+        layers = self.decoder.remember(memory, self.position(grid_points(*side, states.device))[None])
+        return Seen(layers, grid, pixels, features, memory.unflatten(1, side))
 
     def start(self, task: str, named: Tensor | None) -> tuple[Float[Tensor, "q d"], Float[Tensor, "q d"]]:
         """What the queries of a task are at first, and their places."""
@@ -196,14 +222,20 @@ class TaskQueries(nn.Module):
         """What the queries of a task find. `names`: the representations of its names, if it is made of them."""
         spec = self.specs[task]
         if self.heads:
-            return QueryStates(spec, (trunk.states,), seen.features, self.heads[task]).exact()
+            head: Any = self.heads[task]
+            return QueryStates(spec, (trunk.states,), head.features(seen.grid, seen.pixels), head).exact()
+        assert seen.features is not None
         named = self.named(task, names)
         if self.inside:
             assert trunk.queries is not None
             states: tuple[Tensor, ...] = (self.exit(trunk.queries),)
         else:
             content, place = self.start(task, named)
-            states = self.decoder.decode(content.expand(len(seen.features), -1, -1), place[None], seen.layers)
+            content = content.expand(len(seen.features), -1, -1)
+            if self.from_memory and spec.objects:
+                assert seen.memory is not None
+                content = content + sampled_at(seen.memory, self.anchors(task))
+            states = self.decoder.decode(content, place[None], seen.layers)
         anchors = classes = None
         if spec.objects:
             anchors = self.anchors(task)
@@ -211,6 +243,12 @@ class TaskQueries(nn.Module):
         identities = self.identities(task) if spec.read == "identity" else None
         learn = states[1:] if self.deep and len(states) > 1 else states[-1:]  # the first have not looked yet
         return QueryStates(spec, learn, seen.features, self.interpreter, anchors, classes, identities).exact()
+
+
+def _detail(patch: int, settings: Mapping[str, Any]) -> PixelDetail | None:
+    if not settings["detail"]:
+        return None
+    return PixelDetail(patch, 2 ** settings["doublings"], settings["detail"], settings["width"])
 
 
 def _spread(count: int) -> Float[Tensor, "{count} 2"]:

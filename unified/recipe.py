@@ -7,7 +7,7 @@ from operator import attrgetter
 from typing import Any, Literal
 
 from unified.config import RecipeError
-from unified.model_settings import ModelSettings, check_expert_parallel, check_experts
+from unified.model_settings import ModelSettings, check_expert_parallel, check_experts, check_queries
 from unified.task import Task
 
 
@@ -190,6 +190,8 @@ class Recipe:
                     _check(name, getattr(part, key), expected, fits)
         if self.model.experts is not None:
             check_experts(self.model.experts, self.model)
+        if self.model.queries is not None:
+            check_queries(self.model.queries, self.model)
         check_expert_parallel(self.engine.expert_parallel, self.model.experts)
         if self.model.width % self.model.heads:
             raise RecipeError(f"model.heads: {self.model.heads} does not divide model.width {self.model.width}")
@@ -234,7 +236,7 @@ RANGES: tuple[tuple[str, Fits, tuple[str, ...]], ...] = (
         lambda value: 0 <= value < math.inf,
         (
             *("optim.lr", "optim.final_lr", "optim.warmup", "optim.weight_decay", "model.layer_scale"),
-            *("model.queries.depth", "model.queries.doublings"),
+            *("model.queries.depth", "model.queries.doublings", "model.queries.detail"),
             *("data.workers", "data.cache_mb", "data.max_bad_fraction", "data.prefetch_shards", "data.retries"),
             "train.max_skipped",
             *("model.experts.noise", "model.experts.balance", "model.experts.z_loss", "model.experts.bias_rate"),

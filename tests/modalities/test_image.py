@@ -128,7 +128,7 @@ def test_normalisation_stays_exact_in_half_precision() -> None:
     module = embedding().to(torch.bfloat16)
     white = torch.full((1, 1, 48), 255, dtype=torch.uint8)
     expected = ((1 - torch.tensor(SPEC.mean)) / torch.tensor(SPEC.std)).repeat(16)
-    assert torch.equal(module._normalise(white)[0, 0], expected.bfloat16())
+    assert torch.equal(module.normalise(white)[0, 0], expected.bfloat16())
 
 
 def test_squash_resizes_both_sides() -> None:

@@ -8,15 +8,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unified import seed
+from unified.modalities.image import patches
 from unified.nn.queries import (
     Interpreter,
     MapHead,
     Memory,
+    PixelDetail,
     PointEmbedding,
     PresenceHead,
     Pyramid,
     grid_points,
     inverse_sigmoid,
+    sampled_at,
     sincos_xy,
 )
 
@@ -133,7 +136,31 @@ def test_heads_of_a_task_see_the_states_and_leave_padding_out() -> None:
     torch.testing.assert_close(found[0], head.linear(states[0].mean(0)))
     torch.testing.assert_close(found[1], head.linear(states[1, :2].mean(0)))
     assert head(states, torch.zeros_like(mask)).isfinite().all()
-    assert MapHead(6, 8, 4, doublings=2)(normal(2, 3, 5, 6)).shape == (2, 4, 12, 20)
+    own = MapHead(6, 8, 4, doublings=2)
+    assert own(own.pyramid(normal(2, 3, 5, 6))).shape == (2, 4, 12, 20)
+
+
+def test_details_of_pixels_lie_where_the_pixels_lie() -> None:
+    detail = PixelDetail(patch=8, places=4, hidden=3, outputs=5)
+    picture, touched = torch.rand(1, 3, 16, 24, generator=seed.torch_generator(0)), (9, 17)
+    other = picture.clone()
+    other[0, :, touched[0], touched[1]] += 1
+    before, after = (detail(patches(p, 8).values.unflatten(1, (2, 3))) for p in (picture, other))
+    assert before.shape == (1, 8, 12, 5)
+    changed = (before != after).any(-1)[0].nonzero()
+    away = (changed - torch.tensor(touched) // 2).abs().amax(dim=1)  # places of 2 × 2 pixels
+    assert int(away.max()) == 2, "two convolutions reach two places"
+    cells = F.pixel_unshuffle(picture, 2).unflatten(1, (3, 2, 2)).permute(0, 2, 3, 1, 4, 5).flatten(1, 3)
+    first, second = detail.convolutions
+    plain = F.gelu(second(F.gelu(first(cells)))).permute(0, 2, 3, 1)
+    torch.testing.assert_close(before, detail.out(plain))
+
+
+def test_what_lies_at_a_point_is_read_between_centres() -> None:
+    cells = grid_points(3, 4).view(1, 3, 4, 2)  # of each cell, where it is
+    points = torch.tensor([[0.5, 0.5], [0.3, 0.6], [0.125, 1 / 6]])
+    torch.testing.assert_close(sampled_at(cells, points)[0], points)
+    assert sampled_at(cells.expand(5, -1, -1, -1), points).shape == (5, 3, 2)
 
 
 def test_a_model_kept_in_bf16_reads_boxes_in_fp32() -> None:

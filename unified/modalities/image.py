@@ -279,7 +279,7 @@ class ImageEmbedding(nn.Module):
 
     def forward(self, tokens: Tokens, norm: nn.LayerNorm) -> Float[Tensor, "b n w"]:
         """`norm` is the one that all modalities share; the model holds it, once. Pixels are on the scale 0 to 255."""
-        states = self.projection(self._normalise(tokens.values))
+        states = self.projection(self.normalise(tokens.values))
         position = shared(tokens.position)
         time = position[..., 0].long()
         if time.device.type == "cpu" and int(time.max()) >= self.temporal.num_embeddings:
@@ -291,7 +291,7 @@ class ImageEmbedding(nn.Module):
         states = states + self.temporal(time) + self._where(position, mask)
         return norm(states.to(norm.weight.dtype))
 
-    def _normalise(self, values: Tensor) -> Tensor:
+    def normalise(self, values: Tensor) -> Tensor:
         """Pixels (b, n, 3 * patch * patch) less their mean, over their deviation, in the precision of the weights."""
         shift, scale = _normalisation(self.mean, self.std, self.patch * self.patch, values.device)
         return torch.addcmul(shift, values.float(), scale).to(self.projection.weight.dtype)

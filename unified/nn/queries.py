@@ -36,6 +36,13 @@ def grid_points(height: int, width: int, device: torch.device | str | None = Non
     return torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1).flatten(0, 1)
 
 
+def sampled_at(features: Float[Tensor, "b h w d"], points: Float[Tensor, "q 2"]) -> Float[Tensor, "b q d"]:
+    """What lies at points (x, y) in 0..1, between the centres of four cells in proportion."""
+    places = (2 * points - 1).to(features.dtype).expand(len(features), 1, -1, -1)
+    found = F.grid_sample(features.permute(0, 3, 1, 2), places, padding_mode="border", align_corners=False)
+    return found[:, :, 0].mT
+
+
 def inverse_sigmoid(p: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     """log(p / (1 − p)) of numbers in 0..1, finite also at the ends, in fp32."""
     p = p.float().clamp(0, 1)
@@ -140,36 +147,72 @@ class Doubling(nn.Module):
         return y.transpose(2, 3).reshape(batch, 2 * height, 2 * width, -1)
 
 
+class PixelDetail(nn.Module):
+    """What pixels say at each place of a pyramid, as the state of a patch keeps less than the patch shows.
+
+    Two 3×3 convolutions and a linear over cells of as many pixels as a place stands for, as ViTMatte (2023) has a
+    stream of convolutions beside a plain ViT.
+    """
+
+    def __init__(self, patch: int, places: int, hidden: int, outputs: int) -> None:
+        """`places`: of a patch, along each of its sides, which they divide."""
+        super().__init__()
+        self.places, self.cell = places, patch // places
+        self.convolutions = nn.ModuleList(
+            [nn.Conv2d(3 * self.cell**2, hidden, 3, padding=1), nn.Conv2d(hidden, hidden, 3, padding=1)]
+        )
+        self.out = nn.Linear(hidden, outputs)
+
+    def forward(self, patches: Float[Tensor, "b r c p"]) -> Float[Tensor, "b h w d"]:
+        """Normalised pixels of patches (row, column, channel) in their grid, to features with channels last."""
+        batch, rows, columns, _ = patches.shape
+        side, cell = self.places, self.cell
+        cut = patches.view(batch, rows, columns, side, cell, side, cell, 3).permute(0, 4, 6, 7, 1, 3, 2, 5)
+        x = cut.reshape(batch, cell * cell * 3, rows * side, columns * side)
+        for convolution in self.convolutions:
+            x = F.gelu(convolution(x))
+        return self.out(x.permute(0, 2, 3, 1))
+
+
 class Pyramid(nn.Module):
     """Features of finer resolution from patch states of any grid: doublings with LayerNorm and GELU between them."""
 
-    def __init__(self, width: int, outputs: int, doublings: int) -> None:
-        """`doublings`: 2 lead from patches of 16 pixels to a feature every 4 pixels; 0 is a linear alone."""
+    def __init__(self, width: int, outputs: int, doublings: int, detail: PixelDetail | None = None) -> None:
+        """`doublings`: 2 lead from patches of 16 pixels to a feature every 4 pixels; 0 is a linear alone.
+
+        `detail`: of as many places, is added at the end.
+        """
         super().__init__()
+        self.detail = detail
         last = Doubling(width, outputs) if doublings else nn.Linear(width, outputs)
         self.steps = nn.ModuleList([*(Doubling(width, width) for _ in range(doublings - 1)), last])
         self.norms = nn.ModuleList(nn.LayerNorm(width, eps=1e-6) for _ in range(doublings - 1))
 
-    def forward(self, states: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h2 w2 d"]:
-        """Patch states in their grid, to features with channels last."""
+    def forward(
+        self, states: Float[Tensor, "b h w c"], patches: Float[Tensor, "b h w p"] | None = None
+    ) -> Float[Tensor, "b h2 w2 d"]:
+        """Patch states in their grid, and with `detail` the pixels of the patches, to features with channels last."""
         *steps, last = self.steps
         for step, norm in zip(steps, self.norms, strict=True):
             states = F.gelu(norm(step(states)))
-        return last(states)
+        features = last(states)
+        return features if self.detail is None else features + self.detail(patches)
 
 
 class MapHead(nn.Module):
     """The usual head of one task's own for maps: a pyramid and a 1×1 convolution."""
 
-    def __init__(self, width: int, hidden: int, outputs: int, doublings: int) -> None:
+    def __init__(
+        self, width: int, hidden: int, outputs: int, doublings: int, detail: PixelDetail | None = None
+    ) -> None:
         super().__init__()
-        self.pyramid = Pyramid(width, hidden, doublings)
+        self.pyramid = Pyramid(width, hidden, doublings, detail)
         self.norm = nn.LayerNorm(hidden, eps=1e-6)
         self.out = nn.Linear(hidden, outputs)
 
-    def forward(self, states: Float[Tensor, "b h w c"]) -> Float[Tensor, "b q h2 w2"]:
-        """Patch states in their grid, to maps."""
-        return self.out(F.gelu(self.norm(self.pyramid(states)))).permute(0, 3, 1, 2)
+    def forward(self, features: Float[Tensor, "b h w d"]) -> Float[Tensor, "b q h w"]:
+        """Features of its pyramid, to maps."""
+        return self.out(F.gelu(self.norm(features))).permute(0, 3, 1, 2)
 
 
 class PresenceHead(nn.Module):

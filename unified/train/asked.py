@@ -39,7 +39,7 @@ def _pyramid(pyramid: Pyramid, patches: int) -> tuple[int, int]:
     for step in pyramid.steps:
         products += places * matrix_parameters(step)
         places *= 4 if isinstance(step, Doubling) else 1
-    return places, products
+    return places, products + (0 if pyramid.detail is None else places * matrix_parameters(pyramid.detail))
 
 
 def _shared(queries: TaskQueries, group: str, patches: int) -> int:
