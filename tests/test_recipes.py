@@ -144,6 +144,22 @@ def test_a_task_that_cannot_be_is_refused_before_data_is_read(change: dict[str, 
         check_task("retrieve", recipe.tasks["retrieve"])
 
 
+@pytest.mark.parametrize(
+    ("queries", "message"),
+    [
+        ({"detail": 8, "doublings": 3}, "places of maps hold no whole number of pixels, as patches of 4"),
+        ({"object_content": "memory", "place": "encoder"}, "object_content: memory is what a decoder looks at"),
+        ({"object_content": "memory", "sharing": "head"}, "object_content: memory is what a decoder looks at"),
+    ],
+)
+def test_queries_that_cannot_be_are_refused(queries: dict[str, object], message: str) -> None:
+    content = read_yaml(RECIPES / "quickstart.yaml")
+    content["model"]["image"]["patch"] = 4
+    content["model"]["queries"] = queries
+    with pytest.raises(RecipeError, match=f"model.queries.*{message}"):
+        build(Recipe, content, "changed.yaml")
+
+
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:
     content = read_yaml(RECIPES / "quickstart.yaml")
     content["model"]["heads"] = 5
