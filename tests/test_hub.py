@@ -94,6 +94,16 @@ def test_a_run_is_its_newest_checkpoint(run: Path, weights: hub.Weights, key: st
     torch.testing.assert_close(probabilities(model, processor), probabilities(expected, processor))
 
 
+def test_a_checkpoint_is_the_run_at_its_step(run: Path) -> None:
+    (first, processor), (last, _) = (hub.load(run / "checkpoints" / f"step_{step:08d}") for step in (1, 12))
+    expected = model_of("old")
+    expected.processor = processor
+    torch.testing.assert_close(probabilities(first, processor), probabilities(expected, processor))
+    torch.testing.assert_close(probabilities(last, processor), probabilities(*hub.load(run)))
+    with pytest.raises(hub.HubError, match="or a checkpoint; expected the folder of a run"):
+        hub.run_folder(run / "checkpoints" / "step_00000001")
+
+
 def test_an_exported_folder_gives_the_same_answers(run: Path, exported: Path) -> None:
     assert torch.equal(probabilities(*hub.load(exported)), probabilities(*hub.load(run)))
     names = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}

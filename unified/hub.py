@@ -25,6 +25,7 @@ from transformers import AutoModel, AutoModelForZeroShotImageClassification, Aut
 
 from unified import checkpoint, processor
 from unified.card import model_card
+from unified.checkpoint.place import STEP
 from unified.config import nearest
 from unified.configuration import UnifiedConfig
 from unified.errors import UserError
@@ -84,9 +85,9 @@ def register() -> None:
 def load(reference: str | Path, *, weights: Weights = "auto") -> tuple[UnifiedModel, UnifiedProcessor]:
     """A model ready for use, with its processor attached.
 
-    `reference` is a name on the hub (`org/name`), an exported folder, or the folder of a run, of which the newest
-    complete checkpoint is read. `weights`: a run's moving average (`ema`), its plain `weights`, or `auto`, the moving
-    average where the run keeps one.
+    `reference` is a name on the hub (`org/name`), an exported folder, the folder of a run, of which the newest
+    complete checkpoint is read, or one of its checkpoints (`runs/x/checkpoints/step_00000500`). `weights`: a run's
+    moving average (`ema`), its plain `weights`, or `auto`, the moving average where the run keeps one.
     """
     loaded = open_model(reference, weights=weights)
     return loaded.model, loaded.processor
@@ -98,6 +99,8 @@ def open_model(reference: str | Path, *, weights: Weights = "auto") -> Loaded:
     folder = _folder(reference)
     if _is_run(folder):
         loaded = _load_run(folder, weights)
+    elif (run := _run_of(folder)) is not None:
+        loaded = _load_run(run, weights, folder)
     elif weights == "ema":
         raise HubError(f"{folder}: an exported model has one set of weights; weights='ema' is for runs")
     else:
@@ -111,7 +114,7 @@ def _folder(reference: str | Path) -> Path:
     """The folder that a reference names, fetched from the hub where it is a name there."""
     folder = Path(reference)
     if folder.is_dir():
-        if _is_run(folder) or (folder / "config.json").is_file():
+        if _is_run(folder) or (folder / "config.json").is_file() or _run_of(folder) is not None:
             return folder
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
         raise HubError(
@@ -149,8 +152,15 @@ def _is_run(folder: Path) -> bool:
     return (folder / "model" / "config.json").is_file()
 
 
-def _load_run(run: Path, weights: Weights) -> Loaded:
-    found = run_weights(run, weights)
+def _run_of(step: Path) -> Path | None:
+    """The run whose checkpoint a folder is."""
+    step = step.resolve()
+    run = step.parent.parent
+    return run if STEP.fullmatch(step.name) and _is_run(run) else None
+
+
+def _load_run(run: Path, weights: Weights, path: checkpoint.Location | None = None) -> Loaded:
+    found = run_weights(run, weights, path)
     config = UnifiedConfig.from_pretrained(run / "model")
     model = _model(found.path, None, config=config, state_dict=dict(found.tensors))
     return Loaded(model, read_processor(run / "model"), found.source)
@@ -160,13 +170,13 @@ def run_folder(reference: str | Path) -> Path:
     """The folder of a run; an error where it is something else."""
     folder = _folder(reference)
     if not _is_run(folder):
-        raise HubError(f"{folder}: an exported model; expected the folder of a run")
+        raise HubError(f"{folder}: an exported model or a checkpoint; expected the folder of a run")
     return folder
 
 
-def run_weights(run: Path, weights: Weights) -> RunWeights:
-    """The weights of a run's newest complete checkpoint."""
-    path = checkpoint.newest(checkpoints_of(run))
+def run_weights(run: Path, weights: Weights, path: checkpoint.Location | None = None) -> RunWeights:
+    """The weights of a run's checkpoint at `path`; by default of its newest complete one."""
+    path = path or checkpoint.newest(checkpoints_of(run))
     if path is None:
         raise AbsentError(
             f"{run}: the run has no complete checkpoint yet; one is written every train.save_every steps, when "
