@@ -102,7 +102,9 @@ def test_every_reading_has_its_numbers_their_intervals_and_floors(data: tuple[st
         assert own["features"] == "model"
         assert all(floor["features"].startswith("floor: ") for floor in floors)
         nearest = [floor["features"] for floor in floors].count("floor: nearest training picture")
-        assert (len(floors), nearest) == {"identity": (1, 0), "pixels": (3, 1)}.get(spec.read, (2, 1))
+        means = spec.read in ("bins", "directions", "share", "pixels")
+        expected = (1, 0) if spec.read == "identity" else (2 + means + (spec.read == "pixels"), 1)
+        assert (len(floors), nearest) == expected
         assert own["protocol"] == spec.read
         for entry in (own, *floors):
             assert set(entry["metrics"]) == NUMBERS[spec.read]

@@ -22,6 +22,8 @@ GRID = (32, 32)
 """Places of a picture of any size at which maps are averaged."""
 Floor = Callable[[UInt8[Tensor, "3 h w"]], Answer]
 """Answers about a picture; what is right of it is not told."""
+Floors = dict[str, Floor]
+"""By what they are called."""
 
 
 def _on_grid(of: Tensor) -> Tensor:
@@ -30,7 +32,7 @@ def _on_grid(of: Tensor) -> Tensor:
     return of[:, rows[:, None], columns]
 
 
-def _majority(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str]) -> Floor:  # noqa: ARG001
+def _majority(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str]) -> Floors:  # noqa: ARG001
     counts = torch.zeros(len(names), *GRID)
     for truth in truths:
         assert truth.scene.labels is not None
@@ -38,9 +40,11 @@ def _majority(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str]) ->
         counts += F.one_hot(labels.masked_fill(labels == IGNORE, len(names)), len(names) + 1)[..., :-1].movedim(-1, 0)
     everywhere = counts.sum(dim=(1, 2), keepdim=True)
     best = (counts + 1e-6 * everywhere / everywhere.sum().clamp(min=1)).argmax(0)  # where nothing is known: overall
-    return lambda picture: {
-        "labels": F.interpolate(best[None, None].float(), _size(picture), mode="nearest")[0, 0].long()
-    }
+
+    def answer(picture: Tensor) -> Answer:
+        return {"labels": F.interpolate(best[None, None].float(), _size(picture), mode="nearest")[0, 0].long()}
+
+    return {"most frequent at each place": answer}
 
 
 def _size(of: Tensor) -> tuple[int, int]:
@@ -52,8 +56,8 @@ def _whole(of: Tensor) -> Tensor:
     return torch.tensor([of.shape[-1], of.shape[-2]])
 
 
-def _mean_map(truths: Iterable[Truth]) -> Tensor:
-    """The mean of known values at each place; where there are none, the mean of all."""
+def _mean_maps(truths: Iterable[Truth]) -> tuple[Tensor, Tensor]:
+    """The mean of known values at each place, where there are none that of all; and that of all at each place."""
     total, count = torch.zeros(()), torch.zeros(())
     for truth in truths:
         assert truth.scene.values is not None
@@ -62,32 +66,36 @@ def _mean_map(truths: Iterable[Truth]) -> Tensor:
         total = total + torch.where(valid > 0, _on_grid(truth.scene.values), 0.0)
         count = count + valid
     mean = total.sum(dim=(1, 2), keepdim=True) / count.sum().clamp(min=1)
-    return torch.where(count > 0, total / count.clamp(min=1), mean)
+    return torch.where(count > 0, total / count.clamp(min=1), mean), mean.expand(total.shape)
 
 
-def _mean(name: str) -> Callable[..., Floor]:
-    def fit(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str]) -> Floor:  # noqa: ARG001
-        mean = _mean_map(truths)
+def _means(name: str) -> Callable[..., Floors]:
+    """Both: with few pictures, one number for all places may be the better answer."""
 
-        def answer(picture: Tensor) -> Answer:
-            height, width = _size(picture)
-            large = maps.resized(mean[None], (spec.scale * height, spec.scale * width))[0]
-            if name == "image":
-                return {name: large}
-            return {name: F.normalize(large, dim=0) if name == "vectors" else large[0]}
+    def fit(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str]) -> Floors:  # noqa: ARG001
+        def floor(mean: Tensor) -> Floor:
+            def answer(picture: Tensor) -> Answer:
+                height, width = _size(picture)
+                large = maps.resized(mean[None], (spec.scale * height, spec.scale * width))[0]
+                if name == "image":
+                    return {name: large}
+                return {name: F.normalize(large, dim=0) if name == "vectors" else large[0]}
 
-        return answer
+            return answer
+
+        each, of_all = _mean_maps(truths)
+        return {"mean at each place": floor(each), "mean of all": floor(of_all)}
 
     return fit
 
 
-def _mean_count(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str]) -> Floor:  # noqa: ARG001
+def _mean_count(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str]) -> Floors:  # noqa: ARG001
     counts = [len(truth.scene.boxes) for truth in truths if truth.scene.boxes is not None]
     mean = sum(counts) / max(len(counts), 1)
-    return lambda _: {"count": mean}
+    return {"mean count": lambda _: {"count": mean}}
 
 
-def _mean_points(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str]) -> Floor:  # noqa: ARG001
+def _mean_points(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str]) -> Floors:  # noqa: ARG001
     total, count, pictures = torch.zeros(len(names), 2), torch.zeros(len(names)), 0
     for truth in truths:
         points = truth.scene.points
@@ -97,17 +105,17 @@ def _mean_points(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str])
         count, pictures = count + known, pictures + 1
     mean = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], 0.5)
     scores = count / max(pictures, 1)
-    return lambda picture: {"points": mean * _whole(picture), "scores": scores}
+    return {"mean points": lambda picture: {"points": mean * _whole(picture), "scores": scores}}
 
 
-def _prior(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str]) -> Floor:  # noqa: ARG001
+def _prior(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str]) -> Floors:  # noqa: ARG001
     there = torch.stack([truth.presence for truth in truths if truth.presence is not None])
     known = there >= 0
     share = (there * known).sum(0) / known.sum(0).clamp(min=1)
-    return lambda _: {"presence": share}
+    return {"share of each": lambda _: {"presence": share}}
 
 
-def _mean_boxes(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str]) -> Floor:
+def _mean_boxes(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str]) -> Floors:
     """The mean box of each class, as likely as pictures have the class."""
     boxes, count, having, pictures = torch.zeros(len(names), 4), torch.zeros(len(names)), torch.zeros(len(names)), 0
     for truth in truths:
@@ -129,23 +137,23 @@ def _mean_boxes(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str]) 
             found["masks"] = (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
         return found
 
-    return answer
+    return {"mean box of each class": answer}
 
 
-FLOORS: dict[str, tuple[str, Callable[..., Floor]]] = {
-    "classes": ("most frequent at each place", _majority),
-    "bins": ("mean at each place", _mean("values")),
-    "directions": ("mean at each place", _mean("vectors")),
-    "share": ("mean at each place", _mean("share")),
-    "pixels": ("mean at each place", _mean("image")),
-    "density": ("mean count", _mean_count),
-    "points": ("mean points", _mean_points),
-    "places": ("mean points", _mean_points),
-    "boxes": ("mean box of each class", _mean_boxes),
-    "masks": ("mean box of each class", _mean_boxes),
-    "presence": ("share of each", _prior),
+FLOORS: dict[str, Callable[..., Floors]] = {
+    "classes": _majority,
+    "bins": _means("values"),
+    "directions": _means("vectors"),
+    "share": _means("share"),
+    "pixels": _means("image"),
+    "density": _mean_count,
+    "points": _mean_points,
+    "places": _mean_points,
+    "boxes": _mean_boxes,
+    "masks": _mean_boxes,
+    "presence": _prior,
 }
-"""How a floor is called, and how it is fitted to truths of training data, a spec and names; by what is read."""
+"""How floors are fitted to truths of training data, a spec and names; by what is read."""
 
 
 def _input_itself(spec: QuerySpec) -> Floor:
@@ -176,19 +184,19 @@ UNFITTED: dict[str, tuple[str, Callable[[QuerySpec], Floor]]] = {
 """Floors that need no training data. That of identities is the nearest picture already."""
 
 
-def find_floors(spec: QuerySpec, names: Sequence[str], training: Sequence[Truth] | None) -> dict[str, Floor]:
-    """The floors of what is read, by what they are called.
+def find_floors(spec: QuerySpec, names: Sequence[str], training: Sequence[Truth] | None) -> Floors:
+    """The floors of what is read.
 
     `training`: what is right of training pictures, each read when it is asked for: all once in their order, and those
     that are nearest to a picture again. Without it there are only the floors that need none.
     """
-    found: dict[str, Floor] = {}
+    found: Floors = {}
     if spec.read in UNFITTED:
         name, make = UNFITTED[spec.read]
         found[name] = make(spec)
     if training is not None and spec.read in FLOORS:
-        name, fit = FLOORS[spec.read]
         copies = Copies()
-        found[name] = fit(copies.of_all(training), spec, names)
-        found[NEAREST] = nearest_picture(spec.read, training, copies, found[name])
+        fitted = FLOORS[spec.read](copies.of_all(training), spec, names)
+        found |= fitted
+        found[NEAREST] = nearest_picture(spec.read, training, copies, next(iter(fitted.values())))
     return found

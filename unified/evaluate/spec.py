@@ -140,9 +140,9 @@ class Dense(Evaluation):
     names: str | Sequence[str] | None = None
     """Other names than those that were trained, for queries that are made from names: a label set, or the names."""
     floor: str | Sequence[str] | None = None
-    """Training data, for what answers would reach that nothing was learned for: the mean or the most frequent one at
-    each place, and that of the nearest training picture. Pixels have the input itself as well, identities a small
-    copy of the picture alone; these need no training data."""
+    """Training data, for what answers would reach that nothing was learned for: the mean of all, the mean or the most
+    frequent one at each place, and that of the nearest training picture. Pixels have the input itself as well,
+    identities a small copy of the picture alone; these need no training data."""
     aspect: bool = False
     """Keep the aspect of pictures, which are squashed to the task's size otherwise, as in training."""
     flip: bool = False
