@@ -72,7 +72,8 @@ def test_each_checkpoint_is_evaluated_once_on_both_parts(tmp_path: Path, monkeyp
     assert has(out, ORANGE)
     first, last = (read_results(run / "curves" / f"step_0000000{step}.json")["results"] for step in (2, 4))
     assert [(one["dataset"], one["n"]) for one in first] == [("depth", 3), (f"depth{SEEN}", 5)]
-    assert [one["features"] for one in last[1:3]] == ["floor: mean at each place", "floor: nearest training picture"]
+    assert last[1]["features"] == "floor: mean at each place"
+    assert last[-2]["features"] == "floor: nearest training picture"
     assert first[0]["model_hash"] != last[0]["model_hash"]
     monkeypatch.setattr("benchmarks.curves.evaluate", None)  # what is there is read
     main(arguments)
