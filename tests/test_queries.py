@@ -17,6 +17,7 @@ from unified.configuration import UnifiedConfig
 from unified.layout import Attributes
 from unified.model import UnifiedModel
 from unified.model_settings import ExpertSettings, QuerySettings
+from unified.nn.queries import grid_points, sampled_at
 from unified.processor import UnifiedProcessor
 from unified.queries import QueryStates
 from unified.query_spec import QuerySpec
@@ -123,6 +124,8 @@ def test_pictures_do_not_change_what_others_are() -> None:
 )
 def test_saved_and_loaded_models_answer_the_same_bit_for_bit(tmp_path: Path, queries: dict[str, Any]) -> None:
     specs = {name: SPECS[name] for name in (*FLAT, "open")}
+    if queries.get("place") != "encoder":
+        specs["who"] = replace(SPECS["identity"], parts=True)
     model = asked_model("saved", specs, **queries)
     with torch.no_grad():
         before = model.ask(picture_tokens(), list(specs))
@@ -167,6 +170,24 @@ def test_objects_may_begin_with_what_lies_at_their_anchors() -> None:
         spread.append((seen[0] - seen[0][:, :1]).abs().amax())
     assert spread[0] == 0, "one row for all"
     assert spread[1] > 0.01
+
+
+def test_an_identity_of_parts_tells_what_is_where() -> None:
+    spec = QuerySpec("identity", 16, identities=4, parts=True, size=SIZE, family="all")
+    model = asked_model("parts", {"who": spec})
+    assert model.queries is not None
+    seen: list[Tensor] = []
+    model.queries.decoder.layers[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    memory: list[Tensor] = []
+    model.queries.memory.register_forward_hook(lambda _, __, found: memory.append(found))
+    tokens = picture_tokens()
+    with torch.no_grad():
+        found = model.ask(tokens, ["who"])["who"]
+    begun = seen[0] - model.queries.content("who")
+    grid = memory[0].unflatten(1, (SIZE[0] // 8, SIZE[1] // 8))
+    torch.testing.assert_close(begun, sampled_at(grid, grid_points(4, 4)), rtol=1e-4, atol=1e-5)
+    assert (begun[:, 0] - begun[:, -1]).abs().amax() > 0.01
+    assert answers(found, [SIZE] * 2)[0]["features"].shape == (16 * 32,)
 
 
 @pytest.mark.parametrize("place", ["decoder", "encoder"])

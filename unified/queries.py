@@ -203,7 +203,19 @@ class TaskQueries(nn.Module):
         if spec.objects:
             return self.content(task).expand(spec.queries, -1), self.position(self.anchors(task))
         content = named if named is not None else self.content(task)
-        return content, self.place(task).expand_as(content)
+        place = self.place(task).expand_as(content)
+        return content, place + self.position(self._grid(task)) if spec.parts else place
+
+    def _grid(self, task: str) -> Float[Tensor, "q 2"]:
+        """The points of the parts of an identity."""
+        return _spread(self.specs[task].queries).to(self.place(task).device)
+
+    def _beginnings(self, task: str) -> Float[Tensor, "q 2"] | None:
+        """Where in the memory queries begin, of those that do not begin with their own rows alone."""
+        spec = self.specs[task]
+        if spec.parts:
+            return self._grid(task)
+        return self.anchors(task) if self.from_memory and spec.objects else None
 
     def named(self, task: str, names: Float[Tensor, "c w"] | None) -> Float[Tensor, "c d"] | None:
         """The rows that are made from the representations of names, where a task has none of its own."""
@@ -232,9 +244,9 @@ class TaskQueries(nn.Module):
         else:
             content, place = self.start(task, named)
             content = content.expand(len(seen.features), -1, -1)
-            if self.from_memory and spec.objects:
+            if (points := self._beginnings(task)) is not None:
                 assert seen.memory is not None
-                content = content + sampled_at(seen.memory, self.anchors(task))
+                content = content + sampled_at(seen.memory, points)
             states = self.decoder.decode(content, place[None], seen.layers)
         anchors = classes = None
         if spec.objects:

@@ -29,6 +29,8 @@ class QuerySpec:
     """Of `pixels`."""
     operator: str = ""
     identities: int = 0
+    parts: bool = False
+    """Of `identity`, as in `Regress`."""
     size: tuple[int, int] = (0, 0)
     """Height and width of the images that it learned from."""
     family: str = ""
@@ -55,7 +57,10 @@ def query_spec(
     common = QuerySpec("", 0, names=tuple(names), size=task.size or size, family=task.family or name)
     if isinstance(answer, Regress):
         rows = len(names) if answer.regress in ("presence", "places") else answer.queries
-        return replace(common, read=answer.regress, queries=rows, from_names=answer.from_names, identities=identities)
+        return replace(
+            common, read=answer.regress, queries=rows, from_names=answer.from_names, identities=identities,
+            parts=answer.parts,
+        )  # fmt: skip
     assert isinstance(answer, Map)
     fixed = {"bins": answer.bins, "pixels": 3 * (cell * answer.scale) ** 2, "directions": 3, "share": 1, "density": 1}
     return replace(

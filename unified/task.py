@@ -64,6 +64,9 @@ class Regress:
     """Queries of objects, or of an identity."""
     identities: str | None = None
     """The names of all identities of the training data."""
+    parts: bool = False
+    """Of an identity: each query begins with what lies at its point of a grid over the picture, so that the vector
+    tells what is where (after PCB, ECCV 2018)."""
     from_names: bool = False
     """As in `Map`."""
 

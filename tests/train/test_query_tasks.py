@@ -136,6 +136,7 @@ NO_NAMES = "needs the names of its classes, points or attributes; found None"
         ("denoise", {"answer": {"map": "pixels", "operator": None}}, "answer.operator: for 'pixels' alone"),
         ("edges", {"answer": {"operator": "sobel"}}, "answer.operator: for 'pixels' alone"),
         ("who", {"answer": {"identities": None}}, "answer.identities: for 'identity' alone, which needs it"),
+        ("attributes", {"answer": {"parts": True}}, "answer.parts: for 'identity' alone; found 'presence'"),
         ("attributes", {"metric": "scroe"}, "'scroe' is not a metric; did you mean 'score'"),
     ],
 )
@@ -145,6 +146,14 @@ def test_recipes_that_cannot_be(squares: Path, name: str, change: dict[str, Any]
         made["tasks"][name].pop("answer")
     with pytest.raises(RecipeError, match=message):
         check(build(Recipe, merge(made, {"tasks": {name: change}}), "squares.yaml"))
+
+
+def test_parts_need_a_decoder(squares: Path) -> None:
+    made = merge(content(squares, "who"), {"tasks": {"who": {"answer": {"parts": True}}}})
+    check(build(Recipe, made, "squares.yaml"))
+    inside = merge(made, {"model": {"queries": {"place": "encoder"}}})
+    with pytest.raises(RecipeError, match=r"tasks\.who\.answer\.parts: they begin with what a decoder looks at"):
+        check(build(Recipe, inside, "squares.yaml"))
 
 
 def test_queries_without_a_decoder_and_reserved_names(squares: Path) -> None:

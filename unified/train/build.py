@@ -74,6 +74,12 @@ def check(recipe: Recipe) -> None:
             raise RecipeError(f"tasks.{name}.answer: queries need a decoder; write `queries: {{}}` below `model`")
         if recipe.model.queries is not None and recipe.model.queries.sharing == "head":
             _check_head(name, task)
+        inside = recipe.model.queries is not None and recipe.model.queries.place == "encoder"
+        if inside and getattr(task.answer, "parts", False):
+            raise RecipeError(
+                f"tasks.{name}.answer.parts: they begin with what a decoder looks at; leave them out with "
+                "model.queries.place: encoder"
+            )
         _check_size(name, task, recipe.model.image.patch)
     for spec in recipe.evaluate:
         load_spec(spec)  # otherwise a wrong name would end the run at its first evaluation
@@ -263,6 +269,8 @@ def _check_queries(where: str, name: str, task: Task, answer: Map | Regress) -> 
             raise RecipeError(f"{where}.answer.queries: expected at least 1, found {answer.queries}")
         if (kind == "identity") != (answer.identities is not None):
             raise RecipeError(f"{where}.answer.identities: for 'identity' alone, which needs it; found {kind!r}")
+        if answer.parts and kind != "identity":
+            raise RecipeError(f"{where}.answer.parts: for 'identity' alone; found {kind!r}")
         return
     if answer.bins < 2 or not 0 < answer.limits[0] < answer.limits[1] or answer.scale < 1:
         raise RecipeError(
