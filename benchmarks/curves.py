@@ -152,7 +152,6 @@ def draw(panels: Sequence[Panel], title: str, out: Path) -> None:
         axis.set_visible(False)
     shown = [name for name in STYLES if name in known]
     figure.suptitle(title, fontsize=11)
-    figure.supxlabel("step", fontsize=8)
     if len(shown) > 1:
         figure.legend([known[name] for name in shown], shown, loc="outside lower center", ncols=len(shown), fontsize=8)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -189,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         if given.spec is None:
-            title = f"{given.run.resolve().name}: scores on training batches, means of {WINDOW} steps"
+            title = f"{given.run.resolve().name}: scores on training batches by step, means of {WINDOW} steps"
             draw(score_panels(read_run(given.run)), title, given.out)
         else:
             found = evaluate_steps(given.run, load_spec(given.spec), given.pictures)
