@@ -92,7 +92,7 @@ class QuerySettings:
     doublings: int = 2
     """How often the grid of patches doubles for maps: 2 makes four places of each patch and axis."""
     detail: int = 0
-    """Width of convolutions over the pixels, which add to maps what patches do not keep; 0: none (UniHCP)."""
+    """Channels of convolutions over the pixels, which add to maps what patches do not keep; 0: none (UniHCP)."""
     object_content: Literal["learned", "memory"] = "learned"
     """What queries of objects begin with. learned: one row for all of them (UniHCP). memory: also what lies at their
     anchors."""

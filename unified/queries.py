@@ -253,7 +253,8 @@ class TaskQueries(nn.Module):
             anchors = self.anchors(task)
             classes = named if named is not None else self.classes(task)
         identities = self.identities(task) if spec.read == "identity" else None
-        learn = states[1:] if self.deep and len(states) > 1 else states[-1:]  # the first have not looked yet
+        blind = 0 if spec.objects and self.from_memory else 1  # those of queries that have not looked yet
+        learn = states[blind:] if self.deep and len(states) > 1 else states[-1:]
         return QueryStates(spec, learn, seen.features, self.interpreter, anchors, classes, identities).exact()
 
 

@@ -147,13 +147,8 @@ def test_details_of_pixels_lie_where_the_pixels_lie() -> None:
     other[0, :, touched[0], touched[1]] += 1
     before, after = (detail(patches(p, 8).values.unflatten(1, (2, 3))) for p in (picture, other))
     assert before.shape == (1, 8, 12, 5)
-    changed = (before != after).any(-1)[0].nonzero()
-    away = (changed - torch.tensor(touched) // 2).abs().amax(dim=1)  # places of 2 × 2 pixels
-    assert int(away.max()) == 2, "two convolutions reach two places"
-    cells = F.pixel_unshuffle(picture, 2).unflatten(1, (3, 2, 2)).permute(0, 2, 3, 1, 4, 5).flatten(1, 3)
-    first, second = detail.convolutions
-    plain = F.gelu(second(F.gelu(first(cells)))).permute(0, 2, 3, 1)
-    torch.testing.assert_close(before, detail.out(plain))
+    rows, columns = (before != after).any(-1)[0].nonzero().T  # places of 2 × 2 pixels, of which two convolutions see 6
+    assert (rows.unique().tolist(), columns.unique().tolist()) == ([3, 4, 5], [7, 8, 9])
 
 
 def test_what_lies_at_a_point_is_read_between_centres() -> None:

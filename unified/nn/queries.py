@@ -150,28 +150,26 @@ class Doubling(nn.Module):
 class PixelDetail(nn.Module):
     """What pixels say at each place of a pyramid, as the state of a patch keeps less than the patch shows.
 
-    Two 3×3 convolutions and a linear over cells of as many pixels as a place stands for, as ViTMatte (2023) has a
-    stream of convolutions beside a plain ViT.
+    Two 3×3 convolutions at full resolution, then a linear over the pixels of a place and what was found at them, as
+    ViTMatte (2023) has a stream of convolutions beside a plain ViT.
     """
 
     def __init__(self, patch: int, places: int, hidden: int, outputs: int) -> None:
-        """`places`: of a patch, along each of its sides, which they divide."""
+        """`places`: of a patch, along each of its sides, which they divide; `hidden`: numbers found at each pixel."""
         super().__init__()
-        self.places, self.cell = places, patch // places
-        self.convolutions = nn.ModuleList(
-            [nn.Conv2d(3 * self.cell**2, hidden, 3, padding=1), nn.Conv2d(hidden, hidden, 3, padding=1)]
-        )
-        self.out = nn.Linear(hidden, outputs)
+        self.patch, self.cell = patch, patch // places
+        self.first, self.second = nn.Conv2d(3, hidden, 3, padding=1), nn.Conv2d(hidden, hidden, 3, padding=1)
+        self.out = nn.Linear((3 + hidden) * self.cell**2, outputs)
 
     def forward(self, patches: Float[Tensor, "b r c p"]) -> Float[Tensor, "b h w d"]:
         """Normalised pixels of patches (row, column, channel) in their grid, to features with channels last."""
         batch, rows, columns, _ = patches.shape
-        side, cell = self.places, self.cell
-        cut = patches.view(batch, rows, columns, side, cell, side, cell, 3).permute(0, 4, 6, 7, 1, 3, 2, 5)
-        x = cut.reshape(batch, cell * cell * 3, rows * side, columns * side)
-        for convolution in self.convolutions:
-            x = F.gelu(convolution(x))
-        return self.out(x.permute(0, 2, 3, 1))
+        side = self.patch
+        cut = patches.view(batch, rows, columns, side, side, 3)
+        pixels = cut.permute(0, 5, 1, 3, 2, 4).reshape(batch, 3, rows * side, columns * side)
+        found = F.gelu(self.second(F.gelu(self.first(pixels))))
+        cells = F.pixel_unshuffle(torch.cat([pixels, found], dim=1), self.cell)
+        return self.out(cells.permute(0, 2, 3, 1))
 
 
 class Pyramid(nn.Module):

@@ -39,7 +39,10 @@ def _pyramid(pyramid: Pyramid, patches: int) -> tuple[int, int]:
     for step in pyramid.steps:
         products += places * matrix_parameters(step)
         places *= 4 if isinstance(step, Doubling) else 1
-    return places, products + (0 if pyramid.detail is None else places * matrix_parameters(pyramid.detail))
+    if (detail := pyramid.detail) is not None:
+        of_pixels = matrix_parameters(detail.first) + matrix_parameters(detail.second)
+        products += places * (matrix_parameters(detail.out) + detail.cell**2 * of_pixels)
+    return places, products
 
 
 def _shared(queries: TaskQueries, group: str, patches: int) -> int:
