@@ -13,8 +13,9 @@ from typing import Any
 from unified.errors import UserError
 from unified.evaluate.dense import FLOOR
 from unified.evaluate.nearest import NEAREST
-from unified.evaluate.results import read_results
+from unified.evaluate.results import read_results, unpack
 from unified.evaluate.table import LOWER, MAIN, UNITS, metric_name, number
+from unified.intervals import paired
 from unified.types import DataError
 
 Entry = Mapping[str, Any]
@@ -33,6 +34,9 @@ def read_specialists(folder: Path) -> dict[str, Entry]:
 def table(results: Mapping[str, Any], specialists: Mapping[str, Entry] | None = None) -> str:
     """A row for each evaluation of queries; of several floors that do not look, the best one counts.
 
+    "better by" is the mean gain on the same pictures with its interval; a plain "better" or "intervals overlap" is said
+    of metrics that single pictures have no score of.
+
     Raises `DataError` where there are none, or where a specialist was scored on other data than the generalist.
     """
     of_all: dict[str, list[Entry]] = {}
@@ -43,7 +47,7 @@ def table(results: Mapping[str, Any], specialists: Mapping[str, Entry] | None = 
         raise DataError("no results of queries among them; expected evaluations of `kind: dense`")
     beside = [] if specialists is None else ["specialist"]
     head = ["task", "pictures", "metric", "generalist" if beside else "model", "floor", NEAREST, *beside]
-    head += ["against the floor", f"against the {NEAREST}"]
+    head += [f"against the {other}" for other in ("floor", NEAREST, *beside)]
     rows = [_row(name, entries, specialists) for name, entries in of_all.items()]
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
@@ -55,12 +59,12 @@ def _row(name: str, entries: Sequence[Entry], specialists: Mapping[str, Entry] |
     floors = {e["features"].removeprefix(FLOOR): e for e in entries if e["features"].startswith(FLOOR)}
     nearest = floors.pop(NEAREST, None)
     floor = best_floor(floors, metric)
-    beside = [] if specialists is None else [_specialist(own, specialists.get(name), metric)]
+    specialist = None if specialists is None else _specialist(own, specialists.get(name))
+    others = [None if floor is None else floors[floor], nearest, *([] if specialists is None else [specialist])]
     return [
         f"`{name}`", f"{own['ci'][metric]['n']:,}", f"{metric_name(metric)} {'←' if metric in LOWER else '→'}",
         _shown(own, metric), "–" if floor is None else f"{_shown(floors[floor], metric)}, {floor}",
-        _shown(nearest, metric), *beside,
-        _verdict(own, None if floor is None else floors[floor], metric), _verdict(own, nearest, metric),
+        *(_shown(other, metric) for other in others[1:]), *(_verdict(own, other, metric) for other in others),
     ]  # fmt: skip
 
 
@@ -70,25 +74,43 @@ def best_floor(floors: Mapping[str, Entry], metric: str) -> str | None:
     return max(floors, key=lambda name: sign * floors[name]["metrics"][metric], default=None)
 
 
-def _specialist(own: Entry, specialist: Entry | None, metric: str) -> str:
+def _specialist(own: Entry, specialist: Entry | None) -> Entry | None:
     if specialist is not None and specialist["data_hash"] != own["data_hash"]:
         raise DataError(f"{own['dataset']}: the specialist was scored on other data; evaluate both with the same spec")
-    return _shown(specialist, metric)
+    return specialist
 
 
 def _shown(entry: Entry | None, metric: str) -> str:
     if entry is None:
         return "–"
-    factor, interval = 1.0 if metric in UNITS else 100.0, entry["ci"][metric]
-    value, low, high = (number(of, factor) for of in (entry["metrics"][metric], interval["low"], interval["high"]))
-    return f"{value} [{low}, {high}]"
+    interval = entry["ci"][metric]
+    return _interval(metric, entry["metrics"][metric], interval["low"], interval["high"])
 
 
-def _verdict(own: Entry, floor: Entry | None, metric: str) -> str:
-    """Whether the intervals lie apart, and which is the better one."""
-    if floor is None:
+def _interval(metric: str, value: float, low: float, high: float) -> str:
+    factor = 1.0 if metric in UNITS else 100.0
+    return f"{number(value, factor)} [{number(low, factor)}, {number(high, factor)}]"
+
+
+def _verdict(own: Entry, other: Entry | None, metric: str) -> str:
+    """Which is the better one: by the paired difference of pictures where they have scores, else by two intervals."""
+    if other is None:
         return "–"
-    ours, theirs = own["ci"][metric], floor["ci"][metric]
+    values = [entry["items"]["values"].get(metric) for entry in (own, other)]
+    if None in values:
+        return _apart(own["ci"][metric], other["ci"][metric], metric)
+    sign = -1.0 if metric in LOWER else 1.0
+    ours, theirs = (sign * unpack(packed) for packed in values)
+    terms = own["items"]["terms"].get(metric)
+    gain = paired(ours, theirs, own["items"]["clusters"], None if terms is None else unpack(terms))
+    if gain.low <= 0 <= gain.high:
+        return "not told apart"
+    if gain.difference > 0:
+        return f"better by {_interval(metric, gain.difference, gain.low, gain.high)}"
+    return f"worse by {_interval(metric, -gain.difference, -gain.high, -gain.low)}"
+
+
+def _apart(ours: Mapping[str, float], theirs: Mapping[str, float], metric: str) -> str:
     if ours["low"] > theirs["high"]:
         return "worse" if metric in LOWER else "better"
     if ours["high"] < theirs["low"]:

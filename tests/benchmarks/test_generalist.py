@@ -11,11 +11,13 @@ from unified.evaluate.table import MAIN
 from unified.types import DataError
 
 
-def entry(name: str, features: str, protocol: str, value: float, low: float, high: float) -> dict[str, Any]:
+def entry(name: str, features: str, protocol: str, value: float, low: float, high: float, *of: float) -> dict[str, Any]:
+    """With `of`, the scores of four pictures."""
     metric = MAIN[protocol]
     return {
         "dataset": name, "protocol": protocol, "features": features, "data_hash": "a", "metrics": {metric: value},
         "ci": {metric: {"low": low, "high": high, "n": 12}},
+        "items": {"values": {metric: list(of)} if of else {}, "terms": {}, "clusters": None},
     }  # fmt: skip
 
 
@@ -45,11 +47,23 @@ def test_each_task_is_set_against_its_best_floor_the_nearest_picture_and_its_spe
     assert head[3:7] == ["generalist", "floor", "nearest training picture", "specialist"]
     assert road[:4] == ["`road`", "12", "mean IoU →", "50.0 [45.0, 55.0]"]
     assert road[4:7] == ["30.0 [20.0, 40.0], most frequent at each place", "44.0 [40.0, 48.0]", "60.0 [50.0, 70.0]"]
-    assert road[7:] == ["better", "intervals overlap"]
+    assert road[7:] == ["better", "intervals overlap", "intervals overlap"]
     assert count[2:4] == ["mean error of the count ←", "3.00 [2.50, 3.50]"]
-    assert count[5:] == ["–", "–", "worse", "–"]
+    assert count[5:] == ["–", "–", "worse", "–", "–"]
     assert sharpen[4] == "17.0 [16.0, 18.0], input itself"
     assert sharpen[7] == "better"
+
+
+def test_pictures_that_have_scores_are_compared_one_by_one() -> None:
+    pictures = ("density", 4.0, 1.0, 7.0)
+    rows = [
+        entry("count", "model", *pictures, 1.0, 3.0, 5.0, 7.5),
+        entry("count", "floor: mean count", *pictures, 3.0, 5.1, 7.0, 9.4),
+        entry("count", "floor: nearest training picture", *pictures, -1.0, 1.1, 3.0, 5.4),
+        entry("count", "model", *pictures, 0.0, 9.0, 1.0, 6.0),
+    ]
+    found = cells(table({"results": rows[:3]}, {"count": rows[3]}))[2]
+    assert found[7:] == ["better by 2.00 [1.92, 2.08]", "worse by 2.00 [1.92, 2.08]", "not told apart"]
 
 
 def test_a_specialist_of_other_data_is_refused() -> None:
