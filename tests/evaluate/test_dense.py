@@ -21,8 +21,8 @@ from unified.errors import UserError
 from unified.evaluate.commands import eval_command
 from unified.evaluate.compare import compare, comparison_table
 from unified.evaluate.results import flat_metrics, read_results, write_results
-from unified.evaluate.run import evaluate
-from unified.evaluate.spec import load_spec
+from unified.evaluate.run import PROTOCOLS, evaluate
+from unified.evaluate.spec import Dense, load_spec
 from unified.evaluate.table import MAIN, results_table
 from unified.views import Views, see
 
@@ -210,6 +210,19 @@ def test_wrong_specs_are_clear_errors(
     given = {name: data[0] if value == "DATA" else value for name, value in changes.items()}
     with pytest.raises(UserError, match=message):
         evaluate(MODEL, MODEL.processor, [spec_file(tmp_path, a={"task": "classes", "data": data[0], **given})])
+
+
+def test_a_task_that_the_model_lacks_is_told_before_others_are_asked(
+    data: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setitem(PROTOCOLS, Dense, lambda _, title, __: iter(asked.append(title) or []))
+    there, missing = {"task": "classes", "data": data[0]}, {"task": "clouds", "data": data[0]}
+    with pytest.raises(RecipeError, match="'clouds' has no queries in this model"):
+        evaluate(MODEL, MODEL.processor, [spec_file(tmp_path, a=there, b=missing)])
+    assert not asked
+    evaluate(MODEL, MODEL.processor, [spec_file(tmp_path, a=there)])
+    assert asked == ["a"]
 
 
 def test_a_folder_of_annotated_pictures_does_not_say_what_to_ask(data: tuple[str, str]) -> None:

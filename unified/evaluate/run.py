@@ -16,7 +16,7 @@ from unified.conditions import by_family
 from unified.config import RecipeError, nearest
 from unified.evaluate.classification import evaluate_classification
 from unified.evaluate.context import Context, evaluating
-from unified.evaluate.dense import evaluate_dense
+from unified.evaluate.dense import evaluate_dense, find_spec
 from unified.evaluate.features import weights_hash
 from unified.evaluate.few_shot import ALL
 from unified.evaluate.language import evaluate_caption, evaluate_masked
@@ -63,29 +63,20 @@ def evaluate(
         raise RecipeError("no evaluation spec given; name one of recipes/eval, a YAML file or a data folder")
     if device is not None:
         model.to(device)
+    # What the model cannot be asked is found here, and not after an hour of others.
+    planned = [(title, e, _family(e, model)) for spec in loaded for title, e in spec.evaluations.items()]
     model_hash = weights_hash(model)
     # 0 first, the rest in the order given, each once: k-shot rows come after the zero-shot one.
     asked = tuple(dict.fromkeys(sorted(shots, key=lambda k: k != 0)))
     results: list[Result] = []
     with evaluating(model):
-        for spec in loaded:
-            for title, evaluation in spec.evaluations.items():
-                given = tuple(sorted(set(evaluation.inputs.values())))
-                context = Context(
-                    model,
-                    processor.tokenizers,
-                    asked,
-                    seeds,
-                    batch,
-                    cache,
-                    model_hash,
-                    given,
-                    _family(evaluation, model),
-                )
-                start = time.monotonic()
-                found = list(PROTOCOLS[type(evaluation)](evaluation, title, context))
-                results += found
-                logger.info("%s: %d results in %.1f s", title, len(found), time.monotonic() - start)
+        for title, evaluation, family in planned:
+            given = tuple(sorted(set(evaluation.inputs.values())))
+            context = Context(model, processor.tokenizers, asked, seeds, batch, cache, model_hash, given, family)
+            start = time.monotonic()
+            found = list(PROTOCOLS[type(evaluation)](evaluation, title, context))
+            results += found
+            logger.info("%s: %d results in %.1f s", title, len(found), time.monotonic() - start)
     about = {"model": name, "model_hash": model_hash, "versions": versions(), "command": command}
     return collect(results, about)
 
@@ -100,6 +91,7 @@ def versions() -> Mapping[str, str]:
 def _family(evaluation: Evaluation, model: Any) -> str | None:
     """The family that an evaluation names; one that the model lacks is an error, none may be a surprise."""
     if isinstance(evaluation, Dense):
+        find_spec(evaluation, model)
         return None  # queries know the family that they were trained with
     config = getattr(model, "config", None)
     families = list(getattr(config, "families", []))
