@@ -11,6 +11,7 @@ from unified.config import nearest
 from unified.layout import Attributes
 from unified.model import UnifiedModel
 from unified.nn.encoder import Noise
+from unified.nn.queries import unpatched
 from unified.queries import QueryStates, Seen, Trunk
 from unified.types import DataError, Tokens
 
@@ -65,6 +66,7 @@ def _trunk(model: UnifiedModel, image: Tokens, family: str, noise: Noise | None,
         tuple(layer[:, patches] for layer in encoded.layers),
         None if inner is None else encoded.states[:, patches.stop :],
         model.image.normalise(image.values) if model.queries.detail else None,
+        unpatched(image.values.unflatten(1, (rows, columns))).float() / 255 if model.queries.residual else None,
     )
 
 

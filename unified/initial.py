@@ -14,7 +14,7 @@ from unified.nn.sharing import LadderProjector
 from unified.queries import TaskQueries
 
 FUSED = (QueryKeyValue, ConditionalLinear)  # linears of several matrices
-FAINT = 0.1
+FAINT = 0.01
 SMALL = -2.0  # of the sides of boxes, before the sigmoid (Deformable DETR, ICLR 2021)
 LOG_SCALE = 2.6593  # ln(1 / 0.07), the usual start of a learned temperature (CLIP, ICML 2021)
 

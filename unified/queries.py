@@ -41,11 +41,14 @@ class QueryStates:
     anchors: Float[Tensor, "q 2"] | None = None  # x, y in 0..1
     classes: Float[Tensor, "c d"] | None = None  # rows of the classes of objects
     identities: Float[Tensor, "i e"] | None = None  # rows of those that were seen in training
+    picture: Float[Tensor, "b 3 H W"] | None = None  # what was looked at, 0..1, where answers are added to it
 
     def row(self, number: int) -> "QueryStates":
         """The states of one sample, to be read at its own size."""
         only = slice(number, number + 1)
-        return replace(self, states=tuple(states[only] for states in self.states), features=self.features[only])
+        states = tuple(states[only] for states in self.states)
+        picture = None if self.picture is None else self.picture[only]
+        return replace(self, states=states, features=self.features[only], picture=picture)
 
     def exact(self) -> "QueryStates":
         """All in the type of the interpreter's weights: readings are computed without autocast."""
@@ -65,6 +68,7 @@ class Trunk:
     layers: tuple[Float[Tensor, "b n w"], ...] = ()  # of all levels, for projectors
     queries: Float[Tensor, "b q w"] | None = None  # the states of queries that passed the encoder themselves
     pixels: Float[Tensor, "b n p"] | None = None  # of the patches, normalised
+    picture: Float[Tensor, "b 3 H W"] | None = None  # in 0..1
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,7 @@ class TaskQueries(nn.Module):
         self.specs, own, self.detail = dict(specs), settings["width"], settings["detail"] > 0
         self.deep, self.sharing = settings["deep_supervision"], settings["sharing"]
         self.inside = settings["place"] == "encoder"
+        self.residual = any(spec.residual for spec in specs.values())
         self.from_memory = settings["object_content"] == "memory"
         plain, doublings = specs if self.sharing == "head" else {}, settings["doublings"]
         self.heads = nn.ModuleDict(
@@ -233,9 +238,11 @@ class TaskQueries(nn.Module):
     def forward(self, task: str, trunk: Trunk, seen: Seen, names: Float[Tensor, "c w"] | None = None) -> QueryStates:
         """What the queries of a task find. `names`: the representations of its names, if it is made of them."""
         spec = self.specs[task]
+        picture = trunk.picture if spec.residual else None
         if self.heads:
             head: Any = self.heads[task]
-            return QueryStates(spec, (trunk.states,), head.features(seen.grid, seen.pixels), head).exact()
+            features = head.features(seen.grid, seen.pixels)
+            return QueryStates(spec, (trunk.states,), features, head, picture=picture).exact()
         assert seen.features is not None
         named = self.named(task, names)
         if self.inside:
@@ -255,7 +262,7 @@ class TaskQueries(nn.Module):
         identities = self.identities(task) if spec.read == "identity" else None
         blind = 0 if spec.objects and self.from_memory else 1  # those of queries that have not looked yet
         learn = states[blind:] if self.deep and len(states) > 1 else states[-1:]
-        return QueryStates(spec, learn, seen.features, self.interpreter, anchors, classes, identities).exact()
+        return QueryStates(spec, learn, seen.features, self.interpreter, anchors, classes, identities, picture).exact()
 
 
 def _detail(patch: int, settings: Mapping[str, Any]) -> PixelDetail | None:

@@ -28,6 +28,8 @@ class QuerySpec:
     scale: int = 1
     """Of `pixels`."""
     operator: str = ""
+    residual: bool = False
+    """Of `pixels`, as in `Map`."""
     identities: int = 0
     parts: bool = False
     """Of `identity`, as in `Regress`."""
@@ -66,6 +68,7 @@ def query_spec(
     return replace(
         common, read=answer.map, queries=fixed.get(answer.map, len(names)), from_names=answer.from_names,
         softmax=answer.softmax, limits=answer.limits, scale=answer.scale, operator=answer.operator or "",
+        residual=answer.residual,
     )  # fmt: skip
 
 

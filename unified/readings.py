@@ -195,17 +195,26 @@ def _share(found: QueryStates, sizes: Sequence[Size]) -> list[dict[str, Any]]:
     return [{"share": maps.resized(of_all[row : row + 1], size)[0, 0].sigmoid()} for row, size in enumerate(sizes)]
 
 
+def _picture(found: QueryStates, states: Tensor) -> Float[Tensor, "b 3 H W"]:
+    said = maps.pixels(_maps(found, states), 3)
+    if found.picture is None:
+        return said
+    if found.picture.shape != said.shape:  # as large pictures are made without learning
+        return said + F.interpolate(found.picture, said.shape[2:], mode="bicubic", align_corners=False)
+    return said + found.picture
+
+
 def _pixels_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
     picture, valid = target["map"], target["valid"]
-    loss = _mean([maps.pixel_loss(maps.pixels(_maps(found, s), 3), picture, valid, 1e-3) for s in found.states])
+    loss = _mean([maps.pixel_loss(_picture(found, s), picture, valid, 1e-3) for s in found.states])
     with torch.no_grad():
-        ours = maps.pixels(_maps(found, found.states[-1]), 3).clamp(0, 1)
+        ours = _picture(found, found.states[-1]).clamp(0, 1)
         away = maps.mean_of_valid((ours - picture).abs(), valid)
     return loss, 1 - away
 
 
 def _pixels(found: QueryStates, sizes: Sequence[Size]) -> list[dict[str, Any]]:
-    pictures = maps.pixels(_maps(found, found.states[-1]), 3).clamp(0, 1)
+    pictures = _picture(found, found.states[-1]).clamp(0, 1)
     scale = found.spec.scale
     return [
         {"image": maps.resized(pictures[row : row + 1], (scale * size[0], scale * size[1]))[0].clamp(0, 1)}

@@ -47,6 +47,8 @@ class Map:
     """How much larger than the input `pixels` are."""
     operator: str | None = None
     """How input and answer of `pixels` are made from an image; operators are listed in data/operators.py."""
+    residual: bool = False
+    """Whether `pixels` are added to the picture itself, at the size of the answer (VDSR, CVPR 2016)."""
     from_names: bool = False
     """Queries are made from their names by the text encoder, so that new names can be asked for later."""
 

@@ -135,6 +135,7 @@ NO_NAMES = "needs the names of its classes, points or attributes; found None"
         ("denoise", {"answer": {"operator": "denoize"}}, "'denoize' is not an image operator; did you mean 'denoise'"),
         ("denoise", {"answer": {"map": "pixels", "operator": None}}, "answer.operator: for 'pixels' alone"),
         ("edges", {"answer": {"operator": "sobel"}}, "answer.operator: for 'pixels' alone"),
+        ("edges", {"answer": {"residual": True}}, "answer.residual: for 'pixels' alone; found 'share'"),
         ("who", {"answer": {"identities": None}}, "answer.identities: for 'identity' alone, which needs it"),
         ("attributes", {"answer": {"parts": True}}, "answer.parts: for 'identity' alone; found 'presence'"),
         ("attributes", {"metric": "scroe"}, "'scroe' is not a metric; did you mean 'score'"),

@@ -147,6 +147,14 @@ class Doubling(nn.Module):
         return y.transpose(2, 3).reshape(batch, 2 * height, 2 * width, -1)
 
 
+def unpatched(patches: Float[Tensor, "b r c p"]) -> Float[Tensor, "b 3 h w"]:
+    """Pictures of which patches (row, column, channel) lie in their grid."""
+    batch, rows, columns, numbers = patches.shape
+    side = math.isqrt(numbers // 3)
+    cut = patches.view(batch, rows, columns, side, side, 3)
+    return cut.permute(0, 5, 1, 3, 2, 4).reshape(batch, 3, rows * side, columns * side)
+
+
 class PixelDetail(nn.Module):
     """What pixels say at each place of a pyramid, as the state of a patch keeps less than the patch shows.
 
@@ -157,16 +165,13 @@ class PixelDetail(nn.Module):
     def __init__(self, patch: int, places: int, hidden: int, outputs: int) -> None:
         """`places`: of a patch, along each of its sides, which they divide; `hidden`: numbers found at each pixel."""
         super().__init__()
-        self.patch, self.cell = patch, patch // places
+        self.cell = patch // places
         self.first, self.second = nn.Conv2d(3, hidden, 3, padding=1), nn.Conv2d(hidden, hidden, 3, padding=1)
         self.out = nn.Linear((3 + hidden) * self.cell**2, outputs)
 
     def forward(self, patches: Float[Tensor, "b r c p"]) -> Float[Tensor, "b h w d"]:
         """Normalised pixels of patches (row, column, channel) in their grid, to features with channels last."""
-        batch, rows, columns, _ = patches.shape
-        side = self.patch
-        cut = patches.view(batch, rows, columns, side, side, 3)
-        pixels = cut.permute(0, 5, 1, 3, 2, 4).reshape(batch, 3, rows * side, columns * side)
+        pixels = unpatched(patches)
         found = F.gelu(self.second(F.gelu(self.first(pixels))))
         cells = F.pixel_unshuffle(torch.cat([pixels, found], dim=1), self.cell)
         return self.out(cells.permute(0, 2, 3, 1))

@@ -279,6 +279,8 @@ def _check_queries(where: str, name: str, task: Task, answer: Map | Regress) -> 
         )
     if (kind == "pixels") != (answer.operator is not None):
         raise RecipeError(f"{where}.answer.operator: for 'pixels' alone, which needs it; found {kind!r}")
+    if answer.residual and kind != "pixels":
+        raise RecipeError(f"{where}.answer.residual: for 'pixels' alone; found {kind!r}")
     if answer.operator is not None and answer.operator not in (*OPERATORS, RESHADE):
         known = nearest(answer.operator, [*OPERATORS, RESHADE])
         raise RecipeError(f"{where}.answer.operator: {answer.operator!r} is not an image operator{known}")
