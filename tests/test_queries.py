@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from dense_models import CLASSES, SIZE, SPECS, dense_model
 from small_models import SETTINGS, random_inputs, small_model, words_and_images
 from torch import Tensor
@@ -17,11 +18,11 @@ from unified.configuration import UnifiedConfig
 from unified.layout import Attributes
 from unified.model import UnifiedModel
 from unified.model_settings import ExpertSettings, QuerySettings
-from unified.nn.queries import grid_points, sampled_at
+from unified.nn.queries import grid_points, sampled_at, unpatched
 from unified.processor import UnifiedProcessor
 from unified.queries import QueryStates
 from unified.query_spec import QuerySpec
-from unified.readings import answers
+from unified.readings import answers, loss_and_score
 from unified.types import DataError, Tokens
 
 FLAT = ("classes", "points", "bins", "boxes", "masks", "presence", "identity")
@@ -153,6 +154,27 @@ def test_details_of_pixels_reach_maps_and_learn(sharing: str) -> None:
     assert model.queries is not None
     learned = {name for name, p in model.queries.named_parameters() if p.grad is not None and bool(p.grad.any())}
     assert {name for name, _ in model.queries.named_parameters() if ".detail." in name} <= learned
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+@pytest.mark.parametrize("sharing", ["all", "head"])
+def test_pictures_that_are_added_to_begin_as_the_picture_itself(scale: int, sharing: str) -> None:
+    spec = QuerySpec("pixels", 3 * (4 * scale) ** 2, scale=scale, operator="identity", residual=True, family="all")
+    model, tokens = asked_model("residual", {"better": spec}, sharing=sharing), picture_tokens()
+    pictures = unpatched(tokens["image"].values.float().unflatten(1, (SIZE[0] // 8, SIZE[1] // 8))) / 255
+    found = model.ask(tokens, ["better"])["better"]
+    target = {"map": torch.ones(2, 3, scale * SIZE[0], scale * SIZE[1])}
+    loss, _ = loss_and_score(found, {**target, "valid": torch.ones_like(target["map"][:, :1], dtype=torch.bool)})
+    loss.sum().backward()
+    assert any(bool(p.grad.any()) for p in model.parameters() if p.grad is not None)
+    with torch.no_grad():
+        last = found.interpreter.map_head.out if sharing == "head" else found.interpreter.map_filter.layers[-1]
+        last.weight.zero_()
+        last.bias.zero_()
+        told = answers(model.ask(tokens, ["better"])["better"], [SIZE] * 2)
+    whole = F.interpolate(pictures, scale_factor=scale, mode="bicubic") if scale > 1 else pictures
+    for row, answer in enumerate(told):
+        torch.testing.assert_close(answer["image"], whole[row].clamp(0, 1))
 
 
 def test_objects_may_begin_with_what_lies_at_their_anchors() -> None:

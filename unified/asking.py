@@ -66,7 +66,7 @@ def _trunk(model: UnifiedModel, image: Tokens, family: str, noise: Noise | None,
         tuple(layer[:, patches] for layer in encoded.layers),
         None if inner is None else encoded.states[:, patches.stop :],
         model.image.normalise(image.values) if model.queries.detail else None,
-        unpatched(image.values.unflatten(1, (rows, columns))).float() / 255 if model.queries.residual else None,
+        unpatched(image.values.float().unflatten(1, (rows, columns))) / 255 if model.queries.residual else None,
     )
 
 
