@@ -199,9 +199,8 @@ def _picture(found: QueryStates, states: Tensor) -> Float[Tensor, "b 3 H W"]:
     said = maps.pixels(_maps(found, states), 3)
     if found.picture is None:
         return said
-    if found.picture.shape != said.shape:  # as large pictures are made without learning
-        return said + F.interpolate(found.picture, said.shape[2:], mode="bicubic", align_corners=False)
-    return said + found.picture
+    # As large pictures are made without learning; one of the same size stays as it is.
+    return said + F.interpolate(found.picture, said.shape[2:], mode="bicubic", align_corners=False)
 
 
 def _pixels_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
@@ -357,14 +356,11 @@ def _identity_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
     assert found.identities is not None
     rows = F.normalize(found.identities.float(), dim=-1)
     own = torch.arange(len(who), device=who.device) + rank() * len(who)
-    losses = []
-    for states in found.states[-1:]:
-        features = identity_features(states)
-        logits = IDENTITY_SCALE * features @ rows.T
-        everyone = gather_rows(who.float()).long() if world_size() > 1 else who
-        apart = regress.triplet_loss(features, who, gather_rows(features), everyone, own)
-        losses.append(regress.identity_loss(logits, who) + apart)
-    return _mean(losses), (logits.argmax(1) == who).float()
+    features = identity_features(found.states[-1])
+    logits = IDENTITY_SCALE * features @ rows.T
+    everyone = gather_rows(who.float()).long() if world_size() > 1 else who
+    apart = regress.triplet_loss(features, who, gather_rows(features), everyone, own)
+    return regress.identity_loss(logits, who) + apart, (logits.argmax(1) == who).float()
 
 
 def _identity(found: QueryStates, sizes: Sequence[Size]) -> list[dict[str, Any]]:
