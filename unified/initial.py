@@ -14,7 +14,7 @@ from unified.nn.sharing import LadderProjector
 from unified.queries import TaskQueries
 
 FUSED = (QueryKeyValue, ConditionalLinear)  # linears of several matrices
-FAINT = 0.01
+GAINS = {FaintLinear: 0.02, BoxLinear: 0.1}  # of linears whose outputs begin near zero; 1 of all others
 SMALL = -2.0  # of the sides of boxes, before the sigmoid (Deformable DETR, ICLR 2021)
 LOG_SCALE = 2.6593  # ln(1 / 0.07), the usual start of a learned temperature (CLIP, ICML 2021)
 
@@ -28,7 +28,7 @@ def initialise(module: nn.Module, layer_scale: float | None) -> None:
         # Transformers marks what it loaded, on the tensor: views of it would be drawn anew.
         if not getattr(module.weight, "_is_hf_initialized", False):
             for matrix in module.matrices() if isinstance(module, FUSED) else (module.weight,):
-                nn.init.xavier_uniform_(matrix, gain=FAINT if isinstance(module, FaintLinear) else 1.0)
+                nn.init.xavier_uniform_(matrix, gain=GAINS.get(type(module), 1.0))
             if isinstance(module, AttributeTransform):
                 # What is appended to the published attributes changes no choice until it is learned.
                 nn.init.zeros_(module.weight[:, len(BITS) :])
