@@ -139,7 +139,8 @@ def draw(panels: Sequence[Panel], title: str, out: Path) -> None:
     """Write small panels in rows as one PNG."""
     if not panels:
         raise DataError(
-            f"{title}: there is nothing to draw; expected tasks with scores, or evaluations of `kind: dense`"
+            f"{title}: there is nothing to draw; expected tasks with scores, or evaluations of `kind: dense` and a "
+            "checkpoint (train.save_every)"
         )
     across = min(ACROSS, len(panels))
     rows = -(-len(panels) // across)

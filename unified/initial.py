@@ -14,7 +14,10 @@ from unified.nn.sharing import LadderProjector
 from unified.queries import TaskQueries
 
 FUSED = (QueryKeyValue, ConditionalLinear)  # linears of several matrices
-GAINS = {FaintLinear: 0.02, BoxLinear: 0.1}  # of linears whose outputs begin near zero; 1 of all others
+GAINS: dict[type[nn.Module], float] = {
+    FaintLinear: 0.02,
+    BoxLinear: 0.1,
+}  # of linears whose outputs begin near zero; 1 of all others
 SMALL = -2.0  # of the sides of boxes, before the sigmoid (Deformable DETR, ICLR 2021)
 LOG_SCALE = 2.6593  # ln(1 / 0.07), the usual start of a learned temperature (CLIP, ICML 2021)
 

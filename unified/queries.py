@@ -202,25 +202,23 @@ class TaskQueries(nn.Module):
         layers = self.decoder.remember(memory, self.position(grid_points(*side, states.device))[None])
         return Seen(layers, grid, pixels, features, memory.unflatten(1, side))
 
-    def start(self, task: str, named: Tensor | None) -> tuple[Float[Tensor, "q d"], Float[Tensor, "q d"]]:
-        """What the queries of a task are at first, and their places."""
+    def start(
+        self, task: str, named: Tensor | None, points: Float[Tensor, "q 2"] | None
+    ) -> tuple[Float[Tensor, "q d"], Float[Tensor, "q d"]]:
+        """What the queries of a task are at first, and their places; `points`: what `points` gives."""
         spec = self.specs[task]
         if spec.objects:
-            return self.content(task).expand(spec.queries, -1), self.position(self.anchors(task))
+            return self.content(task).expand(spec.queries, -1), self.position(points)
         content = named if named is not None else self.content(task)
         place = self.place(task).expand_as(content)
-        return content, place + self.position(self._grid(task)) if spec.parts else place
+        return content, place if points is None else place + self.position(points)
 
-    def _grid(self, task: str) -> Float[Tensor, "q 2"]:
-        """The points of the parts of an identity."""
-        return _spread(self.specs[task].queries).to(self.place(task).device)
-
-    def _beginnings(self, task: str) -> Float[Tensor, "q 2"] | None:
-        """Where in the memory queries begin, of those that do not begin with their own rows alone."""
+    def points(self, task: str, device: torch.device) -> Float[Tensor, "q 2"] | None:
+        """Where the queries of a task stand in the picture: anchors of objects, parts of an identity."""
         spec = self.specs[task]
-        if spec.parts:
-            return self._grid(task)
-        return self.anchors(task) if self.from_memory and spec.objects else None
+        if spec.objects:
+            return self.anchors(task)  # type: ignore[no-any-return]
+        return _spread(spec.queries, device) if spec.parts else None
 
     def named(self, task: str, names: Float[Tensor, "c w"] | None) -> Float[Tensor, "c d"] | None:
         """The rows that are made from the representations of names, where a task has none of its own."""
@@ -232,8 +230,15 @@ class TaskQueries(nn.Module):
 
     def inner(self, task: str, names: Float[Tensor, "c w"] | None) -> Float[Tensor, "1 q w"]:
         """The queries of a task as tokens of the encoder."""
-        content, place = self.start(task, self.named(task, names))
+        named = self.named(task, names)
+        content, place = self.start(task, named, self.points(task, self.entry.weight.device))
         return self.entry(content + place)[None]  # type: ignore[no-any-return]
+
+    def learning(self, task: str) -> int:
+        """How many states of a task learn: the last one, or those of all layers, and the first if it has looked."""
+        if not self.deep or self.inside or not self.decoder.layers:
+            return 1
+        return len(self.decoder.layers) + (self.from_memory and self.specs[task].objects)
 
     def forward(self, task: str, trunk: Trunk, seen: Seen, names: Float[Tensor, "c w"] | None = None) -> QueryStates:
         """What the queries of a task find. `names`: the representations of its names, if it is made of them."""
@@ -244,24 +249,23 @@ class TaskQueries(nn.Module):
             features = head.features(seen.grid, seen.pixels)
             return QueryStates(spec, (trunk.states,), features, head, picture=picture).exact()
         assert seen.features is not None
-        named = self.named(task, names)
+        named, points = self.named(task, names), self.points(task, seen.features.device)
         if self.inside:
             assert trunk.queries is not None
             states: tuple[Tensor, ...] = (self.exit(trunk.queries),)
         else:
-            content, place = self.start(task, named)
+            content, place = self.start(task, named, points)
             content = content.expand(len(seen.features), -1, -1)
-            if (points := self._beginnings(task)) is not None:
+            if spec.parts or (spec.objects and self.from_memory):
                 assert seen.memory is not None
+                assert points is not None
                 content = content + sampled_at(seen.memory, points)
             states = self.decoder.decode(content, place[None], seen.layers)
         anchors = classes = None
         if spec.objects:
-            anchors = self.anchors(task)
-            classes = named if named is not None else self.classes(task)
+            anchors, classes = points, named if named is not None else self.classes(task)
         identities = self.identities(task) if spec.read == "identity" else None
-        blind = 0 if spec.objects and self.from_memory else 1  # those of queries that have not looked yet
-        learn = states[blind:] if self.deep and len(states) > 1 else states[-1:]
+        learn = states[-self.learning(task) :]
         return QueryStates(spec, learn, seen.features, self.interpreter, anchors, classes, identities, picture).exact()
 
 
@@ -271,10 +275,11 @@ def _detail(patch: int, settings: Mapping[str, Any]) -> PixelDetail | None:
     return PixelDetail(patch, 2 ** settings["doublings"], settings["detail"], settings["width"])
 
 
-def _spread(count: int) -> Float[Tensor, "{count} 2"]:
+def _spread(count: int, device: torch.device | None = None) -> Float[Tensor, "{count} 2"]:
     """So many points all over the picture, at equal distances as far as the number allows."""
     side = math.isqrt(count - 1) + 1
-    return grid_points(side, side)[torch.linspace(0, side**2 - 1, count).round().long()]
+    chosen = torch.linspace(0, side**2 - 1, count, device=device).round().long()
+    return grid_points(side, side, device)[chosen]
 
 
 def row_shapes(specs: Mapping[str, QuerySpec], width: int) -> dict[str, dict[str, tuple[int, int]]]:

@@ -33,6 +33,8 @@ def launched(folder: Path, tasks: Sequence[str], cases: list[str]) -> dict[str, 
     """The results of cases on two processes, and what one process computes."""
     made = content(folder, *tasks, optim={"lr": 1e-3, "warmup": 2, "ema": 0.9})
     made["model"]["drop_path"] = 0.1
+    made["model"]["queries"] |= {"detail": 4, "object_content": "memory"}
+    made["tasks"]["who"]["answer"]["parts"] = True
     (folder / "tiny.yaml").write_text(yaml.safe_dump(made, sort_keys=False))
     for stage in (2, 3):
         # Otherwise all parameters of a model as small as this one stay whole.

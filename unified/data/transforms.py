@@ -210,6 +210,11 @@ class Saturation(PixelTransform):
     factor: Range = (0.0, 1.0)
     """Of each pixel's distance from its grey, the luminance of Rec. 601; 0 is a grey picture, 1 the picture itself."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.factor[0] < 0:
+            raise RecipeError(f"factor: expected at least 0, a grey picture, found {list(self.factor)}")
+
     def __call__(self, pixels: Float[Tensor, "b c h w"], draw: Draw) -> Float[Tensor, "b c h w"]:
         """The images with changed colours; a grey image stays as it is."""
         if pixels.shape[1] == 1:

@@ -31,7 +31,7 @@ BATCH = 16
 
 def evaluate_dense(evaluation: Dense, name: str, context: Context) -> Iterator[Result]:
     """The model's scores, and those of the floors that there are."""
-    spec = find_spec(evaluation, context.model)
+    spec = find_spec(name, evaluation, context.model)
     names = _names(evaluation, spec)
     _check_classes(evaluation, spec, names)
     tokenizer: Any = context.tokenizers["image"]
@@ -65,13 +65,14 @@ def evaluate_dense(evaluation: Dense, name: str, context: Context) -> Iterator[R
         yield replace(base, features=features, measures=measures, notes=scored.notes(), per_class=per_class)
 
 
-def find_spec(evaluation: Dense, model: Any) -> QuerySpec:
+def find_spec(name: str, evaluation: Dense, model: Any) -> QuerySpec:
     """The queries that an evaluation asks."""
     specs: dict[str, QuerySpec] = getattr(getattr(model, "queries", None), "specs", {})
     if not specs:
-        raise RecipeError(f"task: {evaluation.task!r}: this model has no task queries")
+        raise RecipeError(f"{name}.task: {evaluation.task!r}: this model has no task queries")
     if evaluation.task not in specs:
-        raise RecipeError(f"task: {evaluation.task!r} has no queries in this model{nearest(evaluation.task, [*specs])}")
+        known = nearest(evaluation.task, [*specs])
+        raise RecipeError(f"{name}.task: {evaluation.task!r} has no queries in this model{known}")
     return specs[evaluation.task]
 
 

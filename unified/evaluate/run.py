@@ -64,7 +64,7 @@ def evaluate(
     if device is not None:
         model.to(device)
     # What the model cannot be asked is found here, and not after an hour of others.
-    planned = [(title, e, _family(e, model)) for spec in loaded for title, e in spec.evaluations.items()]
+    planned = [(title, e, _family(title, e, model)) for spec in loaded for title, e in spec.evaluations.items()]
     model_hash = weights_hash(model)
     # 0 first, the rest in the order given, each once: k-shot rows come after the zero-shot one.
     asked = tuple(dict.fromkeys(sorted(shots, key=lambda k: k != 0)))
@@ -88,10 +88,10 @@ def versions() -> Mapping[str, str]:
     return {"unified": __version__, "python": platform.python_version(), **found}
 
 
-def _family(evaluation: Evaluation, model: Any) -> str | None:
+def _family(title: str, evaluation: Evaluation, model: Any) -> str | None:
     """The family that an evaluation names; one that the model lacks is an error, none may be a surprise."""
     if isinstance(evaluation, Dense):
-        find_spec(evaluation, model)
+        find_spec(title, evaluation, model)
         return None  # queries know the family that they were trained with
     config = getattr(model, "config", None)
     families = list(getattr(config, "families", []))
@@ -101,7 +101,9 @@ def _family(evaluation: Evaluation, model: Any) -> str | None:
             "`family: NAME` in a spec names one of %s", families[0], ", ".join(families)
         )  # fmt: skip
     if families and evaluation.family is not None and evaluation.family not in families:
-        raise RecipeError(f"family: {evaluation.family!r} is none of the model's{nearest(evaluation.family, families)}")
+        raise RecipeError(
+            f"{title}.family: {evaluation.family!r} is none of the model's{nearest(evaluation.family, families)}"
+        )
     return evaluation.family
 
 

@@ -37,10 +37,12 @@ def grid_points(height: int, width: int, device: torch.device | str | None = Non
 
 
 def sampled_at(features: Float[Tensor, "b h w d"], points: Float[Tensor, "q 2"]) -> Float[Tensor, "b q d"]:
-    """What lies at points (x, y) in 0..1, between the centres of four cells in proportion."""
-    places = (2 * points - 1).to(features.dtype).expand(len(features), 1, -1, -1)
-    found = F.grid_sample(features.permute(0, 3, 1, 2), places, padding_mode="border", align_corners=False)
-    return found[:, :, 0].mT
+    """What lies at points (x, y) in 0..1, between the centres of four cells in proportion, computed in fp32."""
+    with torch.autocast(features.device.type, enabled=False):
+        places = (2 * points.float() - 1).expand(len(features), 1, -1, -1)
+        cells = features.float().permute(0, 3, 1, 2)
+        found = F.grid_sample(cells, places, padding_mode="border", align_corners=False)
+    return found[:, :, 0].mT.to(features.dtype)
 
 
 def inverse_sigmoid(p: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:

@@ -24,7 +24,7 @@ def asked_flops(queries: TaskQueries, task: str, samples: int, patches: int) -> 
         decoder = count * matrix_parameters(queries.exit)
     else:
         layers = queries.decoder.layers
-        learning = max(len(layers), 1) if queries.deep else 1
+        learning = queries.learning(task)
         keyed = 2 * width * width * len(layers)  # keys and values of all layers, of the patches
         own = matrix_parameters(queries.decoder) - keyed
         attention = 2 * count * (patches + count) * width * len(layers)

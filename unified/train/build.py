@@ -176,10 +176,12 @@ def _skeleton(listed: Path, names: Sequence[str]) -> tuple[tuple[int, int], ...]
 def _positives(task: Task, names: Sequence[str]) -> tuple[float, ...]:
     """How often each attribute holds, as the manifest of the data says; nothing where it does not."""
     entries = several(task.data)
-    if len(entries) > 1 or not (Path(entries[0]) / MANIFEST).is_file():
-        return ()
-    said = read_manifest(Path(entries[0])).get("positives", {})
-    return tuple(float(said[name]) for name in names) if all(name in said for name in names) else ()
+    known = len(entries) == 1 and (Path(entries[0]) / MANIFEST).is_file()
+    said = read_manifest(Path(entries[0])).get("positives", {}) if known else {}
+    if all(name in said for name in names):
+        return tuple(float(said[name]) for name in names)
+    logger.info("%s: no manifest says how often attributes hold, so what holds weighs as what does not", task.data)
+    return ()
 
 
 def check_task(name: str, task: Task) -> None:
