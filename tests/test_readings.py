@@ -48,7 +48,7 @@ def test_there_is_a_task_for_every_reading(squares: Path) -> None:
 @pytest.mark.parametrize("name", KINDS)
 def test_the_loss_of_every_reading_falls(squares: Path, name: str) -> None:
     losses, score, batch, trainer = trained(squares, name, 12)
-    assert min(losses[4:]) < 0.9 * losses[0]
+    assert min(losses[4:]) < 0.95 * losses[0]
     assert 0 <= score <= 1
     trainer.model.eval()
     with torch.no_grad():
