@@ -96,7 +96,7 @@ def test_four_pictures_are_learned_by_heart(squares: Path, name: str) -> None:
     model = content(squares, name)["model"]
     wider = {**model, **WIDER, "queries": {**model["queries"], **WIDER}}
     losses, score, batch, trainer = trained(squares, name, 200, model=wider)
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
     assert score >= LEARNED.get(name, 0.97)
     trainer.model.eval()
     with torch.no_grad():
