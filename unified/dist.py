@@ -164,3 +164,12 @@ def barrier() -> None:
     """Wait until every rank is here."""
     if world_size() > 1:
         distributed.barrier()
+
+
+def leave() -> None:
+    """End all groups of this process, at the end of a program.
+
+    Threads of groups that are still there when the process is taken down may abort it (SIGABRT) after all is done.
+    """
+    if distributed.is_initialized():
+        distributed.destroy_process_group()

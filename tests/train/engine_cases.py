@@ -347,6 +347,7 @@ def main() -> None:
     if dist.rank() == 0:
         (Path(folder) / f"results{dist.world_size()}.json").write_text(json.dumps(results))
     faulthandler.cancel_dump_traceback_later()
+    dist.leave()
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ def _train(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(TRAIN_HELP)
         sys.exit(0 if arguments else 2)
+    from unified import dist
     from unified.cli.flags import with_flags
     from unified.config import build, read_yaml
     from unified.paths import find
@@ -73,6 +74,7 @@ def _train(arguments: list[str]) -> None:
         raise RecipeError("--processes goes with --dry-run; a run has those that torchrun starts")
     else:
         run(recipe, Path(out))
+        dist.leave()
 
 
 def _whole(text: str, flag: str) -> int:
