@@ -48,7 +48,7 @@ def test_there_is_a_task_for_every_reading(squares: Path) -> None:
 @pytest.mark.parametrize("name", KINDS)
 def test_the_loss_of_every_reading_falls(squares: Path, name: str) -> None:
     losses, score, batch, trainer = trained(squares, name, 12)
-    assert min(losses[4:]) < 0.95 * losses[0]
+    assert min(losses[4:]) < (0.95 if name == "denoise" else 0.9) * losses[0]  # a picture with noise is near already
     assert 0 <= score <= 1
     trainer.model.eval()
     with torch.no_grad():
@@ -96,7 +96,7 @@ def test_four_pictures_are_learned_by_heart(squares: Path, name: str) -> None:
     model = content(squares, name)["model"]
     wider = {**model, **WIDER, "queries": {**model["queries"], **WIDER}}
     losses, score, batch, trainer = trained(squares, name, 200, model=wider)
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < (0.8 if name == "denoise" else 0.5) * losses[0]
     assert score >= LEARNED.get(name, 0.97)
     trainer.model.eval()
     with torch.no_grad():
