@@ -1,5 +1,7 @@
 """Collectives that are the identity at world size 1, so that one code path serves one process and many."""
 
+import gc
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -169,7 +171,10 @@ def barrier() -> None:
 def leave() -> None:
     """End all groups of this process, at the end of a program.
 
-    Threads of groups that are still there when the process is taken down may abort it (SIGABRT) after all is done.
+    A thread of a group that waits for the interpreter, to let go of a last tensor, aborts a process whose interpreter
+    ends first (SIGABRT, "terminate called without an active exception"); so it is given time to.
     """
     if distributed.is_initialized():
         distributed.destroy_process_group()
+        gc.collect()  # of what still refers to groups
+        time.sleep(0.2)
