@@ -25,12 +25,15 @@ from unified.train import loop
 
 
 def specialist(recipe: Recipe, task: str) -> Recipe:
-    """The recipe of one task alone: a slot a step, as many steps as the generalist has slots of it."""
+    """The recipe of one task alone: a slot a step, as many steps as the generalist has slots of it.
+
+    Its loss has the weight 1: weights are there to make gradients of several tasks comparable.
+    """
     steps = count(recipe, recipe.seed, task, recipe.max_steps)
     warmup = max(1, round(recipe.optim.warmup * steps / recipe.max_steps))
     return replace(
         recipe,
-        tasks={task: recipe.tasks[task]},
+        tasks={task: replace(recipe.tasks[task], loss_weight=1.0)},
         slots=1,
         max_steps=steps,
         optim=replace(recipe.optim, warmup=warmup),

@@ -90,6 +90,7 @@ class Task:
     sample_weight: float = 1.0
     """Its quota in the schedule."""
     loss_weight: float = 1.0
+    """Factor of its loss: a step's loss is the mean over its slots of weight × loss, whatever tasks share the step."""
     family: str | None = None
     """Names the shared temperature (and the attribute row); the task's own name when absent."""
     augment: Sequence[dict[str, Any]] = field(default_factory=tuple)

@@ -61,8 +61,11 @@ def test_dots_in_names_are_refused(tmp_path: Path, change: dict[str, Any]) -> No
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"loss_weight": 0.0}, r"tasks\.colour\.loss_weight: 0.0 must be positive"),
-        ({"batch": 0}, r"tasks\.colour\.batch: 0 must"),
+        ({"loss_weight": 0.0}, r"tasks\.colour\.loss_weight: expected a positive finite number, got 0.0"),
+        ({"loss_weight": -1.0}, r"tasks\.colour\.loss_weight: expected a positive finite number, got -1.0"),
+        ({"loss_weight": float("nan")}, r"tasks\.colour\.loss_weight: expected a positive finite number, got nan"),
+        ({"loss_weight": float("inf")}, r"tasks\.colour\.loss_weight: expected a positive finite number, got inf"),
+        ({"batch": 0}, r"tasks\.colour\.batch: expected a positive finite number, got 0"),
         ({"answer": {"label_smoothing": 1.0}}, r"tasks\.colour\.answer\.label_smoothing: expected"),
         ({"family": "train"}, "torch keeps the name 'train' for itself"),
     ],

@@ -17,7 +17,7 @@ from tiny import tensors_of, tiny_recipe, with_experts
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from unified.checkpoint import Writer
+from unified.checkpoint import Writer, newest
 from unified.data.loader import StepLoader
 from unified.data.schedule import Slot
 from unified.matching import score
@@ -69,15 +69,60 @@ def test_a_step_leaves_parameters_of_absent_tasks_bit_equal_moments_included(tmp
     assert {"text.word.weight", "log_scales.next", "encoder.blocks.0.mlp.up.weight"} <= changed
 
 
-def test_a_step_of_several_slots_has_the_gradient_of_the_weighted_mean_of_their_losses(tmp_path: Path) -> None:
+def weighted(recipe: Recipe, **weights: float) -> Recipe:
+    """The recipe with other loss weights."""
+    changed = {name: replace(recipe.tasks[name], loss_weight=weight) for name, weight in weights.items()}
+    return replace(recipe, tasks={**recipe.tasks, **changed})
+
+
+def test_the_loss_of_a_step_is_the_mean_over_its_slots_of_weight_times_loss(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path)
-    tasks = {**recipe.tasks, "caption": replace(recipe.tasks["caption"], loss_weight=3.0)}
-    trainer, loader = start(replace(recipe, tasks=tasks), tmp_path)
+    plain, loader = start(recipe, tmp_path)
     pairs = only(loader, "caption") + only(loader, "colour")
-    step = trainer.engine.module
-    whole, *_ = step([trainer._item(slot, batch) for slot, batch in pairs])
-    single = [step([trainer._item(slot, batch)])[0] for slot, batch in pairs]
-    torch.testing.assert_close(whole, (3 * single[0] + single[1]) / 4)
+    single = [plain.engine.module([plain._item(slot, batch)])[0].item() for slot, batch in pairs]
+    trainer, _ = start(weighted(recipe, caption=3.0, colour=0.01), tmp_path)
+    items = [trainer._item(slot, batch) for slot, batch in pairs]
+    whole = trainer.engine.module(items)[0]
+    assert whole.item() == pytest.approx((3 * single[0] + 0.01 * single[1]) / 2, rel=1e-5)
+    parts = [trainer.engine.module([item], len(items))[0].item() for item in items]
+    assert sum(parts) == pytest.approx(whole.item(), rel=1e-6), "chunks add up to the step"
+
+
+@pytest.mark.parametrize("weight", [0.01, 0.5, 7.0])
+def test_the_factor_of_a_task_is_its_weight_whatever_tasks_share_the_step(tmp_path: Path, weight: float) -> None:
+    recipe = tiny_recipe(tmp_path)
+
+    def gradient(changed: Recipe, *tasks: str) -> Tensor:
+        """That of the temperature of `colour`, which no other task uses."""
+        trainer, loader = start(changed, tmp_path)
+        pairs = [pair for task in tasks for pair in only(loader, task)]
+        trainer.engine.module([trainer._item(slot, batch) for slot, batch in pairs], recipe.slots)[0].backward()
+        found = trainer.model.log_scales["colour"].grad
+        assert found is not None
+        return found
+
+    expected = gradient(recipe, "colour") * weight
+    changed = weighted(recipe, colour=weight, caption=30.0)
+    torch.testing.assert_close(gradient(changed, "colour"), expected)
+    torch.testing.assert_close(gradient(changed, "colour", "caption"), expected)
+    torch.testing.assert_close(gradient(changed, "next", "colour", "colour"), 2 * expected)
+
+
+def test_a_run_that_began_with_the_sum_of_weights_says_so_where_weights_are_not_1(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = tiny_recipe(tmp_path)
+    trainer, loader = start(weighted(recipe, colour=0.5), tmp_path)
+    trainer.train_step(loader.probe())
+    trainer.save(Writer(tmp_path / "new", keep_last=1), {})
+    trainer.save(Writer(tmp_path / "old", keep_last=1), {"slot_mean_from": 1})  # as after a resume of an older run
+    for folder, changed, told in (("new", 0.5, False), ("old", 0.5, True), ("old", 1.0, False)):
+        resumed, _ = start(weighted(recipe, colour=changed), tmp_path)
+        caplog.clear()
+        found = newest(tmp_path / folder)
+        assert found is not None
+        resumed.load(found)
+        assert ("up to step 1" in caplog.text and "colour 0.5" in caplog.text) == told, (folder, changed)
 
 
 def test_the_loss_falls_on_every_kind_of_answer(tmp_path: Path) -> None:

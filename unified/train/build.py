@@ -196,7 +196,10 @@ def check_task(name: str, task: Task) -> None:
         raise RecipeError(f"{where}.metric: {task.metric!r} is not a metric{nearest(task.metric, list(TASK_METRICS))}")
     for key, value in (("batch", task.batch), ("sample_weight", task.sample_weight), ("loss_weight", task.loss_weight)):
         if not 0 < value < math.inf:
-            raise RecipeError(f"{where}.{key}: {value} must be positive; leave a task without a share out")
+            raise RecipeError(
+                f"{where}.{key}: expected a positive finite number, got {value}. Hint: leave out a task that is not to "
+                "be trained"
+            )
     _check_together(where, task)
     if hasattr(nn.ParameterDict(), task.family or name):
         raise RecipeError(

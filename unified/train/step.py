@@ -62,17 +62,22 @@ class StepModel(nn.Module):
         """Run each batch as one, so that all ranks run the same modules in the same order, whatever their data."""
 
     def forward(
-        self, items: Sequence[Item], weight_of_step: float | None = None
+        self, items: Sequence[Item], slots: int | None = None
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "s 4"], Float[Tensor, "m d e"] | None]:
-        """The loss of the step, and for each slot the sum of losses, the terms and the hits over all ranks.
+        """Return the loss of the step, and for each slot the sum of losses, the terms and the hits over all ranks.
 
-        A fourth column has the sum of losses on this rank alone. The third result is the load of all experts over all
-        ranks, by layer and decision; None for a dense model.
+        A slot's loss is its sum divided by the number of its valid terms on all ranks. The loss of the step is the mean
+        over its slots of weight × loss: never divided by weights, so that a task's factor does not depend on which
+        tasks share the step. Engines average gradients over ranks, so the local part is multiplied by the world size.
 
-        A slot's loss is its sum divided by the number of its valid terms on all ranks; slots are averaged by their
-        tasks' weights. Engines average gradients over ranks, so the local share is multiplied by the world size.
-        `weight_of_step`: the weights of all slots of the step, where `items` are some of them; the losses of all parts
-        add up to that of the step. Experts are then balanced over a part at a time.
+        Args:
+            items: the slots of the step, or a chunk of them.
+            slots: how many slots the whole step has; None: `items` are all of them. The losses of all chunks add up to
+                that of the step, but that experts are balanced over a chunk at a time.
+
+        Returns:
+            The loss; the sums (slots, 4) float32, whose fourth column has the losses of this rank alone; and the load
+            of all experts over all ranks, by layer and decision, None for a dense model.
         """
         device = self.model.device.type
         autocast = torch.autocast(device, self.computes_in, enabled=self.computes_in != torch.float32)
@@ -81,13 +86,13 @@ class StepModel(nn.Module):
         sums = torch.stack([s.loss.sum() for s in scores])
         local = torch.stack([torch.stack([s.loss.sum(), s.terms.sum(), s.correct.sum()]).float() for s in scores])
         whole = reduce_sum(local)
-        weights = [self.tasks[item.task].loss_weight for item in items]
-        total = sum(weights) if weight_of_step is None else weight_of_step
-        share = sums.new_tensor(weights) / total * world_size() / whole[:, 1].clamp(min=1)
+        count = len(items) if slots is None else slots
+        weights = sums.new_tensor([self.tasks[item.task].loss_weight for item in items])
+        factor = weights / count * world_size() / whole[:, 1].clamp(min=1)
         extra, load = routing_loss(passes, self.model.config.experts)
-        loss = (share * sums).sum()
+        loss = (factor * sums).sum()
         if extra is not None:
-            loss = loss + extra * (sum(weights) / total)
+            loss = loss + extra * (len(items) / count)
         return loss, torch.cat([whole, local[:, :1]], dim=1), load
 
     def _score(self, item: Item) -> Scores:

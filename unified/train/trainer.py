@@ -90,6 +90,7 @@ class Trainer:
         self.skipped = Skipped()
         self.scale = LossScale() if recipe.train.precision == "fp16" else None
         self.new_temperatures = False  # whether the loaded checkpoint has others than the model
+        self.slot_mean_from = 0  # the step after which the loss is the mean over slots of weight × loss
         self.cost = Cost(parts.model)
         size = recipe.engine.expert_parallel
         # Before a device would have to hold all experts.
@@ -176,7 +177,6 @@ class Trainer:
 
         The third result says what loss was not finite; the gradient is not finite either then.
         """
-        weight = sum(self.recipe.tasks[slot.task].loss_weight for slot, _ in slots)
         chunks = in_chunks(slots, self.recipe.engine.chunks)
         found: list[tuple[Tensor, Tensor | None]] = []
         wrong: str | None = None
@@ -186,7 +186,7 @@ class Trainer:
             with self.engine.part(last=number == len(chunks), scale=scale):
                 self.enter("forward")
                 try:
-                    loss, sums, load = self.engine.module(items, weight)
+                    loss, sums, load = self.engine.module(items, self.recipe.slots)
                 except GateError as error:  # weights are those of all ranks, so all end here
                     raise NonFiniteError(f"step {self.step + 1}: {error}. {_where(slots)}. {_NEXT}") from error
                 wrong = wrong or self._not_finite(chunk, sums)
@@ -293,7 +293,8 @@ class Trainer:
         """Begin a checkpoint of this step."""
         groups = ["weights", *MOMENTS, "steps", *(["ema"] if self.ema is not None else [])]
         scale = {"loss_scale": self.scale.state()} if self.scale else {}
-        state = {"step": self.step, "skipped": [*self.skipped.steps], **scale, **state}
+        own = {"step": self.step, "skipped": [*self.skipped.steps], "slot_mean_from": self.slot_mean_from}
+        state = {**own, **scale, **state}
         writer.save(self.step, groups, self.tensors(), state)
 
     def load(self, path: checkpoint.Location) -> dict[str, Any]:
@@ -324,7 +325,21 @@ class Trainer:
             self.scale.load(found.state["loss_scale"])
         self.skipped.steps = list(found.state.get("skipped", []))
         self.step = found.step
+        self.slot_mean_from = found.state.get("slot_mean_from", found.step)
+        self._tell_of_weights(path)
         return dict(found.state)
+
+    def _tell_of_weights(self, path: checkpoint.Location) -> None:
+        """Say where a part of the run was trained with factors that depended on the other tasks of each step."""
+        uneven = [f"{name} {task.loss_weight:g}" for name, task in self.recipe.tasks.items() if task.loss_weight != 1]
+        if self.slot_mean_from and uneven:
+            logger.warning(
+                "%s: up to step %d this run divided the weighted losses of a step by the sum of their weights; since "
+                "then by its number of slots, so that these loss weights act as they are written: %s",
+                path,
+                self.slot_mean_from,
+                ", ".join(uneven),
+            )
 
     def _known(self, named: Mapping[str, Tensor]) -> checkpoint.Lazy:
         """Tensors of a checkpoint without those of temperatures that no task of the recipe has any more."""
