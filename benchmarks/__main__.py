@@ -2,11 +2,24 @@
 
 import sys
 
-from benchmarks import checkpoints, expert_parallel, experts, gemm, loader, loop, merged, queries, remote, step
+from benchmarks import (
+    attention,
+    checkpoints,
+    expert_parallel,
+    experts,
+    gemm,
+    loader,
+    loop,
+    merged,
+    queries,
+    remote,
+    step,
+)
 from benchmarks.measure import table
 
 MEASUREMENTS = {
     "step": step.rows,
+    "attention": attention.rows,
     "loader": loader.rows,
     "loop": loop.rows,
     "remote": remote.rows,

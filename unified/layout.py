@@ -67,19 +67,28 @@ def layout(parts: Sequence[tuple[Attributes, int]], continues: bool = False) -> 
 
 
 def attention_mask(
-    whole: Layout, keys: Bool[Tensor, "b n"], past_keys: Bool[Tensor, "b m"] | None
-) -> Bool[Tensor, "b k"] | Bool[Tensor, "b n k"] | None:
-    """Who may attend to whom: the layout's structure and the padding; None where everything is visible."""
+    whole: Layout, keys: Bool[Tensor, "b n"], past_keys: Bool[Tensor, "b m"] | None, *, padded: bool
+) -> Bool[Tensor, "b k"] | Bool[Tensor, "_ n k"] | None:
+    """Return who may attend to whom: the layout's structure and the padding; None where everything is visible.
+
+    Args:
+        whole: the layout of the n tokens.
+        keys: which of them are no padding.
+        past_keys: the same for m tokens that were encoded before.
+        padded: whether any of `keys` may be False. Told by who knows: asking an accelerator costs a wait, and a mask
+            that hides nothing keeps torch from its fastest kernels.
+    """
     structure = visibility(whole, keys.device)
     if past_keys is not None:
         rows = keys.shape[1]
         inside = keys[:, None].expand(-1, rows, -1) if structure is None else structure & keys[:, None]
         return torch.cat([past_keys[:, None].expand(-1, rows, -1), inside], dim=2)
-    if structure is not None:
-        # A padded query sees itself only, so that its softmax has something to sum over.
-        return structure & (keys[:, None] | torch.eye(len(whole), dtype=torch.bool, device=keys.device))
-    # Without padding no mask is needed, and attention is faster. Asking costs a wait on an accelerator, so only here.
-    return None if keys.device.type == "cpu" and bool(keys.all()) else keys
+    if structure is None:
+        return keys if padded else None
+    if not padded:
+        return structure[None]
+    # A padded query sees itself only, so that its softmax has something to sum over.
+    return structure & (keys[:, None] | torch.eye(len(whole), dtype=torch.bool, device=keys.device))
 
 
 def windows(parts: Sequence[tuple[Attributes, Any]], side: int | None) -> Windows | None:

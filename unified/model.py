@@ -167,13 +167,14 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
             lengths.append(queries[1].shape[1])
         whole = layout(list(zip(kinds, lengths, strict=True)), continues=past is not None)
         real = torch.cat(masks, dim=1)
+        mask = attention_mask(whole, real, past_mask, padded=any(tokens.may_be_padded for _, tokens in parts))
         segments, conditions = whole.segments, None
         if self._conditioner is not None:
             segments, conditions = self._conditioner(whole, real, visibility(whole, real.device))
         output = self.encoder(
-            torch.cat(vectors, dim=1), attention_mask(whole, real, past_mask), segments, conditions=conditions,
-            past=past, noise=noise, candidate=any(kind.role == "candidate" for kind in kinds), keep_past=keep_past,
-            keep_layers=keep_layers, windows=None if past or keep_past else windows(parts, self._window),
+            torch.cat(vectors, dim=1), mask, segments, conditions=conditions, past=past, noise=noise,
+            candidate=any(kind.role == "candidate" for kind in kinds), keep_past=keep_past, keep_layers=keep_layers,
+            windows=None if past or keep_past else windows(parts, self._window),
         )  # fmt: skip
         return Encoded(output.states, whole, output.past, output.routing, output.layers)
 
@@ -391,4 +392,5 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
 def text_tokens(ids: Int[Tensor, "b n"], mask: Tensor | None = None) -> Tokens:
     """Text ids as tokens; positions count from 0."""
     visible = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
-    return Tokens("text", ids, visible, timeline(*ids.shape).to(ids.device))
+    padded = False if mask is None else None
+    return Tokens("text", ids, visible, timeline(*ids.shape).to(ids.device), padded)

@@ -1,7 +1,7 @@
 """The values that travel between the layers: samples, tokens, batches and segments."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,20 +29,31 @@ class Tokens:
     values: Int[Tensor, "b n"] | UInt8[Tensor, "b n d"] | Float[Tensor, "b n d"]
     mask: Bool[Tensor, "b n"]  # True: a real token
     position: Float[Tensor, "b n 3"]  # t, y, x; text uses t alone
+    padded: bool | None = None  # whether any token is padding, where that is known without a look at the mask
 
     def __len__(self) -> int:
         return self.values.shape[0]
 
+    @property
+    def may_be_padded(self) -> bool:
+        """Whether any token may be padding. Only a CPU is asked: an accelerator would have to be waited for."""
+        if self.padded is not None:
+            return self.padded
+        return self.mask.device.type != "cpu" or not bool(self.mask.all())
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Tokens":
-        """The same tokens on another device."""
-        return replace(self, **{name: _moved(getattr(self, name), device, non_blocking) for name in _TENSORS})
+        """The same tokens on another device, which need not be asked for padding."""
+        known = self.may_be_padded if self.mask.device.type == "cpu" else self.padded
+        moved = {name: _moved(getattr(self, name), device, non_blocking) for name in _TENSORS}
+        return replace(self, padded=known, **moved)
 
     def rows(self, index: slice | Tensor) -> "Tokens":
-        """The tokens of some of the samples."""
-        return replace(self, **{name: getattr(self, name)[index] for name in _TENSORS})
+        """The tokens of some of the samples, which may be those without padding."""
+        found = {name: getattr(self, name)[index] for name in _TENSORS}
+        return replace(self, padded=False if self.padded is False else None, **found)
 
 
-_TENSORS = tuple(field.name for field in fields(Tokens) if field.name != "modality")
+_TENSORS = ("values", "mask", "position")
 
 
 @dataclass(frozen=True)

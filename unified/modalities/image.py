@@ -217,7 +217,7 @@ def _grid_size(height: int, width: int, patch: int) -> tuple[int, int]:
 
 def _tokens(values: Tensor, frames: int, rows: int, columns: int) -> Tokens:
     position, mask = _grid(frames, rows, columns, values.device)
-    return Tokens("image", values, mask.expand(len(values), -1), position.expand(len(values), -1, -1))
+    return Tokens("image", values, mask.expand(len(values), -1), position.expand(len(values), -1, -1), padded=False)
 
 
 @lru_cache(maxsize=64)

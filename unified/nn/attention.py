@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from unified.nn.experts import Dense
+from unified.nn.scaled_dot_product import attend, attend_fused
 from unified.nn.windows import Windows
 
 MakeLinear = Callable[[str, int, int], nn.Module]
@@ -55,7 +55,7 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b n w"],
-        mask: Bool[Tensor, "b 1 q k"] | None,
+        mask: Bool[Tensor, "_ 1 q k"] | None,
         layer: Dense,
         past: Cache | None = None,
         windows: Windows | None = None,
@@ -69,11 +69,12 @@ class Attention(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind()
         if past is not None:
             key, value = torch.cat([past.key, key], dim=2), torch.cat([past.value, value], dim=2)
-        if windows is not None and past is None:
-            mixed = windows.attend(query, key, value, mask)
+            mixed = attend(query, key, value, mask).transpose(1, 2).flatten(2)
+        elif windows is not None:
+            mixed = windows.attend(query, key, value, mask).transpose(1, 2).flatten(2)
         else:
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return layer.linear("out", self.out, mixed.transpose(1, 2).reshape(batch, length, width)), key, value
+            mixed = attend_fused(qkv, mask)
+        return layer.linear("out", self.out, mixed), key, value
 
     def remember(self, prompts: Float[Tensor, "p w"], layer: Dense, batch: int) -> Cache:
         """Keys and values of normed prompts, the same for all samples, as if they had been encoded before."""

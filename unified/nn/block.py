@@ -57,7 +57,7 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b n w"],
-        mask: Bool[Tensor, "b 1 q k"] | None,
+        mask: Bool[Tensor, "_ 1 q k"] | None,
         past: Cache | None = None,
         drop: Float[Tensor, "2 b"] | None = None,
         segments: Sequence[Segment] = (),

@@ -104,7 +104,7 @@ class Encoder(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b n w"],
-        mask: Bool[Tensor, "b k"] | Bool[Tensor, "b n k"] | None,
+        mask: Bool[Tensor, "b k"] | Bool[Tensor, "_ n k"] | None,
         segments: Sequence[Segment],
         *,
         conditions: Conditions | None = None,

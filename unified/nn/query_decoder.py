@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from unified.nn.scaled_dot_product import attend
+
 Norm = Literal["post", "pre"]
 Activation = Literal["relu", "gelu"]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
@@ -35,7 +37,7 @@ class QueryAttention(nn.Module):
         self, queries: Float[Tensor, "b q d"], seen: Remembered, mask: Bool[Tensor, "b 1 1 n"] | None = None
     ) -> Float[Tensor, "b q d"]:
         """`queries` with their positions; `mask`: True = may attend, None = all."""
-        mixed = F.scaled_dot_product_attention(self._split(self.query(queries)), *seen, attn_mask=mask)
+        mixed = attend(self._split(self.query(queries)), *seen, mask=mask)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:

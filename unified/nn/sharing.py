@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from unified.errors import UserError
 from unified.nn.queries import mean_of_real
+from unified.nn.scaled_dot_product import attend
 
 Refine = Literal["none", "se", "cbam"]
 SQUEEZE = 16
@@ -70,7 +71,7 @@ class LadderBlock(nn.Module):
         """`mask`: True = may be attended; None = all."""
         y = self.norm1(x)
         query, key, value = (_heads(part(y), self.heads) for part in (self.query, self.key, self.value))
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        mixed = attend(query, key, value, mask=mask)
         x = x + self.out(mixed.transpose(1, 2).flatten(2))
         return x + self.down(F.gelu(self.up(self.norm2(x))))
 
@@ -156,11 +157,11 @@ class SharedAttention(nn.Module):
         values: list[Callable[[Tensor], Tensor]] = [self.values[group] for group in groups]
         split = [_heads(value(stream), self.heads) for value, stream in zip(values, streams, strict=True)]
         # Side by side they are one matrix of values: the map is computed once and multiplies them all.
-        mixed = F.scaled_dot_product_attention(
+        mixed = attend(
             _heads(self.query(reference), self.heads),
             _heads(self.key(memory), self.heads),
             torch.cat(split, dim=-1),
-            attn_mask=None if mask is None else mask[:, None, None],
+            mask=None if mask is None else mask[:, None, None],
         )
         parts = mixed.chunk(len(groups), dim=-1)
         return tuple(self.outs[g](part.transpose(1, 2).flatten(2)) for g, part in zip(groups, parts, strict=True))

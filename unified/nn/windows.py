@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from unified.nn.scaled_dot_product import attend
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -36,7 +38,7 @@ class Windows:
         keys, values = key[:, :, place], value[:, :, place]
         inside = slice(self.start, stop)
         patches = self._patches(query[:, :, inside], key[:, :, inside], value[:, :, inside], keys, values, seen)
-        rest = F.scaled_dot_product_attention(query[:, :, place], key, value, attn_mask=mask)
+        rest = attend(query[:, :, place], key, value, mask=mask)
         return torch.cat([rest[:, :, : self.start], patches, rest[:, :, self.start :]], dim=2)
 
     def _patches(
@@ -51,9 +53,7 @@ class Windows:
             beside = seen.repeat_interleave(count, dim=0)
         full = seen is None and self.rows % self.side == 0 and self.columns % self.side == 0
         mask = None if full else torch.cat([real, beside], dim=-1)
-        mixed = F.scaled_dot_product_attention(
-            query, torch.cat([key, keys], dim=2), torch.cat([value, values], dim=2), attn_mask=mask
-        )
+        mixed = attend(query, torch.cat([key, keys], dim=2), torch.cat([value, values], dim=2), mask=mask)
         return self._joined(mixed)
 
     def _grid(self) -> tuple[int, int]:

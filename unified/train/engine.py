@@ -23,6 +23,7 @@ from unified.log import logger
 from unified.nn.experts import ConditionalLayer
 from unified.recipe import Recipe
 from unified.train.deepspeed_settings import deepspeed_settings
+from unified.train.precision import check_agreed, check_precision
 from unified.train.trackers import check_trackers
 
 SLACK = 60.0
@@ -56,12 +57,6 @@ def chosen(recipe: Recipe) -> str:
                 f"engine.{key}: {value!r} is for DeepSpeed alone; ask for it with --engine.kind deepspeed"
             )
     return engine
-
-
-def check_precision(recipe: Recipe) -> None:
-    """Refuse fp16 where it has no fast products; a `RecipeError`."""
-    if recipe.train.precision == "fp16" and not torch.cuda.is_available():
-        raise RecipeError("train.precision: fp16 is for GPUs, and none is here; use bf16 or fp32")
 
 
 def check_expert_parallel(recipe: Recipe) -> None:
@@ -112,6 +107,7 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
             f"accelerate sees {accelerator.num_processes} processes, torch.distributed {world_size()} and the launcher "
             f"{launched()}; start this run with torchrun"
         )
+    check_agreed(recipe)
     return accelerator
 
 

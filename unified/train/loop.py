@@ -21,9 +21,9 @@ from unified.recipe import Recipe
 from unified.train.build import Parts, build
 from unified.train.engine import make_accelerator
 from unified.train.flops import gemm_peak
+from unified.train.precision import PRECISIONS, resolved
 from unified.train.progress import Progress
 from unified.train.run_folder import RunFolder
-from unified.train.step import PRECISIONS
 from unified.train.stop import StopRequest
 from unified.train.trackers import Trackers
 from unified.train.trainer import NonFiniteError, Trainer
@@ -36,6 +36,7 @@ Tell = Callable[[dict[str, Any]], None]
 
 def run(recipe: Recipe, out: Path) -> None:
     """Train `recipe` in the folder `out`; continues there when it holds a complete checkpoint."""
+    recipe = resolved(recipe, out)
     accelerator = make_accelerator(recipe, out)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(RunFolder(out)) if rank() == 0 else None

@@ -29,6 +29,7 @@ from unified.train.build import check, label_sets, made_of_names, network, query
 from unified.train.deepspeed_settings import deepspeed_settings
 from unified.train.memory import FLOAT, HALF, Activations
 from unified.train.optim import parameter_groups
+from unified.train.precision import resolved
 from unified.train.states import Sizes, States, states
 from unified.train.step import in_chunks
 from unified.train.traffic import Collective, of_candidates, of_experts, of_states
@@ -180,7 +181,7 @@ def make_plan(recipe: Recipe, processes: int | None = None) -> Plan:
     Data, label sets and a text tokenizer that are not there are assumed, and noted. Raises `RecipeError` and
     `DataError` for what is there and wrong, also with the model to start from.
     """
-    processes = processes or world_size()
+    processes, recipe = processes or world_size(), resolved(recipe)
     check(recipe)
     check_split(recipe, processes)
     found = _find(recipe)

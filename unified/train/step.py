@@ -20,6 +20,7 @@ from unified.nn.encoder import Noise
 from unified.stopwatch import Stopwatch
 from unified.task import Match, Task
 from unified.train.load import routing_loss
+from unified.train.precision import PRECISIONS
 from unified.types import Batch, Tokens
 
 T = TypeVar("T")
@@ -30,9 +31,6 @@ TASK_METRICS: dict[str, Callable[[float, float, float], float]] = {
     "perplexity": lambda loss, terms, _correct: math.exp(min(loss / terms, 700.0)),
 }
 """What `Task.metric` may name: a number for people from the sum of losses, the terms and the hits of a slot."""
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What `train.precision` may name: what products are computed in."""
 
 
 @dataclass(frozen=True)
