@@ -5,6 +5,7 @@ import sys
 from benchmarks import (
     attention,
     checkpoints,
+    classifier,
     expert_parallel,
     experts,
     gemm,
@@ -20,6 +21,7 @@ from benchmarks.measure import table
 MEASUREMENTS = {
     "step": step.rows,
     "attention": attention.rows,
+    "classifier": classifier.rows,
     "loader": loader.rows,
     "loop": loop.rows,
     "remote": remote.rows,

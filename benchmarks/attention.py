@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import Row, best_seconds
+from benchmarks.step import precisions
 from unified import seed
 from unified.nn import scaled_dot_product
 from unified.nn.scaled_dot_product import attend_fused, by_products
-from unified.train.precision import has_fast_bf16
+from unified.train.precision import PRECISIONS
 
 SHAPES = ((128, 4, 17, 32), (64, 4, 30, 32), (48, 4, 65, 32), (64, 3, 65, 64), (16, 6, 130, 64), (16, 6, 197, 64))
 """Samples, heads, tokens and width of a head."""
@@ -42,8 +43,8 @@ def core(shape: tuple[int, int, int, int], dtype: torch.dtype, *, products: bool
 def rows() -> list[Row]:
     """One row for each dtype and shape; bf16 where this CPU multiplies it."""
     found = []
-    names = {torch.float32: "fp32", **({torch.bfloat16: "bf16"} if has_fast_bf16() else {})}
-    for dtype, name in names.items():
+    for name in precisions():
+        dtype = PRECISIONS[name]
         for shape in SHAPES:
             sides = {way: core(shape, dtype, products=way == "products") for way in ("fused", "products")}
             best = best_seconds(sides)
