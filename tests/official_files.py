@@ -3,7 +3,9 @@
 It shares no code with the package, so that the converter's own list is under test.
 """
 
+import gzip
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -132,3 +134,15 @@ def before_publication(state: State) -> State:
         name = name.replace("loss_prepare.", "predictor.")
         old[name] = tensor
     return old
+
+
+MERGES = ["c a", "ca t</w>", "d o", "do g</w>", "t h", "th e</w>"]
+MERGED_WORDS = 512 + len(MERGES) + 5
+
+
+def merges_file(folder: Path, *, packed: bool = True) -> Path:
+    """Merges as OpenAI's CLIP has them, with further ones that its vocabulary does not use."""
+    text = "\n".join(['"bpe_simple_vocab_16e6.txt#version: 0.2', *MERGES, "x y", "z</w> q", ""])
+    file = folder / ("merges.txt.gz" if packed else "merges.txt")
+    file.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    return file

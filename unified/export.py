@@ -15,6 +15,7 @@ from unified.configuration import UnifiedConfig
 from unified.hub import HubError, RunWeights, Weights
 from unified.log import logger
 from unified.model import UnifiedModel
+from unified.official.kept import copy_kept
 
 MAX_SHARD_SIZE = "5GB"
 """Larger models are split over files, as on the hub: a file is fetched, and held, at once."""
@@ -46,6 +47,7 @@ def export(
     _write_weights(out, found, shards, parameters=model.num_parameters())
     model.config.save_pretrained(out)
     hub.read_processor(run / "model").save_pretrained(out)
+    copy_kept(run / "model", out)
     card = model_card(out.resolve().name, model, found.source, measured)
     (out / "README.md").write_text(card, encoding="utf-8")
     logger.info("%s: %s, ready for unified.load and unified push", out, found.source)

@@ -166,6 +166,13 @@ def _load_run(run: Path, weights: Weights, path: checkpoint.Location | None = No
     return Loaded(model, read_processor(run / "model"), found.source)
 
 
+def model_folder(reference: str | Path) -> Path:
+    """The folder that holds a model's configuration and what lies beside it; of a run, its `model` folder."""
+    folder = _folder(reference)
+    run = folder if _is_run(folder) else _run_of(folder)
+    return folder if run is None else run / "model"
+
+
 def run_folder(reference: str | Path) -> Path:
     """The folder of a run; an error where it is something else."""
     folder = _folder(reference)

@@ -1,6 +1,5 @@
 """`unified convert uni-perceiver`, and the vocabularies that it takes."""
 
-import gzip
 from pathlib import Path
 
 import pytest
@@ -15,16 +14,7 @@ from unified.model import text_tokens
 from unified.official.read import OfficialError
 from unified.official.tokenizer import load_tokenizer
 
-MERGES = ["c a", "ca t</w>", "d o", "do g</w>", "t h", "th e</w>"]
-WORDS = 512 + len(MERGES) + 5
-
-
-def merges_file(folder: Path, *, packed: bool = True) -> Path:
-    """Merges as OpenAI's CLIP has them, with further ones that its vocabulary does not use."""
-    text = "\n".join(['"bpe_simple_vocab_16e6.txt#version: 0.2', *MERGES, "x y", "z</w> q", ""])
-    file = folder / ("merges.txt.gz" if packed else "merges.txt")
-    file.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
-    return file
+WORDS = files.MERGED_WORDS
 
 
 def checkpoint(folder: Path) -> Path:
@@ -39,7 +29,7 @@ def run(*arguments: object) -> None:
 
 def test_there_and_back_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = checkpoint(tmp_path), tmp_path / "out"
-    run(source, out, "--heads", 4, "--tokenizer", merges_file(tmp_path))
+    run(source, out, "--heads", 4, "--tokenizer", files.merges_file(tmp_path))
     text = capsys.readouterr().out
     for words in ("published", "1 layers, width 64, 4 heads", "tokenizer given", str(out / "official.json")):
         assert words in text
@@ -52,7 +42,7 @@ def test_there_and_back_by_command(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_converted_model_with_its_vocabulary_reads_and_writes_words(tmp_path: Path) -> None:
-    run(checkpoint(tmp_path), tmp_path / "out", "--heads", 4, "--tokenizer", merges_file(tmp_path))
+    run(checkpoint(tmp_path), tmp_path / "out", "--heads", 4, "--tokenizer", files.merges_file(tmp_path))
     model, processor = hub.load(tmp_path / "out")
     features = processor(text=["The  cat", "a dog &"])
     ids = processor.tokenizer.get_vocab()
@@ -68,7 +58,7 @@ def test_a_converted_model_with_its_vocabulary_reads_and_writes_words(tmp_path: 
 
 def test_ids_are_those_of_clip(tmp_path: Path) -> None:
     """The first ones are the printable bytes from !, then the same closing a word, then the merges."""
-    found = load_tokenizer(merges_file(tmp_path, packed=False), WORDS, 50)
+    found = load_tokenizer(files.merges_file(tmp_path, packed=False), WORDS, 50)
     assert found.size == WORDS
     token = found.tokenizer.token_to_id
     assert [token(word) for word in ("!", "a", "~", "¡", "a</w>", "ca", "the</w>")] == [0, 64, 93, 94, 320, 512, 517]
@@ -82,9 +72,9 @@ def test_ids_are_those_of_clip(tmp_path: Path) -> None:
 
 def test_a_tokenizer_of_clip_gets_the_further_special_tokens(tmp_path: Path) -> None:
     """Hugging Face's files of CLIP end with the two special tokens that OpenAI's model knows."""
-    whole = load_tokenizer(merges_file(tmp_path), WORDS, 50).tokenizer
+    whole = load_tokenizer(files.merges_file(tmp_path), WORDS, 50).tokenizer
     words = {word: number for word, number in whole.get_vocab(with_added_tokens=False).items() if number < WORDS - 3}
-    merges = [tuple(line.split()) for line in MERGES]
+    merges = [tuple(line.split()) for line in files.MERGES]
     clip = tokenizers.Tokenizer(tokenizers.models.BPE(words, merges, end_of_word_suffix="</w>"))
     clip.normalizer, clip.pre_tokenizer, clip.decoder = whole.normalizer, whole.pre_tokenizer, whole.decoder
     clip.add_special_tokens(["<|startoftext|>", END])
@@ -92,7 +82,7 @@ def test_a_tokenizer_of_clip_gets_the_further_special_tokens(tmp_path: Path) -> 
     clip.save(str(tmp_path / "tokenizer.json"))
     found = load_tokenizer(tmp_path, WORDS, 50)
     assert (found.size, found.spe, found.end) == (WORDS, WORDS - 1, WORDS - 4)
-    assert found.prepare("the cat dog") == load_tokenizer(merges_file(tmp_path), WORDS, 50).prepare("the cat dog")
+    assert found.prepare("the cat dog") == load_tokenizer(files.merges_file(tmp_path), WORDS, 50).prepare("the cat dog")
 
 
 @pytest.mark.parametrize(("name", "content", "message"), [

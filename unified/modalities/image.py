@@ -24,6 +24,7 @@ from unified.paths import find
 from unified.types import DataError, Tokens
 
 SPEC = "preprocessor_config.json"
+OF_MODEL = "processor_config.json"  # an exported or converted model has the spec in a section of it
 RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers, which Hugging Face specs use
 KEYS = {
     "resize_mode": "mode",
@@ -76,15 +77,22 @@ class ImageTokenizer:
 
     @classmethod
     def load(cls, reference: str, patch: int) -> "ImageTokenizer":
-        """The tokenizer of a folder in tokenizers/ or of a path."""
+        """The tokenizer of a folder in tokenizers/ or of a path, which may be the folder of a model."""
         try:
             found = find("tokenizers", reference)
         except FileNotFoundError as error:
             raise RecipeError(f"image.tokenizer: {error}") from error
-        file = found / SPEC if found.is_dir() else found
-        if not file.is_file():
+        files = [found / SPEC, found / OF_MODEL] if found.is_dir() else [found]
+        file = next((file for file in files if file.is_file()), None)
+        if file is None:
             raise RecipeError(f"{found}: no {SPEC}; tokenizers/image has an example")
-        return cls(read_spec(read_json(file), str(file)), patch)
+        content = read_json(file)
+        if file.name == OF_MODEL:
+            section = content.get("image_processor")
+            if not isinstance(section, dict):
+                raise RecipeError(f"{file}: expected a section image_processor, got {section!r}")
+            content = {name: value for name, value in section.items() if name != "patch"}
+        return cls(read_spec(content, str(file)), patch)
 
     def prepare(self, raw: Any) -> UInt8[Tensor, "*t 3 h w"]:
         """An image (3, h, w), or a video (t, 3, h, w), resized to the spec; uint8 in and out."""

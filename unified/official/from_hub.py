@@ -5,15 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from unified import hub
+from unified.answers.match import TEMPERATURES as OF_FAMILIES
 from unified.conditions import BITS
 from unified.configuration import UnifiedConfig
 from unified.initial import LOG_SCALE
 from unified.modalities.text import END, SPE
 from unified.nn.routing import FOLDED
+from unified.official.kept import read_kept
 from unified.official.log import SIDECAR, Log, read_log
 from unified.official.names import (
     ALIAS,
@@ -43,18 +44,20 @@ def revert(reference: str, file: Path) -> list[str]:
     if not file.parent.is_dir():
         raise OfficialError(f"{file}: the folder {file.parent} does not exist")
     model = hub.open_model(reference).model
-    folder = Path(model.name_or_path or reference)  # of a hub name, its local copy
+    folder = hub.model_folder(reference)
     log = read_log(folder)
-    shape = shape_of(model.config, reference) if log is None else _unchanged(model.config, log, reference)
+    shape = shape_of(model.config, reference) if log is None else _of_log(model.config, log, reference)
+    kept = {} if log is None else read_kept(folder, log)
+    beside = {name: tensor for name, tensor in kept.items() if name.startswith(OF_FAMILIES)}
     tensors = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    made_up = _temperatures(tensors)
-    official = _to_official({**tensors, **made_up}, shape, reference)
-    kept = {} if log is None else _sidecar(folder, log)
+    made_up = _temperatures({**beside, **tensors})
+    official = _to_official({**beside, **tensors, **made_up}, shape, reference)
+    kept = {name: tensor for name, tensor in kept.items() if name in aside(shape)}
     alias = {f"{ALIAS}.{part}": official[f"{NORM}.{part}"] for part in ("weight", "bias")}
     missing = [name for name in aside(shape) if name not in {**kept, **alias}]
     derived = {name: _derived(name, official, model.config, shape) for name in missing}
     found = {**official, **alias, **derived, **kept}
-    if log is not None:
+    if log is not None and not log.trained:
         found = {name: found[name].to(getattr(torch, log.types.get(name, "float32"))) for name in log.order}
     part = file.with_name(f".{file.name}.part")
     try:
@@ -161,9 +164,11 @@ def _unlike(config: UnifiedConfig) -> list[str]:
     return problems
 
 
-def _unchanged(config: UnifiedConfig, log: Log, reference: str) -> Shape:
-    """The shape in the log, which must still be that of the model beside it."""
+def _of_log(config: UnifiedConfig, log: Log, reference: str) -> Shape:
+    """The shape in the log, which must still be that of the model beside it; of one that was trained on, its own."""
     shape = shape_of(config, reference)
+    if log.trained:
+        return shape if shape.experts else replace(shape, attention=log.shape.attention)
     for name in ("width", "depth", "hidden", "vocabulary", "experts", "expert_layers", "prompts", "classes"):
         if getattr(shape, name) != getattr(log.shape, name):
             raise OfficialError(
@@ -194,17 +199,6 @@ def _temperatures(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _split(entry: Entry, value: Tensor) -> dict[str, Tensor]:
     parts = value.reshape(len(entry.official), *entry.shape)
     return dict(zip(entry.official, parts, strict=True))
-
-
-def _sidecar(folder: Path, log: Log) -> dict[str, Tensor]:
-    if not log.kept_aside:
-        return {}
-    file = folder / SIDECAR
-    found = load_file(file) if file.is_file() else {}
-    missing = [name for name in log.kept_aside if name not in found]
-    if missing:
-        raise OfficialError(f"{file}: lacks {', '.join(missing)}, which the log beside it names; convert again")
-    return found
 
 
 def _derived(name: str, official: Mapping[str, Tensor], config: UnifiedConfig, shape: Shape) -> Tensor:

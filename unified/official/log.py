@@ -36,6 +36,8 @@ class Log:
     kept_aside: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
+    trained: bool = False
+    """Whether the model was trained on since: what is kept aside is that of its start."""
 
     def write(self, folder: Path) -> None:
         """Write official.json."""
@@ -53,6 +55,7 @@ def read_log(folder: Path) -> Log | None:
         shape: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in content["shape"].items()
         }
+        content.setdefault("trained", False)  # logs of earlier versions
         values = {key: content[key] for key in Log.__dataclass_fields__ if key != "shape"}
         return Log(**values, shape=Shape(**shape))
     except (KeyError, TypeError, AttributeError) as error:

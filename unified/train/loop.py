@@ -16,6 +16,7 @@ from unified.data.sources import open_data
 from unified.dist import barrier, broadcast_object, of_ranks, rank
 from unified.evaluate.run import evaluate, flat_metrics
 from unified.log import logger
+from unified.official.kept import keep_of_start
 from unified.paths import checkpoints_of
 from unified.recipe import Recipe
 from unified.train.build import Parts, build
@@ -126,6 +127,8 @@ class _Session:
         if self.folder is not None:
             self.folder.start(self.recipe, start)
             self.parts.processor.save_pretrained(self.folder.model)
+            if self.recipe.start is not None and start == 0:
+                keep_of_start(self.recipe.start.model, self.parts.model.config.families, self.folder.model)
             if not self.trainer.new_temperatures:
                 self._write_config()
 
