@@ -243,7 +243,7 @@ def pad(parts: Sequence[Tokens]) -> Tokens:
         name: torch.cat([_lengthen(getattr(part, name), longest) for part in parts])
         for name in ("values", "mask", "position")
     }
-    return Tokens(parts[0].modality, **columns)
+    return Tokens(parts[0].modality, columns["values"], columns["mask"], columns["position"])
 
 
 def _lengthen(value: Tensor, length: int) -> Tensor:
