@@ -30,6 +30,7 @@ class Tokens:
     mask: Bool[Tensor, "b n"]  # True: a real token
     position: Float[Tensor, "b n 3"]  # t, y, x; text uses t alone
     padded: bool | None = None  # whether any token is padding, where that is known without a look at the mask
+    words: Int[Tensor, "b n"] | None = None  # of text on the host: the number of each token's word, -1: of none
 
     def __len__(self) -> int:
         return self.values.shape[0]
@@ -42,15 +43,16 @@ class Tokens:
         return self.mask.device.type != "cpu" or not bool(self.mask.all())
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Tokens":
-        """The same tokens on another device, which need not be asked for padding."""
+        """The same tokens on another device, which need not be asked for padding; `words` are for the host alone."""
         known = self.may_be_padded if self.mask.device.type == "cpu" else self.padded
         moved = {name: _moved(getattr(self, name), device, non_blocking) for name in _TENSORS}
-        return replace(self, padded=known, **moved)
+        return replace(self, padded=known, words=None, **moved)
 
     def rows(self, index: slice | Tensor) -> "Tokens":
         """The tokens of some of the samples, which may be those without padding."""
         found = {name: getattr(self, name)[index] for name in _TENSORS}
-        return replace(self, padded=False if self.padded is False else None, **found)
+        words = None if self.words is None else self.words[index]
+        return replace(self, padded=False if self.padded is False else None, words=words, **found)
 
 
 _TENSORS = ("values", "mask", "position")

@@ -106,9 +106,9 @@ def test_masking_hides_whole_words_at_least_one(samples: Any, tokenizers: Any) -
         assert any(hidden)
         assert not hidden[-1], "the end token is never hidden"
         assert batch.target[row, len(ids) :].eq(IGNORE).all()
-        starts = tokenizer.word_starts(ids)
-        for before, after, start in zip(hidden, hidden[1:], starts[1:], strict=False):
-            assert start or before == after, "a word is hidden whole or not at all"
+        for word in range(max(ids.words) + 1):
+            parts = {gone for gone, of in zip(hidden, ids.words, strict=True) if of == word}
+            assert len(parts) == 1, "a word is hidden whole or not at all"
         kept = [i for i, gone in enumerate(hidden) if not gone]
         assert batch.inputs["text"].values[row, kept].tolist() == [ids[i] for i in kept]
         assert [int(batch.target[row, i]) for i, gone in enumerate(hidden) if gone] == [
@@ -130,6 +130,22 @@ def test_the_share_of_hidden_words_is_that_asked_for(tokenizers: Any) -> None:
     target, _ = mask_words(text, tokenizers["text"], 0.23, np.arange(2000), 0, "a")
     words = int(text.mask[0].sum()) - 1
     assert float((target != IGNORE).sum()) / 2000 / words == pytest.approx(0.23, abs=0.01)
+
+
+def test_numbers_are_hidden_whole_and_digits_apart_are_not(samples: Any, tokenizers: Any) -> None:
+    tokenizer = tokenizers["text"]
+    for text, fates in (("in 1921 ,", {1}), ("in 1 9 2 1 ,", {1, 2})):
+        hidden = masked([{**samples[0], "txt": text}] * 200, tokenizers, fraction=0.4).target != IGNORE
+        digits = [n for n, i in enumerate(tokenizer.prepare(text)) if tokenizer.text([i]).isdigit()]
+        assert len(digits) == 4
+        assert {len(set(row)) for row in hidden[:, digits].tolist()} == fates
+
+
+def test_words_cannot_be_hidden_among_ids_alone(tokenizers: Any) -> None:
+    tokenizer = tokenizers["text"]
+    ids = tokenizer.tokens([list(tokenizer.prepare("in 1921"))])
+    with pytest.raises(DataError, match="ids alone"):
+        mask_words(ids, tokenizer, 0.15, np.arange(1), 0, "a")
 
 
 def test_masking_depends_on_the_global_index_alone(samples: Any, tokenizers: Any) -> None:

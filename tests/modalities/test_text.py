@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import tokenizers
 import torch
-from tokenizers import models, pre_tokenizers, processors, trainers
+from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
 
 from unified.config import RecipeError
 from unified.modalities.text import END, SPE, TextEmbedding, TextTokenizer
+from unified.official.tokenizer import load_tokenizer
 from unified.types import DataError
 
 DEFAULT = TextTokenizer.load("text", 16)
@@ -84,17 +85,74 @@ def test_copies_do_not_let_special_tokens_through(way: Callable[[TextTokenizer],
     assert way(DEFAULT).prepare(hostile) == DEFAULT.prepare(hostile)
 
 
-def test_words_begin_where_letters_digits_and_signs_change() -> None:
-    text = "hyphen-minus 12 incomprehensible"
-    ids = TextTokenizer.load("text", 64).prepare(text)
-    starts = DEFAULT.word_starts(ids)
-    words: list[list[int]] = []
-    for i, start in zip(ids[:-1], starts[:-1], strict=True):
-        if start:
-            words.append([])
-        words[-1].append(i)
-    assert [DEFAULT.text(word) for word in words] == ["hyphen", "-", "minus", "12", "incomprehensible"]
-    assert starts[-1], "the end token is a word of its own"
+def clip_words(folder: Path) -> TextTokenizer:
+    """A tokenizer that cuts as CLIP's does, digit by digit; its vocabulary is letters and a few merges."""
+    file = folder / "merges.txt"
+    file.write_text("#version: 0.2\nc a\nca t</w>\n' s</w>\n")
+    return load_tokenizer(file, 2 * 256 + 3 + 5, 64)
+
+
+def word_piece() -> TextTokenizer:
+    """A tokenizer in BERT's manner: later parts of a word begin with ##."""
+    pieces = ["[UNK]", "19", "##21", "play", "##ing", "don", "'", "t", "1", "9", "2", "x", "##1"]
+    made = tokenizers.Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    return TextTokenizer(made, 64)
+
+
+def spelled(tokenizer: TextTokenizer, text: str) -> list[list[str]]:
+    """The tokens of each word."""
+    ids = tokenizer.prepare(text)
+    tokens = [tokenizer.tokenizer.id_to_token(i) for i in ids]
+    assert ids.words[-1] == -1, "the end token is of no word"
+    return [[t for t, w in zip(tokens, ids.words, strict=True) if w == n] for n in range(max(ids.words) + 1)]
+
+
+def test_words_are_runs_without_white_space_apart_from_punctuation() -> None:
+    ids = TextTokenizer.load("text", 64).prepare("Hyphen-minus 12b, 1921  in_comprehensible")
+    groups = [[i for i, word in zip(ids, ids.words, strict=True) if word == n] for n in range(max(ids.words) + 1)]
+    assert [DEFAULT.text(group) for group in groups] == [
+        "hyphen", "-", "minus", "12b", ",", "1921", "in", "_", "comprehensible"
+    ]  # fmt: skip
+
+
+def test_words_do_not_depend_on_what_they_become(tmp_path: Path) -> None:
+    clip = clip_words(tmp_path)
+    assert spelled(clip, "1921") == [["1</w>", "9</w>", "2</w>", "1</w>"]]
+    assert spelled(clip, "1 9 2 1") == [["1</w>"], ["9</w>"], ["2</w>"], ["1</w>"]]
+    assert clip.prepare("1921") == clip.prepare("1 9 2 1"), "ids alone cannot tell"
+    assert spelled(clip, "cat's") == [["cat</w>"], ["'s</w>"]]
+    assert spelled(word_piece(), "1921 playing 1 9 don't") == [
+        ["19", "##21"], ["play", "##ing"], ["1"], ["9"], ["don"], ["'"], ["t"]
+    ]  # fmt: skip
+    assert spelled(DEFAULT, "1921 don't") == [["Ġ1", "9", "2", "1"], ["Ġdon"], ["'t"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("", 0), ("   ", 0), ("日本 x", 3), ("a\x00b", 1), ("cafe\u0301 au", 2), ("mc²!?", 3), ("☃☃ é", 2), ("x ", 1)],
+)
+def test_every_token_of_a_word_is_found(text: str, words: int) -> None:
+    ids = DEFAULT.prepare(text)
+    assert max(ids.words) + 1 == words
+    assert sorted(set(ids.words[:-1])) == list(range(words))
+
+
+def test_words_survive_a_cut_and_a_copy() -> None:
+    whole, cut = (
+        TextTokenizer.load("text", 64).prepare("1921 and 1922"),
+        TextTokenizer.load("text", 4).prepare("1921 and"),
+    )
+    assert cut.words == [*whole.words[:3], -1]
+    assert pickle.loads(pickle.dumps(whole)).words == whole.words
+
+
+def test_a_batch_knows_its_words_where_texts_are_known() -> None:
+    tokens = DEFAULT.tokens([DEFAULT.prepare("one 1921"), DEFAULT.prepare("two")])
+    assert tokens.words is not None
+    assert tokens.words.tolist() == [[0, 1, 1, 1, 1, -1], [0, -1, -1, -1, -1, -1]]
+    assert tokens.rows(slice(1, 2)).words.tolist() == [[0, -1, -1, -1, -1, -1]]  # type: ignore[union-attr]
+    assert DEFAULT.tokens([[5, DEFAULT.end]]).words is None
 
 
 def test_padding_is_masked_and_at_the_end() -> None:
@@ -110,9 +168,7 @@ def test_another_tokenizer_gets_the_prefix_token_and_loses_its_start_token(tmp_p
     assert loaded.spe == loaded.size - 1
     assert ids.count(0) == 0
     assert ids[-1] == loaded.end == 1
-    pieces = [loaded.tokenizer.id_to_token(i) for i in ids]
-    words = sum(loaded.word_starts(ids))
-    assert words == 5, f"a / catalogue / , / cats / end token, found {pieces}"
+    assert max(ids.words) + 1 == 4, f"a / catalogue / , / cats, found {spelled(loaded, 'a catalogue, cats')}"
 
 
 def test_saved_tokenizer_is_the_same_tokenizer(tmp_path: Path) -> None:

@@ -168,6 +168,8 @@ class Collator:
         ids = self._texts.get(value)
         if ids is None:
             ids = self.tokenizers["text"].prepare(value)
+            # Words cost a third of the tokens: they are found where some are hidden, and nowhere else.
+            ids = ids if self.answer.read == "masked" else list(ids)
             if len(self._texts) >= CACHED_TEXTS:
                 self._texts.clear()
             if len(value) <= CACHED_LENGTH:
@@ -221,12 +223,29 @@ def prepare_images(images: Sequence[Tensor], tokenizer: Tokenizer) -> list[Tenso
 def mask_words(
     text: Tokens, tokenizer: TextTokenizer, fraction: float, indices: NDArray[np.int64], seed: int, task: str
 ) -> tuple[Int[Tensor, "b n"], Tokens]:
-    """Hide a share of the whole words of each text, at least one.
+    """Hide a share of the whole words of each text, at least one (whole-word masking of BERT, Devlin et al., 2019).
 
-    Returns the hidden ids, IGNORE elsewhere, and the corrupted text.
+    Args:
+        text: tokens that know their words: made by `TextTokenizer.tokens` of what its `prepare` returns.
+        tokenizer: the tokenizer that made them, for the mask and random ids.
+        fraction: the part of the words that is hidden, between 0 and 1; what is left over is rounded at random.
+        indices: (b,) global sample indices, which key all that is random.
+        seed: the seed of the run.
+        task: the name of the task, which keys too.
+
+    Returns:
+        The hidden ids, (b, n) int64, IGNORE elsewhere, and the corrupted text, whose tokens know no words.
+
+    Raises:
+        DataError: the tokens do not know their words.
     """
-    ids = text.values.numpy()
-    words, counts = _words(ids, text.mask.numpy() & (ids != tokenizer.end), tokenizer)
+    if text.words is None:
+        raise DataError(
+            "mask_words: expected tokens that know their words, got ids alone, which cannot tell '1921' from "
+            "'1 9 2 1'. Hint: tokenizer.tokens([tokenizer.prepare(text), …])"
+        )
+    ids, words = text.values.numpy(), text.words.numpy()
+    counts = words.max(1, initial=-1) + 1
     most = max(int(counts.max()), 1)
     chance = uniform(indices, most, seed, task, "hidden words")
     rank = np.where(np.arange(most) < counts[:, None], chance, 2.0).argsort(1).argsort(1)
@@ -239,19 +258,7 @@ def mask_words(
     fate = np.take_along_axis(fate, place_of, 1)
     written = np.where(fate < HIDDEN, tokenizer.spe, np.where(fate < HIDDEN + REPLACED, random_ids, ids))
     target = torch.from_numpy(np.where(hidden, ids, IGNORE))
-    return target, replace(text, values=torch.from_numpy(np.where(hidden, written, ids)))
-
-
-def _words(
-    ids: NDArray[np.int64], readable: NDArray[np.bool_], tokenizer: TextTokenizer
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The number of the word that each token belongs to (-1: none), and the words of each text."""
-    starts = np.zeros(ids.shape, dtype=bool)
-    lengths = readable.sum(1)
-    for row, length in enumerate(lengths):
-        starts[row, :length] = tokenizer.word_starts(ids[row, :length].tolist())
-    words = np.where(readable, starts.cumsum(1) - 1, -1)
-    return words, words.max(1, initial=-1) + 1
+    return target, replace(text, values=torch.from_numpy(np.where(hidden, written, ids)), words=None)
 
 
 def _group(value: Any) -> int:

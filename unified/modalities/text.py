@@ -5,14 +5,16 @@ Source of the arithmetic: Uni-Perceiver (CVPR 2022). A text has no start token a
 """
 
 import json
+from bisect import bisect_right
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 import torch
 from jaxtyping import Float, Int
+from tokenizers import models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 
@@ -23,7 +25,35 @@ from unified.types import DataError, Tokens
 
 SPE = "<|spe|>"
 END = "<|endoftext|>"
-SPACE = "space"  # the last character of a token that is nothing else: the word goes on
+
+
+class TextIds(list[int]):
+    """The ids of one text, the end token included, that know the words which they spell."""
+
+    def __init__(self, ids: Sequence[int], text: str, starts: Sequence[int]) -> None:
+        """Keep what words are found by.
+
+        Args:
+            ids: the ids, of which the last ones may stand for nothing in the text.
+            text: the text, as it was written.
+            starts: of the ids that stand for a part of the text, the offset of its first character.
+        """
+        super().__init__(ids)
+        self.text, self.starts = text, starts
+
+    @cached_property
+    def words(self) -> list[int]:
+        """The number of each id's word, counted from 0 over the words that ids begin in; -1: of no word.
+
+        Words are those of BERT's basic tokenizer: runs without white space, where each punctuation mark and each
+        Chinese character is a word of its own. An id belongs to the word of the first character from its start on
+        that is no white space, so one that crosses into a second word belongs to the first.
+        """
+        ends = [end for _, end in _basic_tokenizer().encode(self.text, add_special_tokens=False).offsets]
+        numbers: dict[int, int] = {}
+        found = [bisect_right(ends, start) for start in self.starts]
+        words = [numbers.setdefault(word, len(numbers)) if word < len(ends) else -1 for word in found]
+        return [*words, *[-1] * (len(self) - len(words))]
 
 
 class TextTokenizer:
@@ -79,22 +109,24 @@ class TextTokenizer:
         """The ids of each text, closed by the end token and cut to `max_length`."""
         return [self.prepare(text) for text in texts]
 
-    def prepare(self, raw: Any) -> list[int]:
+    def prepare(self, raw: Any) -> TextIds:
         """The ids of one text, closed by the end token and cut to `max_length`."""
-        return self._closed(self._pieces(raw))
+        found = self._encoded(raw)
+        kept = found.offsets[: self.max_length - 1]
+        return TextIds(self._closed(found.ids), raw, [start for start, _ in kept])
 
     def cloze(self, text: str) -> list[int]:
         """The ids of a text in which `<|spe|>` marks the places to be filled in."""
         first, *rest = text.split(SPE)
-        ids = self._pieces(first)
+        ids = self._encoded(first).ids
         for part in rest:
-            ids += [self.spe, *self._pieces(part)]
+            ids += [self.spe, *self._encoded(part).ids]
         return self._closed(ids)
 
-    def _pieces(self, text: Any) -> list[int]:
+    def _encoded(self, text: Any) -> tokenizers.Encoding:
         if not isinstance(text, str):
             raise DataError(f"expected a text (str), found {type(text).__name__}; name a text column as the input")
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        return self.tokenizer.encode(text, add_special_tokens=False)
 
     def _closed(self, ids: list[int]) -> list[int]:
         return [*ids[: self.max_length - 1], self.end]
@@ -107,44 +139,19 @@ class TextTokenizer:
         return self.tokenizer.decode(kept, skip_special_tokens=True).strip()
 
     def tokens(self, prepared: Sequence[Sequence[int]]) -> Tokens:
-        """A batch of id lists, padded at the end with the end token (and masked)."""
+        """A batch of id lists, padded at the end with the end token (and masked).
+
+        Where all come from `prepare`, the tokens know the words that they belong to.
+        """
         if not prepared:
             raise DataError("a batch of texts needs at least one text")
         lengths = torch.tensor([len(ids) for ids in prepared])
         longest = int(lengths.max())
         rows = [[*ids, *[self.end] * (longest - len(ids))] for ids in prepared]
         mask = torch.arange(longest)[None, :] < lengths[:, None]
-        return Tokens("text", torch.tensor(rows), mask, timeline(len(rows), longest))
-
-    def word_starts(self, ids: Sequence[int]) -> list[bool]:
-        """Whether each id begins a word: a run of letters, of digits or of other signs. Special ids stand alone."""
-        begins, first, last = self._shapes
-        result, before = [], "nothing"
-        for i in ids:
-            result.append(begins[i] or before not in (first[i], SPACE))
-            before = last[i]
-        return result
-
-    @cached_property
-    def _shapes(self) -> tuple[list[bool], list[str], list[str]]:
-        """For each id: does it begin a word in any case, and the kinds of its first and of its last character."""
-        model = json.loads(self.tokenizer.to_str())["model"]
-        closes, continues = model.get("end_of_word_suffix") or "", model.get("continuing_subword_prefix") or ""
-        special = {i for i, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
-        begins, first, last = [], [], []
-        for i in range(self.size):
-            token = self.tokenizer.id_to_token(i) or ""
-            spaced = token[:1] in ("Ġ", "▁")
-            body = token[1:] if spaced else token
-            ends = bool(closes) and body.endswith(closes)
-            body = body.removesuffix(closes) if ends else body
-            inner = bool(continues) and body.startswith(continues)
-            body = body.removeprefix(continues) if inner else body
-            alone = i in special or not token
-            begins.append(alone or spaced or (bool(continues) and not inner))
-            first.append("" if alone or not body else _kind(body[0]))
-            last.append("" if alone or ends else _kind(body[-1]) if body else SPACE)
-        return begins, first, last
+        words = [[*ids.words, *[-1] * (longest - len(ids))] for ids in prepared if isinstance(ids, TextIds)]
+        known = torch.tensor(words) if len(words) == len(rows) else None
+        return Tokens("text", torch.tensor(rows), mask, timeline(len(rows), longest), words=known)
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, which AutoTokenizer reads too."""
@@ -180,10 +187,13 @@ def _from_hub(reference: str, absent: FileNotFoundError) -> tokenizers.Tokenizer
         raise RecipeError(f"text.tokenizer: {absent}; as a name of the hub: {error}") from error
 
 
-def _kind(character: str) -> str:
-    if character.isdigit() and character.isascii():
-        return "digit"
-    return "letter" if character.isalpha() or not character.isascii() else "sign"
+@cache
+def _basic_tokenizer() -> tokenizers.Tokenizer:
+    """Return BERT's basic tokenizer (Devlin et al., 2019): every word becomes one token, of which offsets are read."""
+    basic = tokenizers.Tokenizer(models.WordLevel({"": 0}, unk_token=""))
+    basic.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
+    basic.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return basic
 
 
 class TextEmbedding(nn.Module):
