@@ -9,16 +9,18 @@ from numpy.typing import NDArray
 
 from unified import intervals
 from unified.config import RecipeError
-from unified.data.collate import Collator
+from unified.data.collate import Collator, Example
 from unified.data.decode import decode
 from unified.data.write import progress
 from unified.evaluate.context import Context
 from unified.evaluate.groups import Groups
 from unified.evaluate.items import Items, ceiling, clusters_of, read_items
-from unified.evaluate.results import UNTUNED, ZERO_SHOT, Measure, Result
+from unified.evaluate.language_baselines import WordScores, fit_baselines, gather_asked, other_images
+from unified.evaluate.results import BASELINE, UNTUNED, ZERO_SHOT, Measure, Result
 from unified.evaluate.spec import Caption, Masked
 from unified.generation import generate
 from unified.intervals import Interval
+from unified.log import logger
 from unified.matching import score
 from unified.metrics import exact_match, perplexity
 from unified.modalities.text import TextTokenizer
@@ -27,6 +29,7 @@ from unified.task import Match, Task
 from unified.types import Batch
 
 KEY = "evaluation"  # of the words that are hidden: the same in every evaluation
+NO_BASELINE = "no baseline: name the training data under `train`"
 
 
 def evaluate_masked(evaluation: Masked, name: str, context: Context) -> Iterator[Result]:
@@ -34,15 +37,21 @@ def evaluate_masked(evaluation: Masked, name: str, context: Context) -> Iterator
     items = _items(evaluation, [])
     answer = Match("vocabulary", "masked", evaluation.vocabulary, mask_fraction=evaluation.mask_fraction)
     task = _task(evaluation, answer, context)
-    loss, terms, correct = _score(evaluation, task, items, context)
-    yield replace(
-        _base(evaluation, name, items, clusters_of(_cluster_column(evaluation, items))),
+    cluster = _cluster_column(evaluation, items)
+    base = replace(
+        _base(evaluation, name, items, clusters_of(cluster)),
         task="masked_language_modelling",
         protocol="whole_word_mask",
-        label=f"hidden words ({int(terms.sum()):,} tokens)",
-        measures=_word_measures(loss, terms, correct, _cluster_column(evaluation, items)),
-        notes={"mask_fraction": evaluation.mask_fraction, "terms": int(terms.sum())},
     )
+    scores = _score(task, _batches(evaluation, task, items, context), context)
+    terms = int(scores.terms.sum())
+    base = replace(
+        base,
+        label=f"hidden words ({terms:,} tokens)",
+        notes={"mask_fraction": evaluation.mask_fraction, "terms": terms},
+    )
+    yield _row(base, "model", scores, cluster, "" if evaluation.train else NO_BASELINE)
+    yield from _baselines(evaluation, task, items, context, base, scores)
 
 
 def evaluate_caption(evaluation: Caption, name: str, context: Context) -> Iterator[Result]:
@@ -53,16 +62,18 @@ def evaluate_caption(evaluation: Caption, name: str, context: Context) -> Iterat
     groups = Groups(evaluation.groups, texts, items.columns[evaluation.group] if evaluation.group else None)
     own = [groups.of(text) for text in texts]
     cluster = _cluster_column(evaluation, items) or own
-    base = _base(evaluation, name, items, clusters_of(cluster))
-    loss, terms, correct = _score(evaluation, task, items, context)
-    yield replace(
+    base = replace(_base(evaluation, name, items, clusters_of(cluster)), task="captioning")
+    scores = _score(task, _batches(evaluation, task, items, context), context)
+    words = replace(
         base,
-        task="captioning",
         protocol="teacher_forcing",
         label="caption, right words before",
-        measures=_word_measures(loss, terms, correct, cluster),
-        notes={"terms": int(terms.sum())},
+        notes={"terms": int(scores.terms.sum())},
     )
+    yield _row(words, "model", scores, cluster, "" if evaluation.train else NO_BASELINE)
+    if "image" in evaluation.inputs.values():
+        yield from _without_its_image(evaluation, task, items, context, words, scores, own)
+    yield from _baselines(evaluation, task, items, context, words, scores)
     members = groups.members(texts)
     pictures = items.pictures.tolist()
     notes = {"ceiling": ceiling(pictures, own), "ceiling_own_text": ceiling(pictures, texts)}
@@ -72,7 +83,6 @@ def evaluate_caption(evaluation: Caption, name: str, context: Context) -> Iterat
         examples = dict(zip(items.keys[:5], written, strict=False))
         yield replace(
             base,
-            task="captioning",
             protocol="greedy" if beams == 1 else f"beam_{beams}",
             label="caption, greedy" if beams == 1 else f"caption, {beams} beams",
             measures=(Measure("exact_match", intervals.proportion(right, base.clusters), values=right),),
@@ -106,27 +116,80 @@ def _task(evaluation: Masked | Caption, answer: Match, context: Context) -> Task
     return Task(evaluation.several, evaluation.inputs, evaluation.target, answer, "perplexity", 1, family=family)
 
 
-def _batches(evaluation: Masked | Caption, task: Task, items: Items, context: Context) -> Iterator[Batch]:
+def _row(base: Result, features: str, scores: WordScores, cluster: list[Any] | None, how: str = "") -> Result:
+    measures = _word_measures(scores.loss, scores.terms, scores.correct, cluster)
+    return replace(base, features=features, measures=measures, notes={**base.notes, **({"how": how} if how else {})})
+
+
+def _beside(base: Result, features: str, scores: WordScores, model: WordScores, how: str) -> Result:
+    """A row beside the model's: what is said of it ends with the paired difference of the losses."""
+    paired = intervals.paired(model.loss, scores.loss, base.clusters, model.terms)
+    limits = f"[{paired.low:+.2f}, {paired.high:+.2f}]"
+    return _row(base, features, scores, base.clusters, f"{how}; model {paired.difference:+.2f} {limits} nats")
+
+
+def _baselines(
+    evaluation: Masked | Caption, task: Task, items: Items, context: Context, base: Result, model: WordScores
+) -> Iterator[Result]:
+    """Rows of n-gram models of the training texts, about the very tokens that the model was asked for."""
+    if evaluation.training is None:
+        return
+    tokenizer = context.tokenizers["text"]
+    assert isinstance(tokenizer, TextTokenizer)
+    masked = isinstance(evaluation, Masked)
+    fitted = fit_baselines(evaluation.training, evaluation.target, tokenizer, items, masked=masked)
+    asked = gather_asked(_batches(evaluation, task, items, context), tokenizer)
+    base = replace(base, setting=BASELINE)
+    for baseline in fitted:
+        yield _beside(base, baseline.name, baseline.score(asked), model, baseline.how)
+
+
+def _without_its_image(
+    evaluation: Caption, task: Task, items: Items, context: Context, base: Result, model: WordScores, own: list[str]
+) -> Iterator[Result]:
+    """The row of the model that is shown another sample's image: what is left is knowledge of captions."""
+    others = other_images(own, items.pictures)
+    if others is None:
+        logger.warning("%s: most items have one answer or one image, so none is shown another's", base.dataset)
+        return
+    scores = _score(task, _batches(evaluation, task, items, context, others), context)
+    yield _beside(base, "model, another sample's image", scores, model, "an image with another answer")
+
+
+def _batches(
+    evaluation: Masked | Caption,
+    task: Task,
+    items: Items,
+    context: Context,
+    images: NDArray[np.int64] | None = None,
+) -> Iterator[Batch]:
+    """The items as batches on the host; `images`: the item whose image each one is shown in place of its own."""
     # Keyed by position and this one name: what is hidden is the same for every model with this tokenizer.
     collator = Collator(KEY, task, context.tokenizers, None, 0)
+
+    def example(number: int) -> Example:
+        return collator.example(decode(items.source[number], collator.columns))
+
     starts = range(0, len(items), context.batch)
     for start in progress(starts, len(starts), f"words of {evaluation.data}"):
         numbers = items.numbers[start : start + context.batch]
-        samples = [decode(items.source[int(n)], collator.columns) for n in numbers]
-        yield collator.batch([collator.example(sample) for sample in samples], numbers).to(context.device)
+        examples = [example(int(number)) for number in numbers]
+        if images is not None:
+            shown = [example(int(items.numbers[row])) for row in images[start : start + context.batch]]
+            examples = [
+                own._replace(inputs={**own.inputs, "image": other.inputs["image"]})
+                for own, other in zip(examples, shown, strict=True)
+            ]
+        yield collator.batch(examples, numbers)
 
 
-def _score(
-    evaluation: Masked | Caption, task: Task, items: Items, context: Context
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """The sum of losses, the number of words and the hits of each item."""
+def _score(task: Task, batches: Iterator[Batch], context: Context) -> WordScores:
     rows: dict[str, list[NDArray[Any]]] = {"loss": [], "terms": [], "correct": []}
-    for batch in _batches(evaluation, task, items, context):
-        scores = score(context.model, task, batch)
+    for batch in batches:
+        scores = score(context.model, task, batch.to(context.device))
         for name, found in rows.items():
             found.append(getattr(scores, name).double().cpu().numpy())
-    loss, terms, correct = (np.concatenate(found) for found in rows.values())
-    return loss, terms, correct
+    return WordScores(**{name: np.concatenate(found) for name, found in rows.items()})
 
 
 def _write(evaluation: Caption, task: Task, items: Items, context: Context, beams: int) -> list[str]:
@@ -135,8 +198,8 @@ def _write(evaluation: Caption, task: Task, items: Items, context: Context, beam
     texts = []
     for batch in _batches(evaluation, task, items, context):
         found = generate(
-            context.model, batch.inputs, beams=beams, max_length=tokenizer.max_length, family=task.family,
-            vocabulary=evaluation.vocabulary,
+            context.model, batch.to(context.device).inputs, beams=beams, max_length=tokenizer.max_length,
+            family=task.family, vocabulary=evaluation.vocabulary,
         )  # fmt: skip
         texts += [tokenizer.text(ids) for ids in found]
     return texts

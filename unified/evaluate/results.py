@@ -19,7 +19,7 @@ from unified.intervals import Interval, Seeds
 from unified.types import DataError
 
 FORMAT = 1
-UNTUNED, ZERO_SHOT, PROBE, TRAINED = "w/o tuning", "zero-shot", "probe", "trained"
+UNTUNED, ZERO_SHOT, PROBE, TRAINED, BASELINE = "w/o tuning", "zero-shot", "probe", "trained", "baseline"
 
 
 @dataclass(frozen=True)

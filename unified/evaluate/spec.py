@@ -101,7 +101,20 @@ class Retrieval(Evaluation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Masked(Evaluation):
+class Words(Evaluation):
+    """What is scored token by token."""
+
+    train: str | Sequence[str] | None = None
+    """Training data: unigrams and n-grams of their texts are the baselines. null: no baseline, and the row says so."""
+
+    @property
+    def training(self) -> str | tuple[str, ...] | None:
+        """`train` in hashable form."""
+        return self.train if isinstance(self.train, str | None) else tuple(self.train)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masked(Words):
     """Guess hidden words of a text: perplexity and accuracy."""
 
     inputs: dict[str, str] = field(default_factory=lambda: {"txt": "text"})
@@ -111,7 +124,7 @@ class Masked(Evaluation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Caption(Evaluation):
+class Caption(Words):
     """Write the text of an image: perplexity with the right words before (teacher forcing), and exact matches."""
 
     target: str = "txt"
@@ -244,7 +257,8 @@ def _recognised(data: Path, train: str | None) -> Evaluation:
         )
     names = class_names(str(data))
     if names is None and columns is not None and "txt" in columns:
-        return Retrieval(data=str(data)) if set(columns) & set(IMAGE.split(";")) else Masked(data=str(data))
+        images = set(columns) & set(IMAGE.split(";"))
+        return Retrieval(data=str(data)) if images else Masked(data=str(data), train=train)
     probes: tuple[Any, ...] = ("least_squares", "logistic", "knn")
     templates: tuple[Any, ...] = ("bare", "templates") if isinstance(names, str) else ("bare",)
     share = None if train else TRAIN_SHARE

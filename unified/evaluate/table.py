@@ -96,7 +96,7 @@ def _seeds(seeds: Mapping[str, Any] | None, factor: float) -> str:
 
 def _notes(item: Mapping[str, Any]) -> str:
     notes = item["notes"]
-    found = [item["setting"]] if item["setting"] not in ("probe", "trained") else []
+    found = [item["setting"]] if item["setting"] not in ("probe", "trained", "baseline") else []
     for name, text in (("chance", "chance"), ("ceiling", "ceiling"), ("ceiling_own_text", "own text alone")):
         if notes.get(name) is not None:
             found.append(f"{text} {number(notes[name], 100.0)}")

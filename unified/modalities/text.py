@@ -107,7 +107,7 @@ class TextTokenizer:
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, closed by the end token and cut to `max_length`."""
-        return [self.prepare(text) for text in texts]
+        return [self._closed(found.ids) for found in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
     def prepare(self, raw: Any) -> TextIds:
         """The ids of one text, closed by the end token and cut to `max_length`."""
