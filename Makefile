@@ -23,6 +23,7 @@ quickstart: install
 	$(BIN)/unified shards build glyphs data/glyphs --skip-existing
 	$(BIN)/unified shards build digits data/digits --skip-existing
 	$(BIN)/unified shards build documentation data/documentation --skip-existing
+	$(BIN)/unified shards build computer_modern data/computer_modern --skip-existing
 	$(BIN)/python train.py recipes/quickstart.yaml
 	$(BIN)/unified eval runs/quickstart quickstart --shots 0 5 10 --seeds 5 --out runs/quickstart/results.json
 	$(BIN)/unified export runs/quickstart out/quickstart

@@ -2,6 +2,7 @@
 
 import io
 import json
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from unified.data.build import documentation
+from unified.data.build.computer_modern import build_computer_modern
 from unified.data.build.digits import build_digits
 from unified.data.build.documentation import (
     build_documentation,
@@ -20,6 +22,7 @@ from unified.data.build.documentation import (
     passages,
     split_of,
 )
+from unified.data.build.glyphs import font_files
 from unified.data.shards import Shards
 from unified.paths import data_folder
 
@@ -47,6 +50,32 @@ def test_digit_labels_are_those_of_the_recipe(tmp_path: Path) -> None:
     text = (data_folder("recipes") / "labels" / "digits.yaml").read_text()
     for name in build_digits(tmp_path / "digits", 5000)["test"]["classes"]:
         assert name in text
+
+
+def test_computer_modern_has_each_character_in_each_font_and_size(tmp_path: Path) -> None:
+    (manifest,) = build_computer_modern(tmp_path / "cm", 5000).values()
+    shards = Shards.open(tmp_path / "cm" / "test")
+    found, largest = set(), {}
+    for number in range(len(shards)):
+        raw = shards[number]
+        facts = json.loads(raw["json"])
+        found.add((facts["font"], facts["em_px"], facts["character"]))
+        assert raw["txt"].decode() == manifest["classes"][int(raw["cls"])]
+        assert raw["txt"].decode() == unicodedata.name(facts["character"]).lower()
+        image = Image.open(io.BytesIO(raw["png"]))
+        assert (image.size, image.mode) == ((32, 32), "L")
+        ink = np.asarray(image) < 255
+        if facts["character"] == "H":
+            largest.setdefault(facts["font"], {})[facts["em_px"]] = int(ink.any(1).sum())
+            assert ink[23].any()
+            assert not ink[24:].any(), "the baseline is that of the glyphs"
+    assert len(found) == len(shards) == 4 * 9 * 62
+    assert set(range(14, 31, 2)) == {em for _, em, _ in found}
+    for heights in largest.values():
+        ordered = [heights[em] for em in sorted(heights)]
+        assert ordered == sorted(ordered)
+        assert ordered[-1] >= 2 * ordered[0] - 1
+    assert not {font for font, _, _ in found} & {path.stem for path in font_files()}, "no glyph is drawn in these fonts"
 
 
 @pytest.fixture

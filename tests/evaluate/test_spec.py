@@ -28,7 +28,9 @@ def test_specs_of_the_project_load_and_say_their_command(path: Path) -> None:
 
 def test_quickstart_asks_for_everything() -> None:
     found = load_spec("quickstart").evaluations
-    assert {type(e).__name__ for e in found.values()} == {"Classification", "Retrieval", "Masked", "Caption"}
+    assert {type(e).__name__ for e in found.values()} == {
+        *("Classification", "Retrieval", "Masked", "Caption", "Robustness")
+    }
 
 
 @pytest.mark.parametrize(

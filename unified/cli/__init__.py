@@ -133,7 +133,8 @@ def shards_build(
     Example: unified shards build photos/ data/photos --kind imagefolder
 
     Args:
-        source: glyphs, digits or documentation (made from what the dependencies bundle), a folder, or a table.
+        source: glyphs, digits, documentation, computer_modern (made from what the dependencies bundle), a folder or a
+            table.
         out: Folder to write; it appears complete or not at all.
         kind: imagefolder: a folder a class; pairs: images with same-named .txt; table: CSV, TSV or JSONL. Annotated
             pictures: coco, yolo, voc, masks, depth, keypoints, attributes, boundaries (docs/data-format.md).

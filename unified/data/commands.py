@@ -10,6 +10,7 @@ from unified.config import nearest
 from unified.data.build.attributes import find_attributes
 from unified.data.build.boundaries import find_boundaries
 from unified.data.build.coco import find_coco
+from unified.data.build.computer_modern import build_computer_modern
 from unified.data.build.dense import Finder, Options, build_dense
 from unified.data.build.depth import find_depth
 from unified.data.build.digits import build_digits
@@ -34,6 +35,7 @@ EMBEDDED: Mapping[str, Callable[[Path, int], dict[str, dict[str, Any]]]] = {
     "glyphs": build_glyphs,
     "digits": build_digits,
     "documentation": build_documentation,
+    "computer_modern": build_computer_modern,
 }
 DENSE: Mapping[str, Finder] = {
     "coco": find_coco,
@@ -67,7 +69,7 @@ def build(
     options: Options | None = None,
     skip_existing: bool = False,
 ) -> None:
-    """Pack an embedded data set (glyphs, digits, documentation) or a user's files into shards in the new folder `out`.
+    """Pack an embedded data set (`EMBEDDED`) or a user's files into shards in the new folder `out`.
 
     `kind` is guessed from the files where it is None. `skip_existing` accepts a complete folder that is there already.
     """

@@ -14,7 +14,7 @@ from unified.evaluate.knn import nearest_neighbours
 from unified.evaluate.probe import fit_logistic
 from unified.evaluate.results import PROBE, UNTUNED, ZERO_SHOT, Measure, Result
 from unified.evaluate.sources import class_names
-from unified.evaluate.spec import Classification
+from unified.evaluate.spec import Classification, Robustness
 from unified.evaluate.zero_shot import accuracy_measures, class_ranks, class_weights, per_class, top5_measure
 from unified.labels import Labels, load_labels
 from unified.seed import generator
@@ -80,7 +80,7 @@ def _labelled(evaluation: Classification, name: str, test: _Part, labels: Labels
     return tuple(_Part(test.items, test.target[rows], rows) for rows in map(np.flatnonzero, (taken, ~taken)))  # type: ignore[return-value]
 
 
-def find_labels(evaluation: Classification) -> Labels:
+def find_labels(evaluation: Classification | Robustness) -> Labels:
     """The label set of the spec, or the one that comes with the data."""
     given = evaluation.labels
     if given is None:

@@ -12,6 +12,7 @@ from unified import hub
 from unified.config import RecipeError
 from unified.evaluate.compare import compare, comparison_table
 from unified.evaluate.results import read_results, write_results
+from unified.evaluate.robustness_figure import save_figure
 from unified.evaluate.run import evaluate
 from unified.evaluate.spec import load_spec
 from unified.evaluate.table import results_table
@@ -25,7 +26,7 @@ def eval_command(
     seeds: int = 5,
     out: Path | None = None,
 ) -> None:
-    """Evaluate a model, print the table, and write the results file where `out` names one."""
+    """Evaluate a model, print the table, and write results and figure where `out` names a file."""
     loaded = [load_spec(spec) for spec in specs]  # a wrong name is said before the model is loaded
     if out is not None:
         _check_out(out)
@@ -48,6 +49,9 @@ def eval_command(
     if out is not None:
         write_results(out, results)
         logger.info("written: %s", out)
+        figure = out.with_name(f"{out.stem}_robustness.png")
+        if save_figure(results, figure):
+            logger.info("written: %s", figure)
 
 
 def _check_out(out: Path) -> None:

@@ -37,9 +37,8 @@ def evaluate_masked(evaluation: Masked, name: str, context: Context) -> Iterator
     items = _items(evaluation, [])
     answer = Match("vocabulary", "masked", evaluation.vocabulary, mask_fraction=evaluation.mask_fraction)
     task = _task(evaluation, answer, context)
-    cluster = _cluster_column(evaluation, items)
     base = replace(
-        _base(evaluation, name, items, clusters_of(cluster)),
+        _base(evaluation, name, items, clusters_of(_cluster_column(evaluation, items))),
         task="masked_language_modelling",
         protocol="whole_word_mask",
     )
@@ -50,7 +49,7 @@ def evaluate_masked(evaluation: Masked, name: str, context: Context) -> Iterator
         label=f"hidden words ({terms:,} tokens)",
         notes={"mask_fraction": evaluation.mask_fraction, "terms": terms},
     )
-    yield _row(base, "model", scores, cluster, "" if evaluation.train else NO_BASELINE)
+    yield _row(base, "model", scores, "" if evaluation.train else NO_BASELINE)
     yield from _baselines(evaluation, task, items, context, base, scores)
 
 
@@ -70,7 +69,7 @@ def evaluate_caption(evaluation: Caption, name: str, context: Context) -> Iterat
         label="caption, right words before",
         notes={"terms": int(scores.terms.sum())},
     )
-    yield _row(words, "model", scores, cluster, "" if evaluation.train else NO_BASELINE)
+    yield _row(words, "model", scores, "" if evaluation.train else NO_BASELINE)
     if "image" in evaluation.inputs.values():
         yield from _without_its_image(evaluation, task, items, context, words, scores, own)
     yield from _baselines(evaluation, task, items, context, words, scores)
@@ -116,16 +115,17 @@ def _task(evaluation: Masked | Caption, answer: Match, context: Context) -> Task
     return Task(evaluation.several, evaluation.inputs, evaluation.target, answer, "perplexity", 1, family=family)
 
 
-def _row(base: Result, features: str, scores: WordScores, cluster: list[Any] | None, how: str = "") -> Result:
-    measures = _word_measures(scores.loss, scores.terms, scores.correct, cluster)
+def _row(base: Result, features: str, scores: WordScores, how: str) -> Result:
+    measures = _word_measures(scores.loss, scores.terms, scores.correct, base.clusters)
     return replace(base, features=features, measures=measures, notes={**base.notes, **({"how": how} if how else {})})
 
 
 def _beside(base: Result, features: str, scores: WordScores, model: WordScores, how: str) -> Result:
     """A row beside the model's: what is said of it ends with the paired difference of the losses."""
     paired = intervals.paired(model.loss, scores.loss, base.clusters, model.terms)
-    limits = f"[{paired.low:+.2f}, {paired.high:+.2f}]"
-    return _row(base, features, scores, base.clusters, f"{how}; model {paired.difference:+.2f} {limits} nats")
+    known = np.isfinite(paired.low)  # unknown with one text or one cluster
+    limits = f" [{paired.low:+.2f}, {paired.high:+.2f}]" if known else ""
+    return _row(base, features, scores, f"{how}; model {paired.difference:+.2f}{limits} nats")
 
 
 def _baselines(
@@ -206,7 +206,10 @@ def _write(evaluation: Caption, task: Task, items: Items, context: Context, beam
 
 
 def _word_measures(
-    loss: NDArray[np.float64], terms: NDArray[np.float64], correct: NDArray[np.float64], cluster: list[Any] | None
+    loss: NDArray[np.float64],
+    terms: NDArray[np.float64],
+    correct: NDArray[np.float64],
+    cluster: NDArray[np.int64] | None,
 ) -> tuple[Measure, ...]:
     """Perplexity and accuracy of a word; words of one text are a cluster."""
     mean = intervals.mean(loss, cluster, terms)

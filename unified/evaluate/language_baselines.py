@@ -68,9 +68,11 @@ class Baseline:
             target = asked.target[part]
             loss[part] = -np.log(chance[np.arange(len(target)), target])
             correct[part] = chance.argmax(1) == target
-        return WordScores(
-            *(np.bincount(asked.item, found, asked.items) for found in (loss, np.ones_like(loss), correct))
+        loss, terms, correct = (
+            np.bincount(asked.item, found, asked.items).astype(np.float64)
+            for found in (loss, np.ones_like(loss), correct)
         )
+        return WordScores(loss, terms, correct)
 
 
 def fit_baselines(
@@ -134,7 +136,8 @@ def gather_asked(batches: Iterator[Batch], tokenizer: TextTokenizer) -> Asked:
         target = ids if captions else batch.target.numpy()
         parts.append((target[row, place], row + items, before, after))
         items += len(batch)
-    return Asked(*(np.concatenate(found) for found in zip(*parts, strict=True)), items)
+    target, item, before, after = (np.concatenate(found) for found in zip(*parts, strict=True))
+    return Asked(target, item, before, after, items)
 
 
 def other_images(groups: Sequence[str], images: NDArray[np.int64]) -> NDArray[np.int64] | None:

@@ -22,7 +22,18 @@ from unified.evaluate.few_shot import ALL
 from unified.evaluate.language import evaluate_caption, evaluate_masked
 from unified.evaluate.results import Result, collect, flat_metrics
 from unified.evaluate.retrieval import evaluate_retrieval
-from unified.evaluate.spec import Caption, Classification, Dense, Evaluation, Masked, Retrieval, Spec, load_spec
+from unified.evaluate.robustness import evaluate_robustness
+from unified.evaluate.spec import (
+    Caption,
+    Classification,
+    Dense,
+    Evaluation,
+    Masked,
+    Retrieval,
+    Robustness,
+    Spec,
+    load_spec,
+)
 from unified.log import logger
 
 __all__ = ["evaluate", "flat_metrics"]
@@ -33,6 +44,7 @@ PROTOCOLS: dict[type[Evaluation], Callable[[Any, str, Context], Iterator[Result]
     Masked: evaluate_masked,
     Caption: evaluate_caption,
     Dense: evaluate_dense,
+    Robustness: evaluate_robustness,
 }
 BATCH = 256
 

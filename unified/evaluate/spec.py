@@ -164,12 +164,53 @@ class Dense(Evaluation):
     """Height and width in pixels: pictures are shown in parts of this size, two thirds of one apart, and averaged."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Robustness(Evaluation):
+    """Classification by names of images that are changed more and more: accuracy at each strength of each change.
+
+    Changes act on decoded images, before the tokenizer resizes them. Their strengths are exact, not drawn.
+    """
+
+    target: str = "cls"
+    labels: str | Sequence[str] | None = None
+    """As of `classification`, as is `target`."""
+    prompt: Literal["bare", "templates"] = "bare"
+    size_column: str | None = None
+    """Column with the size in which each image was drawn, a number (json.em_px): one row for each of its values."""
+    reference: float | None = None
+    """The value of `size_column` whose images are changed in all other ways; null: those of all values."""
+    size: Sequence[float] = (0.5, 0.75, 1.25, 1.5)
+    """Factors by which images are enlarged about their centre."""
+    shift: Sequence[float] = (0.05, 0.1, 0.15, 0.2)
+    """Fractions of the side by which images are moved: the mean of right, left, down and up."""
+    rotation: Sequence[float] = (10, 20, 30, 45)
+    """Degrees by which images are turned: the mean of both ways."""
+    contrast: Sequence[float] = (0.1, 0.25, 0.5, 1.5)
+    """Factors of the distance of values to middle grey."""
+    noise: Sequence[float] = (0.05, 0.1, 0.2, 0.4)
+    """Standard deviations of added Gaussian noise, as fractions of white; the noise of a sample is always the same."""
+    fill: Literal["border", "black", "white"] = "border"
+    """What comes in from outside: the pixels at the border, or one value."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if list(self.inputs.values()) != ["image"]:
+            raise RecipeError(f"inputs: expected one image, got {self.inputs}. Hint: {{png: image}}")
+        if self.reference is not None and self.size_column is None:
+            raise RecipeError(f"reference: expected `size_column` beside it, got {self.reference} alone")
+        limits = {"size": (0.01, 100), "shift": (0, 1), "rotation": (0, 180), "contrast": (0, 100), "noise": (0, 10)}
+        for name, (low, high) in limits.items():
+            if wrong := [value for value in getattr(self, name) if not low <= value <= high]:
+                raise RecipeError(f"{name}: expected numbers from {low} to {high}, got {wrong[0]}")
+
+
 KINDS: dict[str, type[Evaluation]] = {
     "classification": Classification,
     "retrieval": Retrieval,
     "masked": Masked,
     "caption": Caption,
     "dense": Dense,
+    "robustness": Robustness,
 }
 
 
