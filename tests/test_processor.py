@@ -13,6 +13,7 @@ from unified.config import RecipeError
 from unified.configuration import UnifiedConfig
 from unified.data.decode import decode_image
 from unified.modalities import load_tokenizers
+from unified.modalities.image import ImageTokenizer
 from unified.model_settings import ImageSettings, ModelSettings, TextSettings
 from unified.processor import UnifiedProcessor, register
 from unified.types import DataError
@@ -44,6 +45,25 @@ def test_every_kind_of_image_gives_the_same_pixels(tmp_path: Path) -> None:
     assert torch.equal(PROCESSOR(images=kinds)["pixel_values"], expected.expand(len(kinds), -1, -1, -1))
     assert PROCESSOR(images=tensor.expand(5, -1, -1, -1))["pixel_values"].shape == (5, 3, 16, 16)
     assert PROCESSOR(images=[tensor.expand(5, -1, -1, -1)])["pixel_values"].shape == (1, 5, 3, 16, 16)
+
+
+def test_animated_images_are_videos_of_their_frames(tmp_path: Path) -> None:
+    frames = [Image.fromarray(array(16, 16, 3) // 2 + 60 * number) for number in range(3)]
+    for name in ("a.webp", "a.png", "a.tiff"):
+        frames[0].save(
+            tmp_path / name, save_all=True, append_images=frames[1:], **({"lossless": True} if "webp" in name else {})
+        )
+        expected = torch.stack([torch.from_numpy(np.array(frame)).permute(2, 0, 1) for frame in frames])[None]
+        assert torch.equal(PROCESSOR(images=tmp_path / name)["pixel_values"], expected)
+        with Image.open(tmp_path / name) as opened:
+            opened.seek(1)
+            assert torch.equal(PROCESSOR(images=opened)["pixel_values"], expected)
+            assert torch.equal(PROCESSOR(images=opened.copy())["pixel_values"], expected[:, 1])  # where it stands
+    limited = UnifiedProcessor.from_tokenizers({**TOKENIZERS, "image": ImageTokenizer.load("image_glyph", 4, 2)})
+    with pytest.raises(DataError, match=r"images: number 0: expected at most 2 frames \(model.image.frames\), got 3"):
+        limited(images=tmp_path / "a.webp")
+    with pytest.raises(DataError, match=r"number 1: .*got 3"):
+        limited(images=[torch.zeros(2, 3, 16, 16).byte(), torch.zeros(3, 3, 16, 16).byte()])
 
 
 def test_grey_images_are_the_same_in_all_forms() -> None:

@@ -105,6 +105,7 @@ def open_model(reference: str | Path, *, weights: Weights = "auto") -> Loaded:
         raise HubError(f"{folder}: an exported model has one set of weights; weights='ema' is for runs")
     else:
         loaded = _load_exported(folder, str(reference))
+    loaded.processor.limit_frames(loaded.model.config.image["frames"])
     loaded.model.processor = loaded.processor
     loaded.model.eval()
     return loaded

@@ -27,6 +27,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from unified.configuration import UnifiedConfig
 from unified.modalities.base import FORMAT, Tokenizer, check_format
+from unified.modalities.frames import check_frames, count_frames, read_pixels
 from unified.modalities.image import ImageTokenizer, read_spec, rgb, write_spec
 from unified.modalities.text import END, SPE, TextTokenizer
 from unified.post_process import PostProcessing
@@ -44,10 +45,14 @@ class UnifiedImageProcessor(PostProcessing, BaseImageProcessor):  # type: ignore
         """Images (or one) to `pixel_values` (b, 3, h, w); videos to (b, t, 3, h, w).
 
         An image is a Pillow image, a path, an array (h, w, 3) or (h, w), or a tensor (3, h, w), the last two of uint8.
-        A tensor (b, 3, h, w) is a batch of images; a list of tensors (t, 3, h, w) is one of videos of equal length.
+        A tensor (b, 3, h, w) is a batch of images; a list of tensors (t, 3, h, w) is one of videos of equal length. A
+        path or an opened file of an animated image is a video of its frames; `image.copy()` is the frame at which a
+        Pillow image stands. More frames than the model reads (model.image.frames) are an error.
         `size`: another height and width than the spec's, such as that of a task with queries.
         """
         found = read_images(images)
+        for number, item in enumerate(found):
+            check_frames(item, self.tokenizer.frames, f"images: number {number}")
         pixels = [
             self.tokenizer.prepare(item) if size is None else self.tokenizer.resize(item, *size) for item in found
         ]
@@ -76,8 +81,10 @@ def read_images(images: Any) -> list[UInt8[Tensor, "*t 3 h w"]]:
 
 def _tensor(image: Any) -> UInt8[Tensor, "*t 3 h w"]:
     if isinstance(image, str | Path):
-        image = _opened(Path(image))
+        return _read(Path(image))
     if isinstance(image, Image.Image):
+        if count_frames(image) > 1:
+            return _all_frames(image, "a Pillow image")
         return torch.from_numpy(np.array(rgb(image))).permute(2, 0, 1).contiguous()
     if isinstance(image, np.ndarray):
         image = torch.from_numpy(np.ascontiguousarray(image))
@@ -95,15 +102,24 @@ def _tensor(image: Any) -> UInt8[Tensor, "*t 3 h w"]:
     )
 
 
-def _opened(path: Path) -> Image.Image:
-    """The upright image in a file."""
+def _read(path: Path) -> UInt8[Tensor, "*t 3 h w"]:
+    """The upright image in a file, or all frames of an animated one."""
     if not path.is_file():
         raise DataError(f"images: {path}: no such file (addresses of the web are not fetched)")
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image)
+            if count_frames(image) > 1:
+                return _all_frames(image, str(path))
+            return torch.from_numpy(np.array(rgb(ImageOps.exif_transpose(image)))).permute(2, 0, 1).contiguous()
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise DataError(f"images: {path}: not a readable image: {error}") from error
+
+
+def _all_frames(image: Image.Image, where: str) -> UInt8[Tensor, "t 3 h w"]:
+    try:
+        return read_pixels(image).contiguous()
+    except ValueError as error:
+        raise DataError(f"images: {where}: {error}") from error
 
 
 class UnifiedProcessor(PostProcessing, ProcessorMixin):  # type: ignore[misc]
@@ -138,7 +154,13 @@ class UnifiedProcessor(PostProcessing, ProcessorMixin):  # type: ignore[misc]
             model_max_length=text.max_length,
             model_input_names=["input_ids", "attention_mask"],
         )
-        return cls(UnifiedImageProcessor(image.patch, **write_spec(image.spec)), wrapped)
+        made = cls(UnifiedImageProcessor(image.patch, **write_spec(image.spec)), wrapped)
+        made.limit_frames(image.frames)
+        return made
+
+    def limit_frames(self, most: int | None) -> None:
+        """Refuse videos and animated images of more frames than a model reads, `model.image.frames`."""
+        self.image_processor.tokenizer.frames = most
 
     @property
     def tokenizers(self) -> dict[str, Tokenizer]:

@@ -89,6 +89,31 @@ def test_coco_documents_are_merged_by_image(tmp_path: Path) -> None:
     assert verify(tmp_path / "out").problems == []
 
 
+def test_areas_are_those_of_the_annotations(tmp_path: Path) -> None:
+    nobody = PERSON | {"id": 5, "area": 7.25, "keypoints": [0] * 9}
+    files = {
+        "images/a.png": picture(),
+        "instances.json": coco(instance(area=11.5), instance(id=4)),
+        "person_keypoints.json": coco(PERSON | {"area": 9}, nobody, **BODY),
+    }
+    build("coco", fill(tmp_path / "s", files), tmp_path / "out")
+    (found,) = samples(tmp_path / "out").values()
+    listed = found["json"]["objects"]
+    assert [item.get("area") for item in listed] == [11.5, None, 9, 7.25]
+    assert listed[3]["points"] == {}  # a body, but nobody labelled its joints
+    objects = scene.objects(found, {"dog": 0, "person": 1})
+    assert objects.area.tolist() == [11.5, 12, 9, 7.25]  # the second is that of its mask
+    assert objects.area_sources == ("annotation", "mask", "annotation", "annotation")
+    assert verify(tmp_path / "out").problems == []
+
+
+@pytest.mark.parametrize("area", ["12", -1, float("nan"), True])
+def test_wrong_areas_are_named(tmp_path: Path, area: Any) -> None:
+    files = {"images/a.png": picture(), "instances.json": coco(instance(area=area))}
+    with pytest.raises(DataError, match=r"wrong area: instances\.json: annotation 1: .*expected square pixels"):
+        build("coco", fill(tmp_path / "s", files), tmp_path / "out")
+
+
 def test_panoptic_segments(tmp_path: Path) -> None:
     files = {name: data for name, data in coco_files().items() if "panoptic" in name or name == "images/a.png"}
     manifest = build("coco", fill(tmp_path / "s", files), tmp_path / "out")[""]
@@ -406,6 +431,22 @@ def test_objects_with_joints_are_cut_out(tmp_path: Path) -> None:
     assert (facts["width"], facts["height"]) == (found["png"].shape[2], found["png"].shape[1]) == (5, 3)
     assert scene.joints(found, manifest["points"]).tolist() == [[1, 1, 2], [0, 0, 0], [3, 2, 1]]
     assert verify(tmp_path / "out").problems == []
+
+
+def test_cuts_hold_the_body_with_its_area_and_joints_beyond_the_cut(tmp_path: Path) -> None:
+    far = PERSON | {"bbox": [3, 2, 2, 2], "keypoints": [4, 3, 2, 0, 0, 0, 7, 5, 1]}
+    joints = {"left_eye": [2, 2, 2], "nose": [5, 4, 1]}
+    for number, (given, area, source) in enumerate(
+        (({"area": 3.5}, 3.5, "annotation"), ({"segmentation": [SQUARE]}, 12, "mask"), ({}, 4, "box"))
+    ):
+        files = {"images/a.png": picture(), "person_keypoints.json": coco(far | given, **BODY)}
+        build("coco", fill(tmp_path / f"s{number}", files), tmp_path / f"out{number}", crops="person")
+        (found,) = samples(tmp_path / f"out{number}").values()
+        (body,) = found["json"]["objects"]
+        assert (body["box"], body["points"], found["json"]["points"]) == ([1, 1, 3, 3], joints, {"left_eye": [2, 2, 2]})
+        objects = scene.objects(found, {"person": 0}, ["nose"])
+        assert (objects.area.tolist(), objects.area_sources) == ([area], (source,))
+        assert verify(tmp_path / f"out{number}").problems == []
 
 
 def test_cuts_begin_at_their_margin(tmp_path: Path) -> None:

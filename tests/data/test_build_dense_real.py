@@ -30,7 +30,9 @@ def test_coco_mini(tmp_path: Path) -> None:
     assert len(facts) == 80
     assert sum(len(fact["captions"]) for fact in facts) == 400
     assert sum(len(fact["objects"]) for fact in facts) == 739  # those with keypoints are among them
-    assert sum("points" in item for fact in facts for item in fact["objects"]) == 86
+    assert sum("points" in item for fact in facts for item in fact["objects"]) == 172
+    assert sum(bool(item.get("points")) for fact in facts for item in fact["objects"]) == 86
+    assert all(item["area"] > 0 for fact in facts for item in fact["objects"])
     assert all("mask" in item for fact in facts for item in fact["objects"])
     assert (len(manifest["classes"]), len(manifest["points"]), len(manifest["flip"])) == (80, 17, 8)
 

@@ -13,6 +13,7 @@ from PIL import Image, ImageFilter
 
 from unified.data import decode as module
 from unified.data.decode import column, decode, decode_image
+from unified.modalities.frames import ORIENTATION
 from unified.seed import generator
 from unified.types import DataError
 
@@ -92,7 +93,7 @@ def test_transparent_parts_are_white(mode: str) -> None:
 def test_orientation_is_applied(kind: str, orientation: int, method: Image.Transpose) -> None:
     upright = photograph()
     exif = Image.Exif()
-    exif[module.ORIENTATION] = orientation
+    exif[ORIENTATION] = orientation
     data = encoded(upright.transpose(method), kind, exif=exif, **({"quality": 100} if kind == "JPEG" else {}))
     difference = (decode_image(data).int() - expected(upright).int()).abs()
     assert difference.float().mean() < 3

@@ -38,6 +38,7 @@ def scene() -> Scene:
         boxes=torch.tensor([[3.0, 2.0, 9.0, 7.0]]),
         classes=torch.tensor([4]),
         masks=there[None],
+        areas=there.sum()[None].float(),
         points=torch.tensor([[x, y, 2.0] for x, y in NAMES.values()]),
     )
 
@@ -94,6 +95,20 @@ def test_directions_turn_in_a_mirror_and_other_values_do_not() -> None:
     assert turned.equal(kept * torch.tensor([-1.0, 1, 1])[:, None, None])
 
 
+def test_areas_are_of_whole_objects_and_grow_with_the_picture() -> None:
+    start = scene()
+    assert start.areas is not None
+    for changed, factor in (
+        (flipped(start, [0, 1, 2]), 1.0),
+        (cut(start, 0, 4, 12, 12), 1.0),
+        (cut(start, 4, 2, 8, 12), 1.0),  # through the object
+        (resized(start, 24, 48, "bilinear"), 6.0),  # of 12 × 16
+        (resized(cut(start, 0, 4, 12, 12), 6, 12, "bilinear"), 0.5),
+    ):
+        assert changed.areas is not None
+        assert changed.areas.tolist() == pytest.approx([float(start.areas[0]) * factor])
+
+
 def test_a_cut_drops_objects_of_which_little_is_left_and_forgets_points_outside() -> None:
     start = scene()
     most = cut(start, 0, 4, 12, 12)
@@ -104,7 +119,8 @@ def test_a_cut_drops_objects_of_which_little_is_left_and_forgets_points_outside(
     assert little.boxes is not None
     assert little.masks is not None
     assert little.classes is not None
-    assert (len(little.boxes), len(little.classes), len(little.masks)) == (0, 0, 0)
+    assert little.areas is not None
+    assert (len(little.boxes), len(little.classes), len(little.masks), len(little.areas)) == (0, 0, 0, 0)
     assert little.points is not None
     assert little.points.tolist() == [[0, 0, 0], [3, 4, 2], [0, 9, 2]]
     empty = resized(flipped(little, [0, 1, 2]), 3, 5, "bilinear")

@@ -180,6 +180,49 @@ def test_captions_and_labels_of_a_run(trained: Path, tmp_path: Path) -> None:
     assert list(predicted(tmp_path / "one")["images"][0]["answers"]) == ["caption"]
 
 
+@pytest.fixture(scope="module")
+def of_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose model reads 4 frames, and animated images of 3 and of 6."""
+    made = write_squares(tmp_path_factory.mktemp("videos"))
+    recipe = content(made, "boxes", max_steps=1, slots=3, train={"save_every": 1})
+    recipe["model"]["image"]["frames"] = 4
+    recipe["tasks"] |= matching(made)
+    run(build(Recipe, recipe, "squares.yaml"), made / "run")
+    frames = [Image.new("RGB", (40, 30), (40 * number, 0, 0)) for number in range(6)]
+    for name, count in (("short", 3), ("long", 6)):
+        frames[0].save(made / f"{name}.gif", save_all=True, append_images=frames[1:count])
+    return made
+
+
+def test_an_animated_image_is_a_video(of_videos: Path, tmp_path: Path) -> None:
+    predict(str(of_videos / "run"), (of_videos / "short.gif",), tasks=("caption", "person"), out=tmp_path)
+    (image,) = predicted(tmp_path)["images"]
+    assert (image["frames"], image["height"], image["width"]) == (3, 30, 40)
+    assert list(image["answers"]) == ["caption", "person"]
+    assert (tmp_path / image["picture"]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "tasks", "message"),
+    [
+        ("long", ("caption",), r"long\.gif: expected at most 4 frames \(model.image.frames\), got 6"),
+        ("short", ("boxes",), r"short\.gif: expected one image for boxes, got 3 frames"),
+        ("short", (), r"short\.gif: expected one image for boxes, got 3 frames"),
+    ],
+)
+def test_frames_that_are_not_read_are_refused(
+    of_videos: Path, tmp_path: Path, name: str, tasks: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ReportError, match=message):
+        predict(str(of_videos / "run"), (of_videos / f"{name}.gif",), tasks=tasks, out=tmp_path)
+    assert len(predicted(tmp_path)["failed"]) == 1
+
+
+def test_a_model_of_one_frame_refuses_animated_images(of_videos: Path, trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match=r"expected at most 1 frame \(model.image.frames\), got 3"):
+        predict(str(trained / "run"), (of_videos / "short.gif",), tasks=("caption",), out=tmp_path)
+
+
 def test_labels_may_be_a_file(trained: Path) -> None:
     assert command.words([str(trained / "people.yaml")]).names == ("ada", "bo")
     assert command.words(["ada"]).names == ("ada",)

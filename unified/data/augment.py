@@ -33,13 +33,16 @@ def build_transforms(entries: Sequence[dict[str, Any]], where: str) -> tuple[Tra
 
 
 def augment(
-    images: Sequence[UInt8[Tensor, "3 h w"]],
+    images: Sequence[UInt8[Tensor, "*t 3 h w"]],
     transforms: Sequence[Transform],
     indices: NDArray[np.int64],
     seed: int,
     task: str,
-) -> list[UInt8[Tensor, "3 h w"]]:
-    """The images changed by each transform in turn; `indices` are the global sample indices, which key the draws."""
+) -> list[UInt8[Tensor, "*t 3 h w"]]:
+    """The images changed by each transform in turn; `indices` are the global sample indices, which key the draws.
+
+    All frames of a video are changed by the same draw.
+    """
     result = list(images)
     for is_crop, run in groupby(enumerate(transforms), key=lambda pair: isinstance(pair[1], Crop)):
         if is_crop:
@@ -50,7 +53,7 @@ def augment(
             for rows, pixels in _alike(result):
                 changed = _change(pixels, steps, indices[rows], (seed, task))
                 for row, image in zip(rows, changed.unbind(), strict=True):
-                    result[row] = image
+                    result[row] = image.reshape(result[row].shape)
     return result
 
 
@@ -65,7 +68,7 @@ def _change(
     steps: Sequence[tuple[int, Any]],
     indices: NDArray[np.int64],
     parts: tuple[int | str, ...],
-) -> UInt8[Tensor, "b 3 h w"]:
+) -> UInt8[Tensor, "b d h w"]:
     pixels = images.to(torch.float32, memory_format=torch.contiguous_format)
     for number, transform in steps:
         if transform.probability < 1:
@@ -77,7 +80,7 @@ def _change(
         else:
             pixels = transform(pixels, _draw(indices, parts, number))
     changed = pixels.round_().clamp_(0, WHITE).to(torch.uint8)
-    return changed.expand(-1, 3, -1, -1).contiguous()
+    return (changed.expand(-1, 3, -1, -1) if changed.shape[1] == 1 else changed).contiguous()
 
 
 def _draw(indices: NDArray[np.int64], parts: tuple[int | str, ...], number: int) -> Draw:
@@ -85,12 +88,18 @@ def _draw(indices: NDArray[np.int64], parts: tuple[int | str, ...], number: int)
 
 
 def _alike(images: Sequence[Tensor]) -> Iterator[tuple[NDArray[np.int64], UInt8[Tensor, "b c h w"]]]:
-    """Rows and pixels of images of one size; those whose three channels are equal come apart, as one channel."""
+    """Rows and pixels of images of one size; those whose three channels are equal come apart, as one channel.
+
+    Of a video, the frames are further channels.
+    """
     sizes: dict[tuple[int, ...], list[int]] = {}
     for row, image in enumerate(images):
         sizes.setdefault(tuple(image.shape), []).append(row)
     for size_rows in sizes.values():
         rows, pixels = np.array(size_rows), stack_images([images[row] for row in size_rows])
+        if pixels.dim() == 5:
+            yield rows, pixels.flatten(1, 2)
+            continue
         grey = (pixels[:, :1] == pixels[:, 1:]).flatten(1).all(1).numpy()
         if grey.any():
             yield rows[grey], pixels[:, :1] if grey.all() else pixels[torch.from_numpy(grey), :1]
@@ -98,8 +107,8 @@ def _alike(images: Sequence[Tensor]) -> Iterator[tuple[NDArray[np.int64], UInt8[
             yield rows[~grey], pixels[torch.from_numpy(~grey)]
 
 
-def stack_images(images: Sequence[UInt8[Tensor, "3 h w"]]) -> UInt8[Tensor, "b 3 h w"]:
+def stack_images(images: Sequence[UInt8[Tensor, "*t 3 h w"]]) -> UInt8[Tensor, "b *t 3 h w"]:
     """Images of one size as a batch; decoders lay channels last, which is copied and resized faster."""
-    if images[0].permute(1, 2, 0).is_contiguous():
+    if images[0].dim() == 3 and images[0].permute(1, 2, 0).is_contiguous():
         return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
     return torch.stack(list(images))

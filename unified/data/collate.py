@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unified.config import RecipeError, nearest
 from unified.data.augment import augment, build_transforms, stack_images
-from unified.data.decode import column, place
+from unified.data.decode import column, place, read_image
 from unified.labels import Labels
 from unified.modalities.base import Tokenizer
 from unified.modalities.image import ImageTokenizer, PatchRows
@@ -34,7 +34,7 @@ class Example(NamedTuple):
     """One sample as its task sees it."""
 
     key: str
-    inputs: dict[str, Any]  # by modality: a decoded image, the ids of a text
+    inputs: dict[str, Any]  # by modality: a decoded image or video, the ids of a text
     target: Any = None  # a class number, or the ids of a text
     group: int = 0
 
@@ -61,6 +61,7 @@ class Collator:
         self.columns = tuple(dict.fromkeys([*task.inputs, task.target, *([group] if group else [])]))
         """Of a sample, those that must be decoded."""
         self._texts: dict[str, list[int]] = {}
+        self._frames = frames_read_by(tokenizers)
         self._check()
 
     def _check(self) -> None:
@@ -99,9 +100,9 @@ class Collator:
             if modality == "text":
                 inputs[modality] = self._text(sample, name)
             elif rows is None:
-                inputs[modality] = self._image(sample, name)
+                inputs[modality] = read_image(sample, name, self._frames)
             else:
-                rows.put(row, self.tokenizers[modality].prepare(self._image(sample, name)))
+                rows.put(row, self.tokenizers[modality].prepare(read_image(sample, name, self._frames)))
         answer = self.answer
         if answer.candidates == "batch":
             target = self._text(sample, self.task.target)
@@ -155,12 +156,6 @@ class Collator:
         assert isinstance(tokenizer, TextTokenizer)
         return mask_words(text, tokenizer, answer.mask_fraction, indices, self.seed, self.name)
 
-    def _image(self, sample: Sample, name: str) -> Tensor:
-        value = column(sample, name)
-        if not isinstance(value, Tensor) or value.dtype != torch.uint8 or value.dim() != 3:
-            raise DataError(f"{place(sample)}: column {name!r}: expected an image, found {type(value).__name__}")
-        return value
-
     def _text(self, sample: Sample, name: str) -> list[int]:
         value = column(sample, name)
         if not isinstance(value, str):
@@ -205,15 +200,24 @@ def collate(
     return collator.batch([collator.example(sample) for sample in samples], np.asarray(indices, dtype=np.int64))
 
 
+def frames_read_by(tokenizers: Mapping[str, Tokenizer]) -> int | None:
+    """The most frames of an image that a model with these tokenizers reads; None where it is not known."""
+    tokenizer = tokenizers.get("image")
+    return tokenizer.frames if isinstance(tokenizer, ImageTokenizer) else None
+
+
 def prepare_images(images: Sequence[Tensor], tokenizer: Tokenizer) -> list[Tensor]:
-    """The images resized by the tokenizer: those of one size together, as it resizes the frames of a video."""
+    """The images and videos resized by the tokenizer: images of one size together, as it resizes a video's frames."""
     sizes: dict[tuple[int, ...], list[int]] = {}
     for row, image in enumerate(images):
         sizes.setdefault(image.shape, []).append(row)
     result = list(images)
     for rows in sizes.values():
         first = images[rows[0]]
-        if tokenizer.prepare(first) is not first:  # otherwise this size is the one that the tokenizer wants
+        if first.dim() == 4:
+            for row in rows:
+                result[row] = tokenizer.prepare(images[row])
+        elif tokenizer.prepare(first) is not first:  # otherwise this size is the one that the tokenizer wants
             prepared = tokenizer.prepare(stack_images([images[row] for row in rows]))
             for row, image in zip(rows, prepared.unbind(), strict=True):
                 result[row] = image

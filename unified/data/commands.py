@@ -19,7 +19,7 @@ from unified.data.build.folders import build_imagefolder, build_pairs
 from unified.data.build.glyphs import build_glyphs
 from unified.data.build.joints import find_joints
 from unified.data.build.masks import find_masks
-from unified.data.build.sources import Files
+from unified.data.build.sources import Files, describe_frames
 from unified.data.build.table import SUFFIXES, build_table, parse_columns
 from unified.data.build.voc import find_voc
 from unified.data.build.yolo import find_yolo
@@ -148,6 +148,9 @@ def _summarise(out: Path, manifests: Mapping[str, Mapping[str, Any]]) -> None:
     if any("name_ceiling" in manifest for manifest in manifests.values()):
         _summarise_glyphs(manifests)
     for split, manifest in manifests.items():
+        if "frames" in manifest:
+            say(f"{split or out.name}: {describe_frames(manifest['frames'])}.")
+    for split, manifest in manifests.items():
         if "skipped" in manifest:
             say(f"{split or out.name}: {len(manifest['skipped']):,} bad entries left out; {MANIFEST} lists them.")
             break
@@ -193,6 +196,8 @@ def verify(path: str) -> None:
     found = verify_shards(path)
     rows = [[name, f"{count:,}"] for name, count in sorted(found.columns.items())]
     say(table(["column", "samples"], rows))
+    if set(found.frames) - {1}:
+        say(f"{describe_frames({str(count): found.frames[count] for count in found.frames})}.")
     if found.not_decoded:
         say(f"read but not decoded: {', '.join(sorted(found.not_decoded))}")
     if found.problems:

@@ -1,4 +1,4 @@
-"""The bytes of a sample's columns as values: pictures as tensors, text, JSON, class numbers, arrays."""
+"""The bytes of a sample's columns as values: pictures and their frames as tensors, text, JSON, class numbers, arrays."""
 
 import io
 import json
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import UInt8, UInt16
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from unified.modalities.image import rgb
+from unified.modalities.frames import PIXEL_LIMIT, check_frames, check_pixels, count_frames, read_pixels
 from unified.types import DataError, Sample
 
 try:
@@ -22,10 +22,9 @@ try:
 except ImportError:  # the extra `fast` is not installed: Pillow decodes, at about two thirds of the rate
     simplejpeg = None
 
-PIXEL_LIMIT = 64_000_000
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 IMAGES = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm")
-ORIENTATION = 0x0112  # the EXIF tag
+JPEG_START = b"\xff\xd8\xff"
 PNG_SIGNATURE, PNG_HEADER = b"\x89PNG\r\n\x1a\n", 33  # bytes up to the end of the first chunk
 PNG_GREY, PNG_PALETTE = 0, 3
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, OverflowError, IndexError, TypeError)
@@ -57,6 +56,33 @@ def column(sample: Sample, wanted: str) -> Any:
             raise DataError(f"{place(sample)}: column {wanted!r}: no {part!r} in {name!r}; found {keys}")
         value = value[part]
     return value
+
+
+def read_image(sample: Sample, wanted: str, most: int | None = None) -> UInt8[Tensor, "*t 3 h w"]:
+    """Return an image or a video of a decoded sample.
+
+    Args:
+        sample: As `decode` makes it.
+        wanted: A column as for `column`: of an image, or of an array, uint8 (3, h, w) or (t, 3, h, w).
+        most: Frames that the model reads (model.image.frames); None: any number.
+
+    Returns:
+        (3, h, w), or (t, 3, h, w) where there are t > 1 frames.
+
+    Raises:
+        DataError: Another type, shape or number of frames; it names shard, key and column.
+    """
+    value, where = column(sample, wanted), f"{place(sample)}: column {wanted!r}"
+    pixels = torch.from_numpy(value) if isinstance(value, np.ndarray) and value.dtype == np.uint8 else value
+    fits = isinstance(pixels, Tensor) and pixels.dtype == torch.uint8 and pixels.dim() in (3, 4)
+    if not fits or pixels.shape[-3] != 3 or not pixels.numel():
+        found = f"{value.dtype} {tuple(value.shape)}" if hasattr(value, "shape") else type(value).__name__
+        raise DataError(
+            f"{where}: expected an image or a video, uint8 (3, h, w) or (t, 3, h, w), got {found}. Hint: convert "
+            "values to 0 to 255 and lay the axes in this order"
+        )
+    check_frames(pixels, most, where)
+    return pixels[0] if len(pixels) == 1 else pixels
 
 
 def resolve(sample: Mapping[str, Any], wanted: str) -> tuple[str, list[str]]:
@@ -96,15 +122,33 @@ def decode_column(raw: Mapping[str, Any], name: str) -> Any:
 
 
 def decode_image(data: bytes, pixel_limit: int = PIXEL_LIMIT) -> UInt8[Tensor, "3 h w"]:
-    """A picture as RGB, turned upright by its EXIF orientation, transparent parts on white.
+    """A still picture as RGB, turned upright by its EXIF orientation, transparent parts on white.
 
-    The memory lies channels last. Raises `ValueError` or `OSError` where it is broken or has more than `pixel_limit`
-    pixels; these are counted before any is decoded.
+    The memory lies channels last. Raises `ValueError` or `OSError` where it is broken, has several frames, or has more
+    than `pixel_limit` pixels; these are counted before any is decoded.
     """
-    pixels = _decode_jpeg(data, pixel_limit) if data[:3] == b"\xff\xd8\xff" else None
-    if pixels is None:
-        pixels = _decode_any(data, pixel_limit)
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    pixels = decode_frames(data, pixel_limit)
+    if pixels.dim() == 4:
+        raise ValueError(f"expected one image, got {len(pixels)} frames. Hint: store the one that is meant by itself")
+    return pixels
+
+
+def decode_frames(data: bytes, pixel_limit: int = PIXEL_LIMIT) -> UInt8[Tensor, "*t 3 h w"]:
+    """The same, and an animated picture (GIF, WebP, APNG, or a TIFF of several pages) as all of its frames."""
+    if data[:3] == JPEG_START:
+        pixels = _decode_jpeg(data, pixel_limit)
+        if pixels is not None:
+            return torch.from_numpy(pixels).permute(2, 0, 1)
+    with _opened(data, pixel_limit) as image:
+        return read_pixels(image, pixel_limit)
+
+
+def frames_in(data: bytes) -> int:
+    """How many frames the bytes of a picture hold, without decoding them; raises as `decode_frames` does."""
+    if data[:3] == JPEG_START:
+        return 1
+    with _opened(data, PIXEL_LIMIT) as image:
+        return count_frames(image)
 
 
 def _decode_jpeg(data: bytes, pixel_limit: int) -> UInt8[np.ndarray, "h w 3"] | None:
@@ -121,23 +165,13 @@ def _decode_jpeg(data: bytes, pixel_limit: int) -> UInt8[np.ndarray, "h w 3"] | 
         return None
 
 
-def _decode_any(data: bytes, pixel_limit: int) -> UInt8[np.ndarray, "h w 3"]:
+def _opened(data: bytes, pixel_limit: int) -> Image.Image:
     try:
-        opened = Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         raise ValueError(f"not a picture; expected one of {', '.join(FORMATS)}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's own, higher limit
         raise ValueError(f"{error}; the limit here is {pixel_limit:,}; make the picture smaller") from error
-    with opened as image:
-        check_pixels(*image.size, pixel_limit)
-        upright = ImageOps.exif_transpose(image) if ORIENTATION in image.getexif() else image
-        return np.array(rgb(upright))
-
-
-def check_pixels(width: int, height: int, limit: int) -> None:
-    """Refuse what would take too much memory to decode."""
-    if width * height > limit:
-        raise ValueError(f"{width:,}×{height:,} pixels are more than the limit of {limit:,}; make the picture smaller")
 
 
 def decode_map(data: bytes, bits: Sequence[int] = (8, 16)) -> UInt8[Tensor, "h w"] | UInt16[Tensor, "h w"]:
@@ -155,6 +189,8 @@ def decode_map(data: bytes, bits: Sequence[int] = (8, 16)) -> UInt8[Tensor, "h w
         raise ValueError(f"{depth} bits a pixel; expected {' or '.join(map(str, bits))}")
     check_pixels(width, height, PIXEL_LIMIT)
     with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        if (count := count_frames(image)) > 1:
+            raise ValueError(f"expected one map, got {count} frames. Hint: store the one that is meant by itself")
         if colours == PNG_PALETTE:
             return torch.from_numpy(np.array(image, dtype=np.uint8))
         if depth == 16:
@@ -176,7 +212,7 @@ def _decode_array(data: bytes) -> np.ndarray:
 
 
 DECODERS: dict[str, Callable[[bytes], Any]] = {
-    **dict.fromkeys(IMAGES, decode_image),
+    **dict.fromkeys(IMAGES, decode_frames),
     **dict.fromkeys(("txt", "text"), _decode_text),
     **dict.fromkeys(("json",), json.loads),
     **dict.fromkeys(("cls", "index"), _decode_number),

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -21,6 +23,7 @@ LINE_HEIGHT = 13
 MARGIN = 8
 COLUMNS = 8  # pictures in a row
 EXCERPT = 60  # characters of a text in the table
+SHOWN = 4  # frames of a video
 
 
 def choose(shards: Shards, count: int) -> list[dict[str, Any]]:
@@ -43,7 +46,8 @@ def describe(raw: Mapping[str, Any]) -> dict[str, str]:
 def _excerpt(value: Any) -> str:
     if isinstance(value, Tensor):
         depth = f" {value.element_size() * 8} bit" if value.dim() == 2 else ""
-        return f"{value.shape[-1]}×{value.shape[-2]}{depth}"
+        frames = f"{len(value)} frames of " if value.dim() == 4 else ""
+        return f"{frames}{value.shape[-1]}×{value.shape[-2]}{depth}"
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {'×'.join(map(str, value.shape))}"
     if isinstance(value, Mapping):
@@ -74,19 +78,38 @@ def contact_sheet(samples: Sequence[Mapping[str, Any]], out: Path) -> int:
 
 
 def _pictures(raw: Mapping[str, Any]) -> list[Image.Image]:
-    """The pictures of a sample at the size of a cell, annotations drawn over those that are no maps."""
-    names = sorted((name for name in raw if name.rpartition(".")[2] in IMAGES), key=lambda name: ("." in name, name))
+    """The pictures of a sample at the size of a cell, annotations drawn over those that are no maps.
+
+    Of videos, up to four frames lie in one cell.
+    """
+    endings = (*IMAGES, "npy")
+    names = sorted((name for name in raw if name.rpartition(".")[2] in endings), key=lambda name: ("." in name, name))
     facts = decode_column(raw, "json") if "json" in raw else None
     sample = {**raw, "json": facts}
     pictures = []
     for name in names:
         value = decode_column(raw, name)
+        if isinstance(value, np.ndarray):
+            if value.dtype != np.uint8 or value.ndim not in (3, 4) or value.shape[-3] != 3 or not value.size:
+                continue  # an array that is no picture
+            value = torch.from_numpy(value)
+        if value.dim() == 4:
+            pictures.append(_fitted(Image.fromarray(_mosaic(value).permute(1, 2, 0).numpy())))
+            continue
         if value.dim() == 2:
             pictures.append(_fitted(map_picture(value, name), nearest="classes" in name))
             continue
-        picture = _fitted(Image.fromarray(value.permute(1, 2, 0).numpy()))
+        picture = _fitted(Image.fromarray(value.permute(1, 2, 0).contiguous().numpy()))
         pictures.append(overlay(picture, sample) if "." not in name and annotated(sample) else picture)
     return pictures
+
+
+def _mosaic(video: UInt8[Tensor, "t 3 h w"]) -> UInt8[Tensor, "3 H W"]:
+    """Up to four frames, spread evenly over all, in two rows."""
+    frames = [video[number * len(video) // SHOWN] for number in range(SHOWN)] if len(video) > SHOWN else [*video]
+    frames += [torch.zeros_like(video[0])] * (-len(frames) % 2)
+    rows = [torch.cat(frames[start : start + 2], dim=2) for start in range(0, len(frames), 2)]
+    return torch.cat(rows, dim=1).contiguous()
 
 
 def _fitted(picture: Image.Image, nearest: bool = False) -> Image.Image:

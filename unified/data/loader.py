@@ -256,7 +256,10 @@ class StepLoader:
     def probe(self) -> list[tuple[Slot, Batch]]:
         """The first batch of every task, loaded in this process."""
         slots = [Slot(name, 0, task.batch, 0) for name, task in self.recipe.tasks.items()]
-        return [(slot, self.steps.batch(slot, Report())) for slot in slots]
+        report = Report()
+        found = [(slot, self.steps.batch(slot, report)) for slot in slots]
+        self._name(report.bad)
+        return found
 
     def _numbers(self) -> Sequence[int]:
         """The steps to load: those from the start on that are not passed over."""
@@ -324,13 +327,17 @@ class StepLoader:
         messages = [text for of_rank in dist.gather_objects(report.bad) for text in of_rank] if bad else []
         self._count(int(samples), messages)
 
-    def _count(self, samples: int, bad: list[str]) -> None:
-        self.seen += samples
-        self.bad += len(bad)
+    def _name(self, bad: Sequence[str]) -> None:
+        """Log bad samples, each once."""
         for message in bad:
             if message not in self._named and len(self._named) < MESSAGES:
                 self._named.add(message)
                 logger.warning("bad sample, replaced by the next good one: %s", message)
+
+    def _count(self, samples: int, bad: list[str]) -> None:
+        self.seen += samples
+        self.bad += len(bad)
+        self._name(bad)
         limit = self.recipe.data.max_bad_fraction
         if self.bad > limit * max(self.seen, SETTLED):
             raise DataError(

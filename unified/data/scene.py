@@ -5,7 +5,7 @@ The columns are those of docs/data-format.md; all functions are pure and raise `
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -23,17 +23,31 @@ FACTS = "json"  # the column with everything that is not a picture
 ANNOTATIONS = {"objects", "segments", "points", "attributes"}
 SLACK = 1.0  # pixels by which a box or a point may lie beyond the edge
 UNKNOWN = -1.0
+ANNOTATION, MASK, BOX = "annotation", "mask", "box"
+"""Where the area of an object comes from, the best first."""
 
 
 @dataclass(frozen=True)
 class Objects:
-    """The objects of one picture; `masks` and `points` hold nothing for objects that have none."""
+    """The objects of one picture; `masks` and `points` hold nothing for objects that have none.
+
+    Areas that are not given are those of the masks, and those of the boxes where there is no mask either.
+    """
 
     boxes: Float[Tensor, "n 4"]  # x0, y0, x1, y1 in pixels
     labels: Int[Tensor, "n"]
     crowd: Bool[Tensor, "n"]  # a region of many that were not told apart
     masks: tuple[Mapping[str, Any] | None, ...]  # run lengths; `decode_masks` makes pixels of them
     points: Float[Tensor, "n j 3"]  # x, y in pixels, and 0 unlabelled, 1 occluded, 2 visible
+    area: Float[Tensor, "n"] = field(default=None, kw_only=True)  # type: ignore[assignment]  # in square pixels
+    area_sources: tuple[str, ...] = field(default=(), kw_only=True)  # `ANNOTATION`, `MASK` or `BOX` of each object
+
+    def __post_init__(self) -> None:
+        given = [None] * len(self.boxes) if self.area is None else self.area.tolist()
+        areas = [measure_area(*one) for one in zip(given, self.masks, self.boxes.tolist(), strict=True)]
+        object.__setattr__(self, "area", torch.tensor([area for area, _ in areas], dtype=torch.float32))
+        if not self.area_sources:
+            object.__setattr__(self, "area_sources", tuple(source for _, source in areas))
 
 
 @dataclass(frozen=True)
@@ -58,15 +72,38 @@ def objects(sample: Sample, classes: Mapping[str, int], joints: Sequence[str] = 
     """The objects, labelled by their places in `classes`; joints that an object does not name are unlabelled."""
     size, found = image_size(sample), _list(sample, "objects")
     boxes = [check_box(sample, item.get("box"), size) for item in found]
+    masks = tuple(check_mask(sample, item["mask"], size) if item.get("mask") else None for item in found)
+    areas = [_area(sample, *one) for one in zip(found, masks, boxes, strict=True)]
     return Objects(
         boxes=torch.tensor(boxes, dtype=torch.float32).reshape(len(found), 4),
         labels=_labels(sample, found, classes),
         crowd=torch.tensor([bool(item.get("crowd")) for item in found], dtype=torch.bool),
-        masks=tuple(check_mask(sample, item["mask"], size) if item.get("mask") else None for item in found),
+        masks=masks,
+        area=torch.tensor([area for area, _ in areas], dtype=torch.float32),
+        area_sources=tuple(source for _, source in areas),
         points=torch.stack([_points(sample, item.get("points") or {}, joints) for item in found])
         if found
         else torch.zeros(0, len(joints), 3),
     )
+
+
+def measure_area(area: float | None, mask: Mapping[str, Any] | None, box: Sequence[float]) -> tuple[float, str]:
+    """Return the area of an object and where it comes from.
+
+    Args:
+        area: What the annotation says, in square pixels, or None.
+        mask: COCO's compressed run lengths, or None.
+        box: x0, y0, x1, y1 in pixels.
+
+    Returns:
+        Square pixels, and `ANNOTATION`, `MASK` or `BOX`.
+    """
+    if area is not None:
+        return float(area), ANNOTATION
+    if mask is not None:
+        return float(coco_mask.area(mask)), MASK
+    x0, y0, x1, y1 = box
+    return float((x1 - x0) * (y1 - y0)), BOX
 
 
 def segments(sample: Sample, classes: Mapping[str, int]) -> Segments:
@@ -252,6 +289,19 @@ def _list(sample: Sample, name: str) -> list[Mapping[str, Any]]:
     return found
 
 
+def _area(
+    sample: Sample, item: Mapping[str, Any], mask: Mapping[str, Any] | None, box: Sequence[float]
+) -> tuple[float, str]:
+    """The area of an object and where it comes from; "area_source" says so of one that no annotation gave."""
+    area, source = item.get("area"), item.get("area_source", ANNOTATION)
+    if area is not None and (not _numbers([area], 1) or area < 0):
+        raise _wrong(sample, f"area: expected square pixels from 0, found {area!r}")
+    if source not in (ANNOTATION, MASK, BOX):
+        raise _wrong(sample, f"area_source: expected {ANNOTATION}, {MASK} or {BOX}, found {source!r}")
+    found, derived = measure_area(area, mask, box)
+    return found, derived if area is None else source
+
+
 def _mapping(sample: Sample, name: str) -> Mapping[str, Any]:
     found = _facts(sample).get(name)
     if not isinstance(found, Mapping):
@@ -285,6 +335,8 @@ def _map(sample: Sample, column: str) -> Tensor:
 
 def _check_shape(sample: Sample, column: str, stored: Tensor) -> None:
     size = image_size(sample)
+    if stored.dim() == 4:
+        raise _wrong(sample, f"{len(stored)} frames; annotations are of one image. Store it by itself", column)
     if stored.shape[-2:] != size:
         height, width = stored.shape[-2:]
         raise _wrong(sample, f"{width}×{height} pixels, the image has {size[1]}×{size[0]}", column)

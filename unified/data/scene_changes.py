@@ -30,6 +30,7 @@ class Scene:
     boxes: Float[Tensor, "n 4"] | None = None  # x0, y0, x1, y1
     classes: Int[Tensor, "n"] | None = None  # of the boxes
     masks: Bool[Tensor, "n h w"] | None = None
+    areas: Float[Tensor, "n"] | None = None  # of the whole objects, in square pixels
     points: Float[Tensor, "j 3"] | None = None  # x, y, and 0 where it is not known
     vectors: bool = False  # whether `values` are directions, whose first axis goes to the right
 
@@ -95,7 +96,10 @@ def flipped(scene: Scene, partners: Sequence[int]) -> Scene:
 
 
 def cut(scene: Scene, top: int, left: int, height: int, width: int) -> Scene:
-    """A part of the scene; objects of which little is left are gone, points outside are unknown."""
+    """A part of the scene; objects of which little is left are gone, points outside are unknown.
+
+    Areas stay: how large an object is does not depend on how much of it is seen.
+    """
     rows, columns = slice(top, top + height), slice(left, left + width)
     changed = replace(
         scene,
@@ -115,7 +119,8 @@ def cut(scene: Scene, top: int, left: int, height: int, width: int) -> Scene:
     kept = _area(clipped) >= KEPT * _area(moved).clamp(min=1e-6)
     assert scene.classes is not None
     masks = None if scene.masks is None else scene.masks[kept][:, rows, columns]
-    return replace(changed, boxes=clipped[kept], classes=scene.classes[kept], masks=masks)
+    areas = None if scene.areas is None else scene.areas[kept]
+    return replace(changed, boxes=clipped[kept], classes=scene.classes[kept], masks=masks, areas=areas)
 
 
 def _area(boxes: Float[Tensor, "n 4"]) -> Float[Tensor, "n"]:
@@ -137,6 +142,7 @@ def resized(scene: Scene, height: int, width: int, resample: str) -> Scene:
         valid=None if scene.valid is None else _nearest(scene.valid, height, width),
         boxes=None if scene.boxes is None else scene.boxes * by.repeat(2),
         masks=None if scene.masks is None else _nearest(scene.masks, height, width),
+        areas=None if scene.areas is None else scene.areas * by.prod(),
         points=None if scene.points is None else scene.points * torch.cat([by, by.new_ones(1)]),
     )
 

@@ -13,7 +13,7 @@ from unified.config import RecipeError, build, nearest
 from unified.data import scene as said
 from unified.data.augment import augment
 from unified.data.collate import Collator
-from unified.data.decode import column, place
+from unified.data.decode import place, read_image
 from unified.data.operators import DRAWS, OPERATORS, RESHADE, reshaded
 from unified.data.scene_changes import (
     DRAWN,
@@ -90,9 +90,12 @@ class SceneCollator:
 
     def example(self, sample: Sample, rows: PatchRows | None = None, row: int = 0) -> SceneExample:  # noqa: ARG002
         """What the task needs of one decoded sample. Raises `DataError` naming shard, key and column."""
-        image = column(sample, self.picture)
-        if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.dim() != 3:
-            raise DataError(f"{place(sample)}: column {self.picture!r}: expected an image")
+        image = read_image(sample, self.picture)
+        if image.dim() == 4:
+            raise DataError(
+                f"{place(sample)}: column {self.picture!r}: expected one image, as task queries read it, got "
+                f"{len(image)} frames. Hint: store the annotated frame by itself"
+            )
         if self.operator is None and tuple(image.shape[1:]) != said.image_size(sample):
             height, width = said.image_size(sample)
             raise DataError(
@@ -259,8 +262,8 @@ def _objects(collator: SceneCollator, sample: Sample, image: Tensor) -> SceneExa
     if collator.read == "masks":
         chosen = [mask for mask, one in zip(found.masks, single.tolist(), strict=True) if one]
         masks = said.decode_masks(sample, chosen)
-    scene = Scene(image, boxes=found.boxes[single], classes=found.labels[single], masks=masks)
-    return SceneExample(sample["__key__"], scene)
+    boxes, classes, areas = found.boxes[single], found.labels[single], found.area[single]
+    return SceneExample(sample["__key__"], Scene(image, boxes=boxes, classes=classes, masks=masks, areas=areas))
 
 
 def _segments(collator: SceneCollator, sample: Sample, image: Tensor) -> SceneExample:
@@ -269,8 +272,8 @@ def _segments(collator: SceneCollator, sample: Sample, image: Tensor) -> SceneEx
     masks = said.decode_masks(sample, found.masks)
     seen = masks.flatten(1).any(1)
     masks, labels = masks[seen], found.labels[seen]
-    scene = Scene(image, boxes=_boxes_of(masks), classes=labels, masks=masks if collator.read == "masks" else None)
-    return SceneExample(sample["__key__"], scene)
+    boxes, areas, kept = _boxes_of(masks), masks.flatten(1).sum(1).float(), masks if collator.read == "masks" else None
+    return SceneExample(sample["__key__"], Scene(image, boxes=boxes, classes=labels, masks=kept, areas=areas))
 
 
 def _boxes_of(masks: Tensor) -> Tensor:

@@ -42,7 +42,10 @@ class Transform:
 
 @dataclass(frozen=True, kw_only=True)
 class PixelTransform(Transform):
-    """A change of images of equal size, with values from 0 to 255, which keeps the size."""
+    """A change of images of equal size, with values from 0 to 255, which keeps the size.
+
+    Grey images have one channel; videos have those of all frames, so that one draw changes all frames alike.
+    """
 
     @abstractmethod
     def __call__(self, pixels: Float[Tensor, "b c h w"], draw: Draw) -> Float[Tensor, "b c h w"]:
@@ -59,16 +62,18 @@ class Crop(Transform):
     ratio: Range = (0.75, 4 / 3)
     """Width by height of the part; uniform in the logarithm."""
 
-    def __call__(self, image: UInt8[Tensor, "3 h w"], draws: NDArray[np.float64]) -> UInt8[Tensor, "3 s s"]:
-        """The part that four draws choose."""
+    def __call__(self, image: UInt8[Tensor, "*t 3 h w"], draws: NDArray[np.float64]) -> UInt8[Tensor, "*t 3 s s"]:
+        """The part that four draws choose, the same of all frames."""
         height, width = image.shape[-2:]
         area = _between(draws[0], self.area) * height * width
         ratio = np.exp(_between(draws[1], (np.log(self.ratio[0]), np.log(self.ratio[1]))))
         high = int(np.clip(round(np.sqrt(area / ratio)), 1, height))
         wide = int(np.clip(round(np.sqrt(area * ratio)), 1, width))
         top, left = int(draws[2] * (height - high + 1)), int(draws[3] * (width - wide + 1))
-        part = image[None, :, top : top + high, left : left + wide]
-        return F.interpolate(part, (self.size, self.size), mode="bilinear", antialias=True)[0]
+        part = image[..., top : top + high, left : left + wide]
+        frames = part if part.dim() == 4 else part[None]
+        frames = F.interpolate(frames, (self.size, self.size), mode="bilinear", antialias=True)
+        return frames if part.dim() == 4 else frames[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,8 +224,10 @@ class Saturation(PixelTransform):
         """The images with changed colours; a grey image stays as it is."""
         if pixels.shape[1] == 1:
             return pixels
-        grey = (pixels * pixels.new_tensor(LUMINANCE)[:, None, None]).sum(1, keepdim=True)
-        return grey + _column(_between(draw(1)[:, 0], self.factor)) * (pixels - grey)
+        frames = pixels.unflatten(1, (-1, 3))
+        grey = (frames * pixels.new_tensor(LUMINANCE)[:, None, None]).sum(2, keepdim=True)
+        factor = _column(_between(draw(1)[:, 0], self.factor))[:, None]
+        return (grey + factor * (frames - grey)).flatten(1, 2)
 
 
 @dataclass(frozen=True, kw_only=True)

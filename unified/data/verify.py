@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from unified.data import scene
 from unified.data.decode import DECODERS, decode_column
@@ -26,6 +27,7 @@ class Verification:
     columns: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)  # each names shard, key and column as far as they apply
     digests: dict[Path, str] = field(default_factory=dict)  # SHA-256 of each readable tar
+    frames: Counter[int] = field(default_factory=Counter)  # pictures, by how many frames they have
     not_decoded: set[str] = field(default_factory=set)  # columns that have no decoder
 
 
@@ -93,7 +95,9 @@ def _sample_problems(raw: dict[str, Any], found: Verification, classes: Sequence
             found.not_decoded.add(name)
             continue
         try:
-            decoded[name] = decode_column(raw, name)
+            decoded[name] = value = decode_column(raw, name)
+            if isinstance(value, Tensor) and "." not in name:
+                found.frames[len(value) if value.dim() == 4 else 1] += 1
         except DataError as error:
             yield str(error)
     yield from scene.problems(decoded, classes)

@@ -17,12 +17,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from unified.data.collate import prepare_images
-from unified.data.decode import column, decode
+from unified.data.collate import frames_read_by, prepare_images
+from unified.data.decode import column, decode, read_image
 from unified.data.write import progress
 from unified.evaluate.items import Items
 from unified.modalities.base import Tokenizer
-from unified.types import DataError, Tokens
+from unified.types import DataError, Sample, Tokens
 
 SCHEMA = 1  # of this file's arithmetic: raise it when features of equal inputs change
 
@@ -107,10 +107,7 @@ def embed_items(
     for start in progress(starts, len(starts), f"features ({encoder.name})"):
         chunk = items.numbers[start : start + batch]
         samples = [decode(items.source[int(number)], inputs) for number in chunk]
-        prepared = {
-            modality: _prepare([column(sample, name) for sample in samples], tokenizers[modality])
-            for name, modality in inputs.items()
-        }
+        prepared = {modality: _prepare(samples, name, tokenizers[modality]) for name, modality in inputs.items()}
         parts.append(encoder(prepared).float().cpu())
     features = torch.cat(parts).numpy()
     if not np.isfinite(features).all():
@@ -148,10 +145,11 @@ def _candidates(model: Embeds, tokens: Tokens, asked: Mapping[str, Any]) -> Tens
     return found
 
 
-def _prepare(values: Sequence[Any], tokenizer: Tokenizer) -> list[Any]:
+def _prepare(samples: Sequence[Sample], name: str, tokenizer: Tokenizer) -> list[Any]:
     if tokenizer.modality == "image":
-        return prepare_images(values, tokenizer)
-    return [tokenizer.prepare(value) for value in values]
+        frames = frames_read_by({"image": tokenizer})
+        return prepare_images([read_image(sample, name, frames) for sample in samples], tokenizer)
+    return [tokenizer.prepare(column(sample, name)) for sample in samples]
 
 
 def weights_hash(model: Any) -> str | None:

@@ -158,8 +158,8 @@ class ObjectScores:
         assert there is not None
         self.objects += int((~there.crowd).sum())
         truths = [
-            {"category_id": int(label), "bbox": _sides(box), "iscrowd": int(crowd), "area": _area(box)}
-            for label, box, crowd in zip(there.labels, there.boxes, there.crowd, strict=True)
+            {"category_id": int(label), "bbox": _sides(box), "iscrowd": int(crowd), "area": float(area)}
+            for label, box, crowd, area in zip(there.labels, there.boxes, there.crowd, there.area, strict=True)
         ]
         labels, scores = answer["labels"].tolist(), answer["scores"].tolist()
         found = [
@@ -170,9 +170,7 @@ class ObjectScores:
         if self.masks is None:
             return
         regions = [
-            {**one, "segmentation": mask, "area": float(coco_mask.area(mask))}
-            for one, mask in zip(truths, there.masks, strict=True)
-            if mask is not None
+            {**one, "segmentation": mask} for one, mask in zip(truths, there.masks, strict=True) if mask is not None
         ]
         encoded = coco_mask.encode(np.asfortranarray(answer["masks"].cpu().permute(1, 2, 0).numpy().astype(np.uint8)))
         covered = [

@@ -1,5 +1,7 @@
 """Scores of named points: PCK and distance, and OKS where objects have points."""
 
+import itertools
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +17,12 @@ from unified.evaluate.truths import Truth
 NEAR = 0.1
 """Of the diagonal: how near a point must be."""
 COCO_SIGMAS = (0.26, 0.25, 0.25, 0.35, 0.35, 0.79, 0.79, 0.72, 0.72, 0.62, 0.62, 1.07, 1.07, 0.87, 0.87, 0.89, 0.89)
-"""Of COCO's 17 joints, times 10; other points have `SIGMA`."""
+"""Of COCO's 17 joints in their order, times 10 (pycocotools, `Params.setKpParams`); other points have `SIGMA`."""
+COCO_JOINTS = (
+    *("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder"),
+    *("left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip"),
+    *("left_knee", "right_knee", "left_ankle", "right_ankle"),
+)
 SIGMA = 0.5
 
 
@@ -23,14 +30,16 @@ class PointScores:
     """The share of known points that are near enough, and the mean distance in pixels.
 
     Near is a tenth of the diagonal: of the body's box where a picture has one object, else of the picture. Where
-    objects have points, the answer is also one body for OKS, by pycocotools.
+    objects have points, the answer is also one body for OKS, by pycocotools: e^(−d² / (2 s² k²)) of each labelled
+    point, where s² is the area of the object and k twice the sigma of the point. As in COCO's own evaluation, crowds
+    and bodies without a labelled point are neither asked for nor counted against.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.rows: list[tuple[float, float, int]] = []  # near, summed distance, known points of each picture
         self.boxes = 0
-        sigmas = COCO_SIGMAS if len(names) == len(COCO_SIGMAS) else (SIGMA,) * len(names)
-        self.bodies = AveragePrecision("keypoints", ("body",), [sigma / 10 for sigma in sigmas])
+        self.areas: Counter[str] = Counter()  # of the labelled bodies, by where they come from
+        self.bodies = AveragePrecision("keypoints", ("body",), [sigma / 10 for sigma in joint_sigmas(names)])
 
     def add(self, answer: Answer, truth: Truth) -> None:
         """Points (j, 2) in pixels, and scores (j,)."""
@@ -50,11 +59,16 @@ class PointScores:
         objects = truth.objects
         if objects is None:
             return
-        truths = [_body(points, box) for points, box in zip(objects.points, objects.boxes, strict=True)
-                  if (points[:, 2] > 0).any()]  # fmt: skip
-        if truths:
+        truths = [
+            {**_body(points, box, float(area)), "iscrowd": int(crowd)}
+            for points, box, area, crowd in zip(objects.points, objects.boxes, objects.area, objects.crowd, strict=True)
+        ]
+        labelled = [bool(one["num_keypoints"] and not one["iscrowd"]) for one in truths]
+        if any(labelled):
+            self.areas.update(itertools.compress(objects.area_sources, labelled))
             low, high = found.amin(0), found.amax(0)
-            ours = _body(torch.cat([found, torch.ones(len(found), 1)], dim=1), torch.cat([low, high]))
+            points = torch.cat([found, torch.ones(len(found), 1)], dim=1)
+            ours = _body(points, torch.cat([low, high]), float((high - low).prod()))
             self.bodies.add(truths, [{**ours, "score": float(scores.mean())}], truth.size)
 
     def measures(self, key: str, clusters: Clusters) -> tuple[Measure, ...]:
@@ -72,15 +86,27 @@ class PointScores:
         return tuple(found)
 
     def notes(self) -> dict[str, Any]:
-        """Of what diagonal a tenth is near."""
+        """Of what diagonal a tenth is near, and where the areas of OKS come from."""
         of = "picture" if not self.boxes else "body" if self.boxes == len(self.rows) else "body, or of the picture"
-        return {"how": f"near: a tenth of the diagonal of the {of}", "boxes": self.boxes}
+        near = f"near: a tenth of the diagonal of the {of}"
+        if not self.areas:
+            return {"how": near, "boxes": self.boxes}
+        areas = ", ".join(f"{count} from the {source}" for source, count in sorted(self.areas.items()))
+        return {"how": f"{near}; OKS: areas, {areas}", "boxes": self.boxes, "areas": dict(sorted(self.areas.items()))}
 
 
-def _body(points: Tensor, box: Tensor) -> dict[str, Any]:
+def joint_sigmas(names: Sequence[str]) -> tuple[float, ...]:
+    """The sigmas of COCO's joints, in any order and number, or of 17 points; `SIGMA` for each of all others."""
+    by_name = dict(zip(COCO_JOINTS, COCO_SIGMAS, strict=True))
+    if set(names) <= set(by_name):
+        return tuple(by_name[name] for name in names)
+    return COCO_SIGMAS if len(names) == len(COCO_SIGMAS) else (SIGMA,) * len(names)
+
+
+def _body(points: Tensor, box: Tensor, area: float) -> dict[str, Any]:
     x0, y0, x1, y1 = box.tolist()
     sides = [x0, y0, x1 - x0, y1 - y0]
     return {
-        "category_id": 0, "bbox": sides, "area": sides[2] * sides[3], "keypoints": points.flatten().tolist(),
+        "category_id": 0, "bbox": sides, "area": area, "keypoints": points.flatten().tolist(),
         "num_keypoints": int((points[:, 2] > 0).sum()),
     }  # fmt: skip

@@ -81,9 +81,15 @@ class Truths:
         if self.read in ("boxes", "masks"):
             return replace(truth, objects=said.objects(sample, self._collator.classes))
         if self.read in POINTS and "objects" in sample[said.FACTS]:
-            labels = {item.get("label"): 0 for item in sample[said.FACTS]["objects"]}
-            return replace(truth, objects=said.objects(sample, labels, self.names))
+            return replace(truth, objects=self._bodies(sample))
         return truth
+
+    def _bodies(self, sample: Sample) -> said.Objects:
+        """The objects that have joints, or would have if someone had labelled them; all where none has."""
+        listed = sample[said.FACTS]["objects"]
+        bodies = [item for item in listed if "points" in item] or listed
+        labels = {item.get("label"): 0 for item in bodies}
+        return said.objects({**sample, said.FACTS: {**sample[said.FACTS], "objects": bodies}}, labels, self.names)
 
     def _changed(self, example: SceneExample, number: int) -> Truth:
         """The picture as the task's operator shows it, at the size of the task, and what it asks for."""
@@ -95,11 +101,12 @@ def _single(scene: Scene) -> said.Objects:
     """The regions that share out a picture, as objects."""
     assert scene.boxes is not None
     assert scene.classes is not None
+    assert scene.areas is not None
     count, masks = len(scene.boxes), scene.masks
     kept = tuple(
         coco_mask.encode(np.asfortranarray(mask.numpy().astype(np.uint8))) for mask in (() if masks is None else masks)
     )
     return said.Objects(
         scene.boxes, scene.classes, torch.zeros(count, dtype=torch.bool), kept or (None,) * count,
-        torch.zeros(count, 0, 3),
+        torch.zeros(count, 0, 3), area=scene.areas, area_sources=(said.MASK,) * count,
     )  # fmt: skip

@@ -22,7 +22,9 @@ class Modality:
 
 
 MODALITIES: dict[str, Modality] = {
-    "image": Modality(lambda settings: ImageTokenizer.load(settings.tokenizer, settings.patch), ImageEmbedding),
+    "image": Modality(
+        lambda settings: ImageTokenizer.load(settings.tokenizer, settings.patch, settings.frames), ImageEmbedding
+    ),
     "text": Modality(lambda settings: TextTokenizer.load(settings.tokenizer, settings.max_length), TextEmbedding),
 }
 

@@ -65,18 +65,19 @@ class ImageTokenizer:
 
     modality = "image"
 
-    def __init__(self, spec: ImageSpec, patch: int) -> None:
+    def __init__(self, spec: ImageSpec, patch: int, frames: int | None = None) -> None:
+        """`frames`: the most that the model reads of a video; None where that is not known."""
         if patch < 1 or spec.height % patch or spec.width % patch:
             raise RecipeError(
                 f"image.patch: {patch} does not divide the {spec.height} x {spec.width} pixels of the image spec; "
                 "change the patch or the size in preprocessor_config.json"
             )
         self.spec = spec
-        self.patch = patch
+        self.patch, self.frames = patch, frames
         self.height, self.width, self.mean, self.std = spec.height, spec.width, spec.mean, spec.std
 
     @classmethod
-    def load(cls, reference: str, patch: int) -> "ImageTokenizer":
+    def load(cls, reference: str, patch: int, frames: int | None = None) -> "ImageTokenizer":
         """The tokenizer of a folder in tokenizers/ or of a path, which may be the folder of a model."""
         try:
             found = find("tokenizers", reference)
@@ -92,7 +93,7 @@ class ImageTokenizer:
             if not isinstance(section, dict):
                 raise RecipeError(f"{file}: expected a section image_processor, got {section!r}")
             content = {name: value for name, value in section.items() if name != "patch"}
-        return cls(read_spec(content, str(file)), patch)
+        return cls(read_spec(content, str(file)), patch, frames)
 
     def prepare(self, raw: Any) -> UInt8[Tensor, "*t 3 h w"]:
         """An image (3, h, w), or a video (t, 3, h, w), resized to the spec; uint8 in and out."""
@@ -190,7 +191,8 @@ def patches(pixels: UInt8[Tensor, "b *t 3 h w"] | Float[Tensor, "b *t 3 h w"], p
 class PatchRows:
     """A batch that is filled with patches picture by picture: each is copied once, in runs of a patch's row of pixels.
 
-    All pictures are of one `shape`, (3, h, w) or (t, 3, h, w), uint8. The tokens are what `patches` makes of them.
+    All pictures are of one `shape`, (3, h, w) or (t, 3, h, w), uint8. The tokens are what `patches` makes of them. One
+    of another number of frames is kept aside until `tokens`, which pads all to the longest.
     """
 
     def __init__(self, count: int, shape: Sequence[int], patch: int) -> None:
@@ -200,9 +202,14 @@ class PatchRows:
         self._run = np.dtype((np.void, channels * patch))
         self._values = np.empty((count, self._frames, self._rows, self._columns, patch), self._run)
         self._pictures = self._values.swapaxes(3, 4)  # as pictures list their runs
+        self._patch, self._aside = patch, dict[int, Tensor]()
 
     def put(self, row: int, picture: UInt8[Tensor, "*t 3 h w"]) -> None:
         """Fill a row of the batch, also one that was filled before."""
+        self._aside.pop(row, None)
+        if math.prod(picture.shape[:-3]) != self._frames:
+            self._aside[row] = picture
+            return
         target = self._pictures[row]
         pixels = np.ascontiguousarray(picture.numpy().swapaxes(-3, -2).swapaxes(-2, -1))  # channels last
         target[...] = pixels.reshape(-1).view(self._run).reshape(target.shape)
@@ -210,7 +217,11 @@ class PatchRows:
     def tokens(self) -> Tokens:
         """The batch, once every row is filled."""
         values = torch.from_numpy(self._values.view(np.uint8)).flatten(1, 3)
-        return _tokens(values, self._frames, self._rows, self._columns)
+        found = _tokens(values, self._frames, self._rows, self._columns)
+        if not self._aside:
+            return found
+        aside = {row: patches(picture[None], self._patch) for row, picture in self._aside.items()}
+        return pad([aside.get(row, found.rows(slice(row, row + 1))) for row in range(len(found))])
 
 
 def _grid_size(height: int, width: int, patch: int) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from unified.config import nearest
 from unified.labels import Labels, load_labels
 from unified.log import logger
+from unified.modalities.frames import check_frames
 from unified.processor import read_images
 from unified.reports.prediction_facts import Shown, facts
 from unified.reports.prediction_figure import sheet
@@ -51,7 +52,10 @@ class Questions:
 
 
 def predict_command(reference: str, images: Sequence[Path], ask: Ask, out: Path) -> None:
-    """Write OUT/NAME.png for each image and OUT/predictions.json; at the end an error if some could not be read."""
+    """Write OUT/NAME.png for each image and OUT/predictions.json; at the end an error if some could not be read.
+
+    An animated image is asked about as a video, and drawn by its first frame; task queries do not read it.
+    """
     if not images:
         raise ReportError("no images are named; give at least one file after the model")
     if not 0 <= ask.threshold <= 1:
@@ -64,18 +68,21 @@ def predict_command(reference: str, images: Sequence[Path], ask: Ask, out: Path)
     for file in images:
         try:
             (picture,) = read_images([file])
+            _check_frames(file, picture, subject, questions)
         except DataError as error:
             logger.warning("%s", error)
             failed.append({"file": str(file), "error": str(error)})
             continue
         shown = answer(subject, questions, picture, ask.views)
         name = free_name(file.stem, pictures)
-        sheet(picture, shown, ask.threshold).save(out / name, "PNG")
+        first = picture if picture.dim() == 3 else picture[0]
+        sheet(first, shown, ask.threshold).save(out / name, "PNG")
         pictures[name] = {
             "file": str(file),
             "picture": name,
-            "height": picture.shape[1],
-            "width": picture.shape[2],
+            "height": picture.shape[-2],
+            "width": picture.shape[-1],
+            **({"frames": len(picture)} if picture.dim() == 4 else {}),
             "answers": {each.task: {"read": each.read, **facts(each, ask.threshold)} for each in shown},
         }
         logger.info("%s: %s", file, out / name)
@@ -87,6 +94,16 @@ def predict_command(reference: str, images: Sequence[Path], ask: Ask, out: Path)
     if failed:
         raise ReportError(
             f"{len(failed)} of {len(images)} images could not be read, the others are in {out}: {failed[0]['error']}"
+        )
+
+
+def _check_frames(file: Path, picture: UInt8[Tensor, "*t 3 h w"], subject: Subject, questions: Questions) -> None:
+    """Refuse, with `DataError`, an animated image that the model or one of the tasks does not read."""
+    check_frames(picture, subject.model.config.image["frames"], str(file))
+    if picture.dim() == 4 and questions.queries:
+        raise DataError(
+            f"{file}: expected one image for {', '.join(questions.queries)}, got {len(picture)} frames. Hint: save one "
+            "frame by itself, or name other tasks with --tasks"
         )
 
 
@@ -174,8 +191,11 @@ def encoded_names(subject: Subject, queries: Sequence[str], names: Mapping[str, 
 
 
 @torch.no_grad()
-def answer(subject: Subject, questions: Questions, picture: UInt8[Tensor, "3 h w"], views: Views) -> list[Shown]:
-    """All answers about one picture; tasks with queries of one size share one pass over the encoder."""
+def answer(subject: Subject, questions: Questions, picture: UInt8[Tensor, "*t 3 h w"], views: Views) -> list[Shown]:
+    """All answers about one picture, or about a video where nothing is asked of queries.
+
+    Tasks with queries of one size share one pass over the encoder.
+    """
     model, names, found = subject.model, questions.names, []
     given = {**names, **questions.encoded}
     if questions.queries:

@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from unified.data.build.sources import BadSampleError, Files, measured
-from unified.data.decode import decode_map
+from unified.data.decode import decode_map, frames_in
 from unified.data.scene import SLACK, clip_box
 
 NO_CLASS = {8: 255, 16: 65535}  # by bits of the index picture
@@ -33,8 +33,13 @@ class Picture(NamedTuple):
 
 
 def read_picture(files: Files, name: str) -> Picture:
-    """A picture of the source; raises `BadSampleError` where it cannot be read."""
-    return Picture(*measured(files.read(name), name, str(files.source)))
+    """A still picture of the source; raises `BadSampleError` where it cannot be read, or has several frames."""
+    picture = Picture(*measured(files.read(name), name, str(files.source)))
+    if (count := frames_in(picture.data)) > 1:
+        raise BadSampleError(
+            "animated image", f"{name}: {count} frames; annotations are of one. Store the annotated frame by itself"
+        )
+    return picture
 
 
 class Names:
@@ -79,6 +84,13 @@ def checked_box(where: str, box: Sequence[float], picture: Picture) -> list[floa
     if wrong:
         raise BadSampleError(wrong, f"{where}: {list(box)}, the image has {picture.width}×{picture.height}")
     return [round(value, DIGITS) for value in clipped]
+
+
+def checked_area(where: str, area: Any) -> float:
+    """The area of an object in square pixels, from 0."""
+    if isinstance(area, bool) or not isinstance(area, int | float) or not math.isfinite(area) or area < 0:
+        raise BadSampleError("wrong area", f"{where}: {area!r}; expected square pixels, from 0")
+    return round(float(area), DIGITS)
 
 
 def checked_point(where: str, x: float, y: float, visible: float, picture: Picture) -> list[float]:

@@ -8,6 +8,7 @@ from typing import Any
 from unified.data.build.annotations import (
     Names,
     Picture,
+    checked_area,
     checked_box,
     checked_point,
     flip_pairs,
@@ -138,6 +139,8 @@ def _merge_object(
     known["crowd"] = bool(annotation.get("iscrowd"))
     if annotation.get("segmentation"):
         known["mask"] = annotation["segmentation"]
+    if annotation.get("area") is not None:
+        known["area"] = annotation["area"]
     if "keypoints" in annotation:
         known["points"], known["joints"] = annotation["keypoints"], joints.get(number, ())
 
@@ -178,17 +181,19 @@ def _object(found: Mapping[str, Any], picture: Picture) -> dict[str, Any]:
         "box": checked_box(where, [x, y, x + width, y + height], picture),
         "crowd": found["crowd"],
     }
+    if "area" in found:
+        made["area"] = checked_area(where, found["area"])
     mask = found.get("mask")
     if mask:
         made["mask"] = (run_lengths if isinstance(mask, Mapping) else polygons_mask)(where, mask, picture)
     if "points" in found:
         points = _points(where, found["points"], found["joints"], picture)
-        made |= {"points": points} if points else {}
+        made["points"] = points
     return made
 
 
 def _points(where: str, values: Any, names: Sequence[str], picture: Picture) -> dict[str, list[float]]:
-    """The labelled joints of an object."""
+    """The labelled joints of an object; none of a body that is there, but whose joints nobody labelled."""
     if not isinstance(values, list) or not all(isinstance(value, int | float) for value in values):
         raise BadSampleError("wrong joint", f"{where}: expected numbers, found {str(values)[:60]}")
     if len(values) != COORDINATES * len(names):

@@ -7,6 +7,7 @@ from typing import Any
 from unified.data.build.annotations import DIGITS, png
 from unified.data.build.sources import BadSampleError, Item
 from unified.data.decode import IMAGES, decode_image
+from unified.data.scene import ANNOTATION, measure_area
 
 MARGIN = 1.25
 """Sides of a cut, in those of the object's box, as is usual for poses."""
@@ -30,8 +31,23 @@ def _crop(item: Item, number: int) -> dict[str, Any]:
     left, top, right, bottom = _enlarged(known["box"], height, width)
     part = picture[:, top:bottom, left:right].permute(1, 2, 0).numpy()
     inside = {n: p for n, p in known["points"].items() if left <= p[0] <= right and top <= p[1] <= bottom}
-    facts = {"width": right - left, "height": bottom - top, "points": _moved(inside, left, top)}
+    points = _moved(inside, left, top)
+    facts = {"width": right - left, "height": bottom - top, "points": points, "objects": [_body(known, left, top)]}
     return {"png": png(part), "json": facts}
+
+
+def _body(known: Mapping[str, Any], left: int, top: int) -> dict[str, Any]:
+    """The object as the cut shows it: with all its joints, also those beyond the cut, which OKS counts."""
+    area, source = measure_area(known.get("area"), known.get("mask"), known["box"])
+    x0, y0, x1, y1 = known["box"]
+    return {
+        "label": known["label"],
+        "box": [round(value, DIGITS) for value in (x0 - left, y0 - top, x1 - left, y1 - top)],
+        "crowd": known["crowd"],
+        "area": area,
+        **({} if source == ANNOTATION else {"area_source": source}),
+        "points": _moved(known["points"], left, top),
+    }
 
 
 def _enlarged(box: list[float], height: int, width: int) -> tuple[int, int, int, int]:

@@ -2,12 +2,12 @@
 
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
-from unified.data.decode import IMAGES, decode_column
+from unified.data.decode import IMAGES, decode_column, frames_in
 from unified.data.write import ShardWriter, progress
 from unified.log import logger
 from unified.seed import key
@@ -164,13 +164,16 @@ def caption(files: Files, name: str) -> str:
 
 
 def pack(writer: ShardWriter, items: Sequence[Item], problems: Problems, series: str) -> int:
-    """Write the samples in a keyed order, so that neighbours differ; returns how many could be written."""
+    """Write the samples in a keyed order, so that neighbours differ; returns how many could be written.
+
+    Where pictures have several frames, the manifest says how many pictures have how many, and the log names the first.
+    """
     first: dict[str, Item] = {}
     for item in items:
         other = first.setdefault(item.key, item)
         if other is not item:
             problems.add("duplicate key", f"{item.name} and {other.name} would both be sample {item.key!r}")
-    written = 0
+    written, frames = 0, list[tuple[str, int]]()
     ordered = sorted(first.values(), key=lambda item: key(SEED, item.key))
     for item in progress(ordered, len(ordered), f"packing {series}"):
         try:
@@ -180,4 +183,31 @@ def pack(writer: ShardWriter, items: Sequence[Item], problems: Problems, series:
         else:
             writer.write(item.key, columns, series)
             written += 1
+            frames += [(item.name, count) for count in map(frames_in, _pictures(columns)) if count > 1]
+    _tell_frames(writer, frames, written, series)
     return written
+
+
+def _pictures(columns: Mapping[str, Any]) -> list[bytes]:
+    return [data for name, data in columns.items() if name in IMAGES]
+
+
+def _tell_frames(writer: ShardWriter, several: list[tuple[str, int]], written: int, series: str) -> None:
+    """Say how many frames pictures have where some have several."""
+    if several:
+        counts = Counter({1: written - len(several)}) + Counter(count for _, count in several)
+        writer.manifest["frames"] = {str(count): counts[count] for count in sorted(counts)}
+        first = ", ".join(f"{name}: {count}" for name, count in sorted(several)[:LISTED])
+        more = f" and {len(several) - LISTED:,} more" if len(several) > LISTED else ""
+        logger.info("packing %s: frames of animated images: %s%s", series, first, more)
+
+
+def describe_frames(counts: Mapping[str, int]) -> str:
+    """Say what a manifest's `frames`, numbers of images by their frames, mean for training."""
+    several = {int(frames): images for frames, images in counts.items() if int(frames) > 1}
+    total, most = sum(counts.values()), max(several)
+    frames = f"{min(several)} to {most} frames" if len(several) > 1 else f"{most} frames"
+    return (
+        f"{sum(several.values()):,} of {total:,} images are animated ({frames}). They are read as videos where "
+        f"model.image.frames is at least as many; else training names them as bad samples, and evaluation refuses them"
+    )
