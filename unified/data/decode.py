@@ -27,6 +27,7 @@ IMAGES = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm
 JPEG_START = b"\xff\xd8\xff"
 PNG_SIGNATURE, PNG_HEADER = b"\x89PNG\r\n\x1a\n", 33  # bytes up to the end of the first chunk
 PNG_GREY, PNG_PALETTE = 0, 3
+ANIMATION = b"acTL"  # the chunk that every APNG has
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, OverflowError, IndexError, TypeError)
 
 
@@ -145,7 +146,7 @@ def decode_frames(data: bytes, pixel_limit: int = PIXEL_LIMIT) -> UInt8[Tensor, 
 
 def frames_in(data: bytes) -> int:
     """How many frames the bytes of a picture hold, without decoding them; raises as `decode_frames` does."""
-    if data[:3] == JPEG_START:
+    if data[:3] == JPEG_START or (data[:8] == PNG_SIGNATURE and ANIMATION not in data):
         return 1
     with _opened(data, PIXEL_LIMIT) as image:
         return count_frames(image)
