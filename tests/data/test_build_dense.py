@@ -444,9 +444,22 @@ def test_cuts_hold_the_body_with_its_area_and_joints_beyond_the_cut(tmp_path: Pa
         (found,) = samples(tmp_path / f"out{number}").values()
         (body,) = found["json"]["objects"]
         assert (body["box"], body["points"], found["json"]["points"]) == ([1, 1, 3, 3], joints, {"left_eye": [2, 2, 2]})
+        assert found["json"]["cut"] == {"image": "a", "left": 2, "top": 1, "beside": []}
         objects = scene.objects(found, {"person": 0}, ["nose"])
         assert (objects.area.tolist(), objects.area_sources) == ([area], (source,))
         assert verify(tmp_path / f"out{number}").problems == []
+
+
+def test_cuts_tell_of_the_bodies_that_have_none(tmp_path: Path) -> None:
+    nobody = PERSON | {"id": 5, "bbox": [1, 1, 3, 2], "area": 4, "keypoints": [0] * 9}
+    crowd = PERSON | {"id": 6, "bbox": [0, 0, 8, 6], "area": 30, "iscrowd": 1, "keypoints": [0] * 9}
+    files = {"images/a.png": picture(), "person_keypoints.json": coco(PERSON, nobody, crowd, **BODY)}
+    build("coco", fill(tmp_path / "s", files), tmp_path / "out", crops="person")
+    (found,) = samples(tmp_path / "out").values()
+    assert found["json"]["cut"]["beside"] == [
+        {"box": [1, 1, 4, 3], "area": 4, "crowd": False},
+        {"box": [0, 0, 8, 6], "area": 30, "crowd": True},
+    ]
 
 
 def test_cuts_begin_at_their_margin(tmp_path: Path) -> None:

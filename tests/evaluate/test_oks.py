@@ -113,15 +113,40 @@ def test_wrong_areas_are_named(wrong: dict[str, Any]) -> None:
         reader()({"__key__": "a", "__shard__": "s.tar", "png": PICTURE, "json": facts}, 0)
 
 
+def test_cuts_of_one_image_are_matched_and_resampled_as_that_image() -> None:
+    item = {"label": "person", "box": [0, 0, 40, 60], "crowd": False, "area": 900, "points": {"nose": [10, 10, 2]}}
+    cut = {"image": "a", "left": 100, "top": 50, "beside": [{"box": [500, 0, 540, 90], "area": 3000, "crowd": False}]}
+    facts = {"width": 80, "height": 120, "points": item["points"], "objects": [item]}
+    scored = PointScores(COCO_JOINTS)
+    for name, left, place in (("a", 100, 10.0), ("a", 110, 0.0), ("a", 500, 20.0), ("b", 0, 10.0)):
+        sample = {"__key__": "k", "png": PICTURE, "json": {**facts, "cut": {**cut, "image": name, "left": left}}}
+        answer = {"points": torch.tensor([[place, 10.0]]).expand(17, -1), "scores": torch.full((17,), 0.5)}
+        scored.add(answer, reader()(sample, 0))
+    # The second answer is at the nose of the first body, which is taken; the third lies on a body that nobody labelled.
+    (ap, _) = [one for one in scored.measures("x", None) if one.name.startswith("oks")]
+    assert len(scored.bodies.pictures) == 2
+    assert ap.interval.n == 2
+    assert len(scored.bodies.truths) == 6  # four bodies, and the one beside them once an image
+    clustered = scored.measures("x", np.array([0, 0, 0, 1]))
+    assert clustered[-1].interval.n == 2
+
+
+@pytest.mark.parametrize("cut", [{}, [], {"image": "a", "left": "x", "top": 0, "beside": []}, {"image": "a"}])
+def test_wrong_cuts_are_named(cut: Any) -> None:
+    facts = {"width": 80, "height": 120, "points": {}, "objects": [], "cut": cut}
+    with pytest.raises(DataError, match=r"s\.tar: a: column 'json': cut: expected image, left, top and beside"):
+        reader()({"__key__": "a", "__shard__": "s.tar", "png": PICTURE, "json": facts}, 0)
+
+
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is not there")
-def test_oks_of_bodies_cut_out_is_that_of_cocoeval(tmp_path: Path) -> None:
-    """Joints off by a share of the body's size, the same in both: each body is an image of its own, as cuts are."""
-    bodies, official = official_bodies()
+def test_oks_of_bodies_cut_out_is_that_of_cocoeval_on_whole_images(tmp_path: Path) -> None:
+    """Joints off by a share of the body's size, the same in both; COCO's document is as it was published."""
+    document = json.loads((DATA / "person_keypoints.json").read_text())
     build("coco", DATA, tmp_path / "out", crops="person")
     read, cuts = reader(), sorted(samples(tmp_path / "out").items())
-    assert len(cuts) == len(bodies) == 86
+    assert len(cuts) == sum(one["num_keypoints"] > 0 for one in document["annotations"]) == 86
     truths = [read(cut, number) for number, (_, cut) in enumerate(cuts)]
-    annotations = [same_body(cut, key, bodies) for key, cut in cuts]
+    annotations = [annotation_of(truth, document) for truth in truths]
     draw, found = np.random.default_rng(3), []
     for spread in (0.02, 0.04, 0.08):
         scored, answers = PointScores(COCO_JOINTS), []
@@ -129,16 +154,42 @@ def test_oks_of_bodies_cut_out_is_that_of_cocoeval(tmp_path: Path) -> None:
             *_, across, down = annotation["bbox"]
             ours, sure = joints_of(truth) + draw.normal(size=(17, 2)) * spread * np.sqrt(across * down), draw.random()
             scored.add({"points": torch.from_numpy(ours).float(), "scores": torch.full((17,), sure)}, truth)
-            theirs = np.concatenate([ours + offset(truth, annotation), np.ones((17, 1))], axis=1).ravel().tolist()
+            theirs = np.concatenate([ours + corner_of(truth), np.ones((17, 1))], axis=1).ravel().tolist()
             answers.append(
                 {"image_id": annotation["image_id"], "category_id": 1, "keypoints": theirs, "score": float(sure)}
             )
-        expected = cocoeval(official, answers)
+        expected = cocoeval(document, answers)
         found.append(expected[0])
-        measured = {one.name: one.value for one in scored.measures("x", None)}
-        assert (measured["oks_ap"], measured["oks_ap50"]) == pytest.approx(tuple(expected[:2]), abs=1e-6)
+        measured = {one.name: one for one in scored.measures("x", None)}
+        values = [measured[name].value for name in ("oks_ap", "oks_ap50")]
+        assert values == pytest.approx([*expected[:2]], abs=1e-6)
+        assert measured["oks_ap"].interval.n == len({one["image_id"] for one in annotations})
         assert scored.notes()["areas"] == {"annotation": 86}
     assert 0.9 > found[0] > found[1] > found[2] > 0.02
+
+
+def annotation_of(truth: Truth, document: dict[str, Any]) -> dict[str, Any]:
+    """The published annotation that has the joints of a cut in its image."""
+    assert truth.cut is not None
+    assert truth.objects is not None
+    (images,) = (
+        [one["id"] for one in document["images"] if Path(one["file_name"]).stem == Path(truth.cut.image).name],
+    )
+    known = truth.objects.points[0, :, 2].numpy() > 0
+    places = (joints_of(truth) + corner_of(truth))[known]
+    (found,) = [
+        one for one in document["annotations"]
+        if one["image_id"] in images and one["num_keypoints"] == known.sum()
+        and np.allclose(np.reshape(one["keypoints"], (17, 3))[known, :2], places, atol=1.01)
+        and abs(one["area"] - float(truth.objects.area[0])) < 0.1
+    ]  # fmt: skip
+    return found
+
+
+def corner_of(truth: Truth) -> np.ndarray:
+    """Where the cut lies in its image."""
+    assert truth.cut is not None
+    return np.array([truth.cut.left, truth.cut.top])
 
 
 def joints_of(truth: Truth) -> np.ndarray:
@@ -147,38 +198,10 @@ def joints_of(truth: Truth) -> np.ndarray:
     return truth.objects.points[0, :, :2].numpy().astype(float)
 
 
-def offset(truth: Truth, annotation: dict[str, Any]) -> np.ndarray:
-    """Where the cut lies in its image."""
-    places = np.array(annotation["keypoints"], dtype=float).reshape(17, 3)
-    return np.median((places[:, :2] - joints_of(truth))[places[:, 2] > 0], axis=0)
-
-
-def official_bodies() -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The persons with joints, each with an image of its own number, and their document."""
-    document = json.loads((DATA / "person_keypoints.json").read_text())
-    names = {image["id"]: image["file_name"] for image in document["images"]}
-    bodies = [copy.deepcopy(one) for one in document["annotations"] if one["num_keypoints"]]
-    for number, one in enumerate(bodies, start=1):
-        one["file"], one["image_id"] = names[one["image_id"]], number
-    images = [{"id": one["image_id"]} for one in bodies]
-    return bodies, {"images": images, "annotations": bodies, "categories": document["categories"]}
-
-
-def same_body(cut: dict[str, Any], key: str, bodies: list[dict[str, Any]]) -> dict[str, Any]:
-    """The annotation of a cut: that of its image with its area and the width of its box."""
-    (item,) = cut["json"]["objects"]
-    stem = key.rpartition("-")[0].rpartition("/")[2]
-    (found,) = [
-        one for one in bodies
-        if Path(one["file"]).stem == stem and abs(one["area"] - item["area"]) < 1e-2
-    ]  # fmt: skip
-    return found
-
-
 def cocoeval(document: dict[str, Any], answers: list[dict[str, Any]]) -> np.ndarray:
     """COCO's ten numbers."""
     truth = COCO()
-    truth.dataset = document
+    truth.dataset = copy.deepcopy(document)  # the evaluator writes into it
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
         evaluator = COCOeval(truth, truth.loadRes(answers), "keypoints")

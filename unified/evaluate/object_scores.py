@@ -22,8 +22,8 @@ DRAWS = 400
 """Resamples: each adds up all detections again."""
 RECALLS = np.linspace(0, 1, 101)
 """At which precision is read."""
-MOST = 100
-"""Detections of a picture."""
+MOST = {"bbox": 100, "segm": 100, "keypoints": 20}
+"""Detections of a picture, as COCO counts them."""
 
 
 class AveragePrecision:
@@ -33,13 +33,30 @@ class AveragePrecision:
         """`kind`: bbox, segm or keypoints; `sigmas`: of each keypoint."""
         self.kind, self.names, self.sigmas = kind, tuple(names), np.array(sigmas)
         self.pictures: list[dict[str, int]] = []
+        self.named: dict[str, int] = {}  # pictures that come in parts
         self.truths: list[dict[str, Any]] = []
         self.found: list[dict[str, Any]] = []
 
-    def add(self, truths: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]], size: tuple[int, int]) -> None:
-        """One picture in COCO's form, with categories from 0."""
-        number = len(self.pictures) + 1
-        self.pictures.append({"id": number, "height": size[0], "width": size[1]})
+    def add(
+        self,
+        truths: Sequence[dict[str, Any]],
+        found: Sequence[dict[str, Any]],
+        size: tuple[int, int],
+        name: str | None = None,
+    ) -> None:
+        """Add one picture in COCO's form, or a part of the picture of a name.
+
+        Args:
+            truths: Annotations, with categories from 0.
+            found: Detections, likewise.
+            size: Height and width in pixels.
+            name: Parts of one name are matched as one picture; None: a picture of its own.
+        """
+        number = self.named.get(name, len(self.pictures) + 1) if name is not None else len(self.pictures) + 1
+        if number > len(self.pictures):
+            self.pictures.append({"id": number, "height": size[0], "width": size[1]})
+        if name is not None:
+            self.named[name] = number
         for given, kept in ((truths, self.truths), (found, self.found)):
             for one in given:
                 kept.append({"iscrowd": 0, **one, "id": len(kept) + 1, "image_id": number})
@@ -78,7 +95,7 @@ class AveragePrecision:
         with contextlib.redirect_stdout(io.StringIO()):
             evaluator = COCOeval(self._coco(self.truths), self._coco(self.found), self.kind)
             params: Params = evaluator.params
-            params.maxDets, params.areaRng, params.areaRngLbl = [MOST], [[0, 1e10]], ["all"]
+            params.maxDets, params.areaRng, params.areaRngLbl = [MOST[self.kind]], [[0, 1e10]], ["all"]
             if self.kind == "keypoints":
                 params.kpt_oks_sigmas = self.sigmas
             evaluator.evaluate()

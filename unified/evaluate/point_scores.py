@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unified.data.cuts import Beside
 from unified.evaluate.map_scores import Answer, Clusters, mean_measure, share_measure
 from unified.evaluate.object_scores import AveragePrecision
 from unified.evaluate.results import Measure
@@ -32,12 +33,14 @@ class PointScores:
     Near is a tenth of the diagonal: of the body's box where a picture has one object, else of the picture. Where
     objects have points, the answer is also one body for OKS, by pycocotools: e^(−d² / (2 s² k²)) of each labelled
     point, where s² is the area of the object and k twice the sigma of the point. As in COCO's own evaluation, crowds
-    and bodies without a labelled point are neither asked for nor counted against.
+    and bodies without a labelled point are neither asked for nor counted against. Cuts of one image are matched, and
+    resampled, as that image.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.rows: list[tuple[float, float, int]] = []  # near, summed distance, known points of each picture
         self.boxes = 0
+        self.firsts: list[int] = []  # the row of each picture of `bodies`, of its first cut where it comes in cuts
         self.areas: Counter[str] = Counter()  # of the labelled bodies, by where they come from
         self.bodies = AveragePrecision("keypoints", ("body",), [sigma / 10 for sigma in joint_sigmas(names)])
 
@@ -59,17 +62,26 @@ class PointScores:
         objects = truth.objects
         if objects is None:
             return
+        # Of a cut, everything is moved to its place in the image.
+        corner = torch.tensor([truth.cut.left, truth.cut.top] if truth.cut is not None else [0.0, 0.0])
+        found, known = found + corner, objects.points + torch.cat([corner, torch.zeros(1)])
         truths = [
             {**_body(points, box, float(area)), "iscrowd": int(crowd)}
-            for points, box, area, crowd in zip(objects.points, objects.boxes, objects.area, objects.crowd, strict=True)
+            for points, box, area, crowd in zip(
+                known, objects.boxes + corner.repeat(2), objects.area, objects.crowd, strict=True
+            )
         ]
         labelled = [bool(one["num_keypoints"] and not one["iscrowd"]) for one in truths]
         if any(labelled):
             self.areas.update(itertools.compress(objects.area_sources, labelled))
+            name, beside = (truth.cut.image, truth.cut.beside) if truth.cut is not None else (None, ())
+            if name is None or name not in self.bodies.named:
+                self.firsts.append(len(self.rows) - 1)
+                truths += [_unlabelled(body, len(found)) for body in beside]
             low, high = found.amin(0), found.amax(0)
             points = torch.cat([found, torch.ones(len(found), 1)], dim=1)
             ours = _body(points, torch.cat([low, high]), float((high - low).prod()))
-            self.bodies.add(truths, [{**ours, "score": float(scores.mean())}], truth.size)
+            self.bodies.add(truths, [{**ours, "score": float(scores.mean())}], truth.size, name)
 
     def measures(self, key: str, clusters: Clusters) -> tuple[Measure, ...]:
         """Means over points; pictures are resampled, or their clusters."""
@@ -81,7 +93,7 @@ class PointScores:
             mean_measure("distance_px", distance, clusters, known),
         ]
         if self.bodies.pictures:
-            within = clusters if len(self.bodies.pictures) == len(self.rows) else None
+            within = None if clusters is None else clusters[self.firsts]
             found += self.bodies.measures(key, within, "oks_")
         return tuple(found)
 
@@ -101,6 +113,11 @@ def joint_sigmas(names: Sequence[str]) -> tuple[float, ...]:
     if set(names) <= set(by_name):
         return tuple(by_name[name] for name in names)
     return COCO_SIGMAS if len(names) == len(COCO_SIGMAS) else (SIGMA,) * len(names)
+
+
+def _unlabelled(body: Beside, joints: int) -> dict[str, Any]:
+    """A body that no answer is asked of, and none that lies on it counted against."""
+    return {**_body(torch.zeros(joints, 3), torch.tensor(body.box), body.area), "iscrowd": int(body.crowd)}
 
 
 def _body(points: Tensor, box: Tensor, area: float) -> dict[str, Any]:

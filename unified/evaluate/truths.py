@@ -10,6 +10,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from unified.data import scene as said
+from unified.data.cuts import Cut, read_cut
 from unified.data.operators import RESHADE
 from unified.data.scene_changes import Scene
 from unified.data.scenes import SEGMENTS, SceneCollator, SceneExample
@@ -34,6 +35,7 @@ class Truth:
     presence: Float[Tensor, "q"] | None = None
     objects: said.Objects | None = None
     identity: str = ""
+    cut: Cut | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -81,7 +83,7 @@ class Truths:
         if self.read in ("boxes", "masks"):
             return replace(truth, objects=said.objects(sample, self._collator.classes))
         if self.read in POINTS and "objects" in sample[said.FACTS]:
-            return replace(truth, objects=self._bodies(sample))
+            return replace(truth, objects=self._bodies(sample), cut=read_cut(sample))
         return truth
 
     def _bodies(self, sample: Sample) -> said.Objects:

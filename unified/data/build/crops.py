@@ -6,6 +6,7 @@ from typing import Any
 
 from unified.data.build.annotations import DIGITS, png
 from unified.data.build.sources import BadSampleError, Item
+from unified.data.cuts import Beside, write_cut
 from unified.data.decode import IMAGES, decode_image
 from unified.data.scene import ANNOTATION, measure_area
 
@@ -14,16 +15,23 @@ MARGIN = 1.25
 
 
 def crops(item: Item, label: str) -> list[Item]:
-    """The objects of a class that have joints, each as an item of its own; what cannot be read stays as it is."""
+    """The objects of a class that have joints, each as an item of its own; what cannot be read stays as it is.
+
+    Crowds and bodies without a labelled joint are no items: the others of their image tell of them.
+    """
     try:
         found = item.load()["json"].get("objects", ())
     except BadSampleError:
         return [item]  # packing tells what is wrong with it
-    chosen = [n for n, known in enumerate(found) if known["label"] == label and known.get("points")]
-    return [Item(f"{item.key}-{n}", f"{item.name}, object {n}", partial(_crop, item, n)) for n in chosen]
+    bodies = [(n, known) for n, known in enumerate(found) if known["label"] == label and "points" in known]
+    chosen = [n for n, known in bodies if known["points"] and not known["crowd"]]
+    beside = tuple(
+        Beside(tuple(known["box"]), _area(known)[0], known["crowd"]) for n, known in bodies if n not in chosen
+    )
+    return [Item(f"{item.key}-{n}", f"{item.name}, object {n}", partial(_crop, item, n, beside)) for n in chosen]
 
 
-def _crop(item: Item, number: int) -> dict[str, Any]:
+def _crop(item: Item, number: int, beside: tuple[Beside, ...]) -> dict[str, Any]:
     columns = item.load()
     known = columns["json"]["objects"][number]
     picture = decode_image(next(columns[name] for name in IMAGES if name in columns))
@@ -31,14 +39,19 @@ def _crop(item: Item, number: int) -> dict[str, Any]:
     left, top, right, bottom = _enlarged(known["box"], height, width)
     part = picture[:, top:bottom, left:right].permute(1, 2, 0).numpy()
     inside = {n: p for n, p in known["points"].items() if left <= p[0] <= right and top <= p[1] <= bottom}
-    points = _moved(inside, left, top)
-    facts = {"width": right - left, "height": bottom - top, "points": points, "objects": [_body(known, left, top)]}
+    facts = {
+        "width": right - left,
+        "height": bottom - top,
+        "points": _moved(inside, left, top),
+        "objects": [_body(known, left, top)],
+        "cut": write_cut(item.key, left, top, beside),
+    }
     return {"png": png(part), "json": facts}
 
 
 def _body(known: Mapping[str, Any], left: int, top: int) -> dict[str, Any]:
     """The object as the cut shows it: with all its joints, also those beyond the cut, which OKS counts."""
-    area, source = measure_area(known.get("area"), known.get("mask"), known["box"])
+    area, source = _area(known)
     x0, y0, x1, y1 = known["box"]
     return {
         "label": known["label"],
@@ -48,6 +61,10 @@ def _body(known: Mapping[str, Any], left: int, top: int) -> dict[str, Any]:
         **({} if source == ANNOTATION else {"area_source": source}),
         "points": _moved(known["points"], left, top),
     }
+
+
+def _area(known: Mapping[str, Any]) -> tuple[float, str]:
+    return measure_area(known.get("area"), known.get("mask"), known["box"])
 
 
 def _enlarged(box: list[float], height: int, width: int) -> tuple[int, int, int, int]:
