@@ -111,7 +111,7 @@ def _read(path: Path) -> UInt8[Tensor, "*t 3 h w"]:
             if count_frames(image) > 1:
                 return _all_frames(image, str(path))
             return torch.from_numpy(np.array(rgb(ImageOps.exif_transpose(image)))).permute(2, 0, 1).contiguous()
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+    except (UnidentifiedImageError, OSError, EOFError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"images: {path}: not a readable image: {error}") from error
 
 
