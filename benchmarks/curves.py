@@ -126,7 +126,10 @@ def _metric_panel(name: str, held_out: dict[str, dict[int, Any]], seen: dict[str
     levels = {} if best is None else {BEST: factor * others[best]["metrics"][metric]}
     if NEAREST in last:
         levels[NEAREST] = factor * last[NEAREST]["metrics"][metric]
-    low, high = (np.array([factor * one["ci"][metric][end] for one in own.values()]) for end in ("low", "high"))
+    low, high = (
+        factor * np.array([one["ci"][metric][end] for one in own.values()], dtype=np.float64)  # None becomes NaN
+        for end in ("low", "high")
+    )
     return Panel(f"{name}\n{metric_name(metric)} {'↓' if metric in LOWER else '↑'}", lines, levels, (low, high))
 
 

@@ -13,9 +13,10 @@ from typing import Any
 from unified.errors import UserError
 from unified.evaluate.dense import FLOOR
 from unified.evaluate.nearest import NEAREST
-from unified.evaluate.results import read_results, unpack
-from unified.evaluate.table import LOWER, MAIN, UNITS, metric_name, number
+from unified.evaluate.results import read_results
+from unified.evaluate.table import LOWER, MAIN, UNITS, limits, metric_name, number, sample_note
 from unified.intervals import paired
+from unified.result_files import unpack
 from unified.types import DataError
 
 Entry = Mapping[str, Any]
@@ -87,9 +88,9 @@ def _shown(entry: Entry | None, metric: str) -> str:
     return _interval(metric, entry["metrics"][metric], interval["low"], interval["high"])
 
 
-def _interval(metric: str, value: float, low: float, high: float) -> str:
+def _interval(metric: str, value: float, low: float | None, high: float | None) -> str:
     factor = 1.0 if metric in UNITS else 100.0
-    return f"{number(value, factor)} [{number(low, factor)}, {number(high, factor)}]"
+    return f"{number(value, factor)} {limits(low, high, factor)}" if low is not None else number(value, factor)
 
 
 def _verdict(own: Entry, other: Entry | None, metric: str) -> str:
@@ -103,6 +104,8 @@ def _verdict(own: Entry, other: Entry | None, metric: str) -> str:
     ours, theirs = (sign * unpack(packed) for packed in values)
     terms = own["items"]["terms"].get(metric)
     gain = paired(ours, theirs, own["items"]["clusters"], None if terms is None else unpack(terms))
+    if gain.p is None:
+        return sample_note(None, gain.n, gain.clusters)
     if gain.low <= 0 <= gain.high:
         return "not told apart"
     if gain.difference > 0:
@@ -110,7 +113,10 @@ def _verdict(own: Entry, other: Entry | None, metric: str) -> str:
     return f"worse by {_interval(metric, -gain.difference, -gain.high, -gain.low)}"
 
 
-def _apart(ours: Mapping[str, float], theirs: Mapping[str, float], metric: str) -> str:
+def _apart(ours: Mapping[str, Any], theirs: Mapping[str, Any], metric: str) -> str:
+    for interval in (ours, theirs):
+        if interval["low"] is None:
+            return sample_note(None, interval["n"], interval["clusters"])
     if ours["low"] > theirs["high"]:
         return "worse" if metric in LOWER else "better"
     if ours["high"] < theirs["low"]:

@@ -43,6 +43,8 @@ MEANING = {
     "matching",
     "generation",
     "intervals",
+    "small_samples",
+    "result_files",
     "folding",
     "upcycling",
     "official",

@@ -89,7 +89,9 @@ def _measured(item: Mapping[str, Any]) -> Iterator[str]:
         if value is not None:
             seeds = (item["seeds"] or {}).get(name)
             spread = f"± {seeds['half_width']:.3g}" if seeds and seeds["half_width"] is not None else "–"
+            low, high = interval["low"], interval["high"]
+            limits = "none" if low is None else f"{low:.4g} – {high:.4g}"
             yield (
                 f"| {item['dataset']} | {item['label']} | {item['features']} | {name} | {value:.4g} "
-                f"| {interval['low']:.4g} – {interval['high']:.4g} | {spread} | {item['n']:,} |"
+                f"| {limits} | {spread} | {item['n']:,} |"
             )

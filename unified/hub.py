@@ -33,6 +33,7 @@ from unified.modalities.base import read_json
 from unified.model import UnifiedModel
 from unified.paths import checkpoints_of
 from unified.processor import UnifiedProcessor
+from unified.result_files import upgraded
 
 FILES = ("*.json", "*.safetensors", "README.md")  # nothing else is fetched, least of all pickles or code
 ALIGNED = 64  # bytes
@@ -287,7 +288,7 @@ def read_results(file: Path) -> dict[str, Any]:
         raise HubError(
             f"{file}: not the results of `unified eval` (a list `results` of dataset, label, metrics and ci)"
         )
-    return content
+    return upgraded(content)
 
 
 def push(folder: str | Path, repository: str, *, private: bool = False) -> str:

@@ -95,7 +95,7 @@ def perplexity(loss: float, terms: float) -> float:
     """exp of the mean loss of a term; `loss` is the sum over `terms` terms, in nats. Infinite where it overflows."""
     if terms <= 0:
         raise ValueError("perplexity needs at least one term")
-    return math.exp(loss / terms) if loss / terms < 700 else math.inf
+    return math.inf if loss / terms > 700 else math.exp(loss / terms)  # NaN stays NaN
 
 
 def _plain(text: str) -> str:

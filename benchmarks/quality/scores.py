@@ -39,7 +39,7 @@ class Question:
         """The number in the content of a results file."""
         found = next(e for e in results["results"] if e["dataset"] == self.task and self.metric in e["metrics"])
         interval = found["ci"][self.metric]
-        value, error = interval["value"], interval["se"]
+        value, error = interval["value"], math.nan if interval["se"] is None else interval["se"]
         if not self.higher_is_better:
             value, error = math.log(value), error / value
         return Score(value, error, found["n"])

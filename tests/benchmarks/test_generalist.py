@@ -63,7 +63,7 @@ def test_pictures_that_have_scores_are_compared_one_by_one() -> None:
         entry("count", "model", *pictures, 0.0, 9.0, 1.0, 6.0),
     ]
     found = cells(table({"results": rows[:3]}, {"count": rows[3]}))[2]
-    assert found[7:] == ["better by 2.00 [1.92, 2.08]", "worse by 2.00 [1.92, 2.08]", "not told apart"]
+    assert found[7:] == ["better by 2.00 [1.87, 2.13]", "worse by 2.00 [1.87, 2.13]", "not told apart"]
 
 
 def test_a_specialist_of_other_data_is_refused() -> None:

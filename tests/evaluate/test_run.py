@@ -13,9 +13,10 @@ from tiny import tiny_recipe, with_experts, write_shards
 from unified import seed
 from unified.config import RecipeError
 from unified.evaluate.commands import eval_command
-from unified.evaluate.results import flat_metrics, read_results, unpack, write_results
+from unified.evaluate.results import flat_metrics, read_results, write_results
 from unified.evaluate.run import evaluate
 from unified.evaluate.table import results_table
+from unified.result_files import unpack
 from unified.train.build import build
 from unified.types import DataError
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from unified.config import RecipeError
 from unified.evaluate.context import Context
-from unified.evaluate.few_shot import ALL, Subset, least_squares_correct, subset
+from unified.evaluate.few_shot import ALL, Subset, different, labelled_share, least_squares_correct, subset
 from unified.evaluate.items import Items, clusters_of, read_items, targets
 from unified.evaluate.knn import nearest_neighbours
 from unified.evaluate.probe import fit_logistic
@@ -17,7 +17,6 @@ from unified.evaluate.sources import class_names
 from unified.evaluate.spec import Classification, Robustness
 from unified.evaluate.zero_shot import accuracy_measures, class_ranks, class_weights, per_class, top5_measure
 from unified.labels import Labels, load_labels
-from unified.seed import generator
 
 
 @dataclass(frozen=True)
@@ -39,13 +38,19 @@ def evaluate_classification(evaluation: Classification, name: str, context: Cont
     """Zero-shot where shots hold 0; k-shot probes for each other number, and then the probes on all training data."""
     labels = find_labels(evaluation)
     test = _read(evaluation, evaluation.several, labels, evaluation.limit)
+    shots = [k for k in context.shots if k != 0]
+    probed = bool(shots and evaluation.probes)
+    if probed:
+        # Before the first row: labelled data that will not do are no reason to lose the others later.
+        train, rest = _labelled(evaluation, name, test, labels)
+        _check_labelled(name, train, rest, labels)
     if 0 in context.shots:
         yield from _zero_shot(evaluation, _base(evaluation, name, test, labels), test, labels, context)
-    shots = [k for k in context.shots if k != 0]
-    if shots and evaluation.probes:
-        train, rest = _labelled(evaluation, name, test, labels)
+    if probed:
+        untested = _names(labels, np.setdiff1d(train.target, rest.target))
         for features in ("model", *evaluation.baselines):
             base = replace(_base(evaluation, name, rest, labels), features=features)
+            base = replace(base, notes={**base.notes, "untested_classes": untested})
             yield from _probes(evaluation, base, train, rest, labels, shots, context)
 
 
@@ -70,14 +75,23 @@ def _labelled(evaluation: Classification, name: str, test: _Part, labels: Labels
         raise RecipeError(
             f"{name}: probes need labelled data: name them under `train`, or set `train_share` to take them from `data`"
         )
-    taken = np.zeros(len(test.target), dtype=bool)
-    for label in np.unique(test.target):
-        members = np.flatnonzero(test.target == label)
-        order = generator("train_share", name, int(label)).permutation(len(members))
-        taken[members[order[: int(len(members) * evaluation.train_share)]]] = True
-    if taken.all() or not taken.any():
-        raise RecipeError(f"{name}: train_share {evaluation.train_share} leaves one part without items")
+    taken = labelled_share(test.target, evaluation.train_share, name)
     return tuple(_Part(test.items, test.target[rows], rows) for rows in map(np.flatnonzero, (taken, ~taken)))  # type: ignore[return-value]
+
+
+def _check_labelled(name: str, train: _Part, test: _Part, labels: Labels) -> None:
+    """Refuse to test on a class that no labelled item shows: no number of shots would be true of it."""
+    missing = _names(labels, np.setdiff1d(test.target, train.target))
+    if missing:
+        raise RecipeError(
+            f"{name}: expected a labelled item of each class that is tested, got none of {', '.join(missing[:5])}"
+            f"{f' and {len(missing) - 5} more' if len(missing) > 5 else ''}. Hint: label some under `train`, or leave "
+            "the class out of `data`"
+        )
+
+
+def _names(labels: Labels, classes: NDArray[np.int64]) -> list[str]:
+    return [labels.names[number] for number in classes]
 
 
 def find_labels(evaluation: Classification | Robustness) -> Labels:
@@ -139,9 +153,13 @@ def _probes(
     base = replace(base, notes=notes)
     if "least_squares" in evaluation.probes:
         for k in shots:
-            chosen = [subset(train.target, k, s, base.dataset) for s in range(1 if k == ALL else context.seeds)]
+            chosen = different([subset(train.target, k, s, base.dataset) for s in range(context.seeds)])
             correct = least_squares_correct(known, asked, chosen, len(labels))
-            yield _k_shot(base, k, chosen, correct, test.target, labels, train.keys())
+            # Classes of the label set that no item has are short as well: probes know fewer classes than it names.
+            absent = np.setdiff1d(np.arange(len(labels)), train.target) if k != ALL else np.zeros(0, dtype=np.int64)
+            short = _names(labels, np.union1d(absent, np.array(chosen[0].short_classes, dtype=np.int64)))
+            yield _k_shot(replace(base, notes={**base.notes, "short_classes": short}), k, chosen, correct, test.target,
+                          train.keys())  # fmt: skip
     if "logistic" in evaluation.probes:
         fit = fit_logistic(known, asked[0], base.dataset)
         found = {"C": fit.strength, "validation_accuracy": fit.validation_accuracy, "converged": fit.converged}
@@ -161,11 +179,9 @@ def _k_shot(
     chosen: list[Subset],
     correct: NDArray[np.bool_],
     target: NDArray[np.int64],
-    labels: Labels,
     keys: tuple[str, ...],
 ) -> Result:
-    short = [labels.names[c] for c in sorted({c for s in chosen for c in s.short_classes})]
-    notes = {"short_classes": short, "train_items_per_seed": [len(s.index) for s in chosen]}
+    notes = {"train_items_per_seed": [len(s.index) for s in chosen]}
     subsets = {"subsets": [[keys[row] for row in s.index] for s in chosen]} if k != ALL else {}
     return replace(
         base,

@@ -1,5 +1,6 @@
 """Two models on the same items: paired differences, exact tests, and what could have been detected."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -7,16 +8,16 @@ from typing import Any
 import numpy as np
 
 from unified import intervals
-from unified.evaluate.results import unpack
-from unified.evaluate.table import UNITS, aligned, metric_name
+from unified.evaluate.table import UNITS, aligned, metric_name, sample_note
 from unified.intervals import Paired, Seeds
+from unified.result_files import unpack
 from unified.types import DataError
 
 HEAD = (
     *("data", "protocol", "metric", "A", "B", "A − B"),
-    *("95 % sampling", "over seeds", "p", "p (Holm)", "detectable", "n"),
+    *("95 % sampling", "over seeds", "p", "p (Holm)", "detectable", "n", "notes"),
 )
-LEFT = {0, 1, 2}
+LEFT = {0, 1, 2, 12}
 
 
 @dataclass(frozen=True)
@@ -105,15 +106,17 @@ def comparison_table(found: list[Comparison]) -> str:
         digits = 3 if factor == 1.0 else 1
         paired = row.paired
         values = [f"{value * factor:.{digits}f}" for value in (row.first, row.second)]
-        limits = f"[{paired.low * factor:+.{digits}f}, {paired.high * factor:+.{digits}f}]"
+        known = not math.isnan(paired.low)
+        limits = f"[{paired.low * factor:+.{digits}f}, {paired.high * factor:+.{digits}f}]" if known else "none"
         rows.append(
             [row.dataset, row.label, metric_name(row.metric), *values, f"{paired.difference * factor:+.{digits}f}",
              limits, _seeds(row.seeds, factor), _p(paired.p), _p(adjusted.get(id(row))),
-             f"{paired.detectable * factor:.{digits}f}", f"{paired.n:,}"]
+             f"{paired.detectable * factor:.{digits}f}" if known else "–", f"{paired.n:,}",
+             sample_note(paired.low, paired.n, paired.clusters)]
         )  # fmt: skip
     legend = (
-        "A − B on the same items. p: exact McNemar for right and wrong, normal for averages and clusters; Holm: for\n"
-        "all rows. detectable: the smallest difference found with 80 % power. Overlap of two intervals is not a test."
+        "A − B on the same items. p: exact McNemar for right and wrong, else t as the interval has it; Holm: for all\n"
+        "rows. detectable: the smallest difference found with 80 % power. Overlap of two intervals is not a test."
     )
     return f"{aligned(HEAD, rows, LEFT)}\n\n{legend}\n"
 

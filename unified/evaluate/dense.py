@@ -53,6 +53,8 @@ def evaluate_dense(evaluation: Dense, name: str, context: Context) -> Iterator[R
             for features, floor in floors.items():
                 scores[features].add(floor(truth.picture), truth)
     cluster = clusters_of(items.columns[evaluation.cluster]) if evaluation.cluster else None
+    if cluster is None and hasattr(scores["model"], "clusters"):
+        cluster = scores["model"].clusters()
     base = Result(
         name, "dense", spec.read, _label(evaluation, spec), (), items.keys, items.digest,
         ZERO_SHOT if evaluation.unseen else TRAINED, clusters=cluster,

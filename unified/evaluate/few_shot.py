@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
 from unified.config import RecipeError
@@ -45,6 +45,42 @@ def subset(target: Int[np.ndarray, " n"], shots: int, seed: int, dataset: str) -
         chosen.append(members[order[: len(members) if shots == ALL else shots]])
     short = () if shots == ALL else tuple(int(c) for c in classes[counts < shots])
     return Subset(np.sort(np.concatenate(chosen)), short)
+
+
+def different(subsets: Sequence[Subset]) -> list[Subset]:
+    """The subsets of all seeds; one where they are all the same, since nothing was drawn then."""
+    same = all(np.array_equal(chosen.index, subsets[0].index) for chosen in subsets)
+    return [*subsets[:1]] if same else [*subsets]
+
+
+def labelled_share(target: Int[np.ndarray, " n"], share: float, dataset: str) -> Bool[np.ndarray, " n"]:
+    """Which items are labelled for probes: a fraction of each class, at least one item (DINOv3's rule).
+
+    One item of each class at least is left to test on; a class of one item is labelled and not tested.
+
+    Args:
+        target: Class of each item (n,).
+        share: Fraction between 0 and 1.
+        dataset: Name that keys the draw, with the class.
+
+    Returns:
+        True for labelled items (n,).
+
+    Raises:
+        RecipeError: Where no class has two items, so that none would be left.
+    """
+    taken = np.zeros(len(target), dtype=bool)
+    for name in np.unique(target):
+        members = np.flatnonzero(target == name)
+        order = generator("train_share", dataset, int(name)).permutation(len(members))
+        count = max(1, min(int(len(members) * share + 1e-9), len(members) - 1))  # 0.29 × 100 is 28.999…
+        taken[members[order[:count]]] = True
+    if taken.all():
+        raise RecipeError(
+            f"{dataset}: train_share: expected a class with two items, one to label and one to test on, got "
+            f"{len(target)} items of {len(np.unique(target))} classes. Hint: name labelled data under `train`"
+        )
+    return taken
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,9 @@ from unified.evaluate.language_baselines import WordScores, fit_baselines, gathe
 from unified.evaluate.results import BASELINE, UNTUNED, ZERO_SHOT, Measure, Result
 from unified.evaluate.spec import Caption, Masked
 from unified.generation import generate
-from unified.intervals import Interval
 from unified.log import logger
 from unified.matching import score
-from unified.metrics import exact_match, perplexity
+from unified.metrics import exact_match
 from unified.modalities.text import TextTokenizer
 from unified.model import UnifiedModel
 from unified.task import Match, Task
@@ -212,12 +211,7 @@ def _word_measures(
     cluster: NDArray[np.int64] | None,
 ) -> tuple[Measure, ...]:
     """Perplexity and accuracy of a word; words of one text are a cluster."""
-    mean = intervals.mean(loss, cluster, terms)
-    total, count = float(loss.sum()), float(terms.sum())
-    value = perplexity(total, count)
-    limits = {"low": perplexity(mean.low * count, count), "high": perplexity(mean.high * count, count)}
-    # The error of an exponential: its derivative is itself.
-    interval = Interval(value, se=value * mean.se, n=mean.n, method="exp_normal", clusters=mean.clusters, **limits)
+    interval = intervals.exponential(intervals.mean(loss, cluster, terms))
     accuracy = intervals.proportion(correct, cluster, terms)
     return (
         Measure("perplexity", interval, values=loss, terms=terms),

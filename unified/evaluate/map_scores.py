@@ -91,7 +91,7 @@ class ClassScores:
             return ()
         miou = bootstrap(
             lambda picked: float(np.nanmean(_overlaps(counts[picked].sum(0)))), len(counts), key, "miou",
-            clusters=clusters,
+            clusters=clusters, bounds=(0.0, 1.0),
         )  # fmt: skip
         return Measure("miou", miou), share_measure("pixel_accuracy", right, clusters, valid)
 
@@ -196,7 +196,10 @@ class EdgeScores:
             return float((precision * (recall - np.append(recall[1:], 0.0))).sum())
 
         n = len(counts)
-        f, precision = (bootstrap(of, n, key, name, clusters=clusters) for of, name in ((best, "ods"), (area, "ap")))
+        f, precision = (
+            bootstrap(of, n, key, name, clusters=clusters, bounds=(0.0, 1.0))
+            for of, name in ((best, "ods"), (area, "ap"))
+        )
         return Measure("ods_f", f), Measure("edge_ap", precision)
 
     def notes(self) -> dict[str, Any]:
@@ -256,7 +259,7 @@ class CountScores:
         def root(picked: NDArray[np.int64]) -> float:
             return float(np.sqrt((errors[picked] ** 2).mean()))
 
-        spread = bootstrap(root, len(errors), key, "count_rmse", clusters=clusters)
+        spread = bootstrap(root, len(errors), key, "count_rmse", clusters=clusters, bounds=(0.0, np.inf))
         return mean_measure("count_mae", np.abs(errors), clusters), Measure("count_rmse", spread)
 
     def notes(self) -> dict[str, Any]:

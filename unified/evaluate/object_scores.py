@@ -77,7 +77,7 @@ class AveragePrecision:
                 return float(np.mean(values)) if values else np.nan
 
             known = precision[rows][precision[rows] > -1]
-            interval = bootstrap(score, n, key, name, clusters=clusters, draws=DRAWS)
+            interval = bootstrap(score, n, key, name, clusters=clusters, draws=DRAWS, bounds=(0.0, 1.0))
             found.append(Measure(f"{prefix}{name}", replace(interval, value=float(known.mean()))))
         return tuple(found)
 

@@ -48,7 +48,8 @@ class PresenceScores:
                 return float(np.nanmean(values)) if not np.isnan(values).all() else np.nan
 
             if not np.isnan(of_all(shares, there)).all():
-                found.append(Measure(name, bootstrap(mean_of, n, key, name, clusters=clusters, draws=draws)))
+                spread = bootstrap(mean_of, n, key, name, clusters=clusters, draws=draws, bounds=(0.0, 1.0))
+                found.append(Measure(name, spread))
         return tuple(found)
 
     def per_class(self) -> dict[str, float | None]:
@@ -94,10 +95,14 @@ class IdentityScores:
         self.features.append(answer["features"].cpu().float())
         self.identities.append(truth.identity)
 
+    def clusters(self) -> NDArray[np.int64]:
+        """Pictures of one identity are found or missed together."""
+        return number_through(self.identities)
+
     def measures(self, key: str, clusters: Clusters) -> tuple[Measure, ...]:  # noqa: ARG002
         """Means over the pictures that have another of their identity, which are clusters unless there are others."""
         features = F.normalize(torch.stack(self.features), dim=1)
-        who = number_through(self.identities)
+        who = self.clusters()
         similar = (features @ features.T).numpy()
         precision, first, asked = (np.zeros(len(who)) for _ in range(3))
         for row in range(len(who)):

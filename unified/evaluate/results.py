@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unified.intervals import Interval, Seeds
+from unified.result_files import FORMAT, pack, upgraded
 from unified.types import DataError
 
-FORMAT = 1
 UNTUNED, ZERO_SHOT, PROBE, TRAINED, BASELINE = "w/o tuning", "zero-shot", "probe", "trained", "baseline"
 
 
@@ -121,34 +121,16 @@ def write_results(path: Path, results: Mapping[str, Any]) -> None:
 
 
 def read_results(path: Path | str) -> dict[str, Any]:
-    """The content of a results file. Raises `DataError` where it is none, or of a newer format."""
+    """The content of a results file, upgraded where it is older. Raises `DataError` for others and newer formats."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a results file ({error}); expected what `unified eval --out` writes") from error
     if not isinstance(content, dict) or not isinstance(content.get("results"), list) or "keys" not in content:
         raise DataError(f"{path}: no `results` and `keys` in it; expected what `unified eval --out` writes")
-    if content.get("format") != FORMAT:
-        raise DataError(f"{path}: format {content.get('format')}, this version reads {FORMAT}; update unified")
-    return content
-
-
-def pack(values: NDArray[Any]) -> Any:
-    """Scores of items for JSON: 0 and 1 as a string of digits, others as numbers; (seeds, n) as a list of rows."""
-    if values.ndim == 2:
-        return [pack(row) for row in values]
-    if values.dtype == bool:
-        return "".join("1" if value else "0" for value in values)
-    return [round(float(value), 6) for value in values]
-
-
-def unpack(packed: Any) -> NDArray[np.float64]:
-    """The scores that `pack` wrote."""
-    if isinstance(packed, str):
-        return np.array([digit == "1" for digit in packed], dtype=np.float64)
-    if packed and isinstance(packed[0], str | list):
-        return np.stack([unpack(row) for row in packed])
-    return np.array(packed, dtype=np.float64)
+    if content.get("format") not in range(1, FORMAT + 1):
+        raise DataError(f"{path}: format {content.get('format')}, this version reads 1 to {FORMAT}; update unified")
+    return upgraded(content)
 
 
 def flat_metrics(results: Mapping[str, Any]) -> dict[str, float]:

@@ -61,7 +61,8 @@ class Classification(Evaluation):
     train: str | Sequence[str] | None = None
     """Labelled data for probes, apart from `data`."""
     train_share: float | None = None
-    """Without `train`: this share of each class of `data` is labelled for probes, which are tested on the rest."""
+    """Without `train`: this share of each class of `data`, at least one item, is labelled for probes, which are tested
+    on the rest."""
     probes: Sequence[Literal["least_squares", "logistic", "knn"]] = ("least_squares",)
     """least_squares with each number of shots; logistic and knn on all of `train`."""
     baselines: Sequence[Literal["pixels", "untrained"]] = ()

@@ -1,7 +1,10 @@
 """Results for people: aligned text in which sampling error and spread over seeds stand apart."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from unified.small_samples import FEW_CLUSTERS
 
 HEAD = ("data", "protocol", "features", "metric", "value", "95 % sampling", "over seeds", "n", "notes")
 LEFT = {0, 1, 2, 3, 8}
@@ -71,7 +74,7 @@ def _rows(item: Mapping[str, Any]) -> list[list[str]]:
                 item["features"] if first else "",
                 metric_name(name),
                 number(value, factor),
-                f"[{number(interval['low'], factor)}, {number(interval['high'], factor)}]",
+                limits(interval["low"], interval["high"], factor),
                 _seeds((item["seeds"] or {}).get(name), factor),
                 f"{interval['n']:,}",
                 _notes(item) if first else "",
@@ -101,15 +104,39 @@ def _notes(item: Mapping[str, Any]) -> str:
         if notes.get(name) is not None:
             found.append(f"{text} {number(notes[name], 100.0)}")
     if notes.get("short_classes"):
-        found.append(f"{len(notes['short_classes'])} classes have fewer")
-    few = [interval["clusters"] for interval in item["ci"].values() if interval["few_clusters"]]
-    if few:
-        found.append(f"only {few[0]} clusters: the interval is too narrow")
+        found.append(f"fewer labelled items of {_some(notes['short_classes'])}")
+    if notes.get("untested_classes"):
+        found.append(f"no test item of {_some(notes['untested_classes'])}")
+    for interval in item["ci"].values():
+        if told := sample_note(interval["low"], interval["n"], interval["clusters"]):
+            found.append(told)
+            break
     if notes.get("how"):
         found.append(notes["how"])
     if notes.get("converged") is False:
         found.append("not converged")
     return "; ".join(found)
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names of a list, and how many there are."""
+    return ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:3])}, … ({len(names)} classes)"
+
+
+def sample_note(low: float | None, n: int, clusters: int | None) -> str:
+    """A warning about a sample that is too small for an interval, or for one to be relied on; "" where none is due."""
+    count, of = (n, "item") if clusters is None else (clusters, "cluster")
+    if low is None or math.isnan(low):
+        return f"one {of}: no interval" if count < 2 else "no interval"
+    few = clusters is not None and clusters < FEW_CLUSTERS
+    return f"only {clusters} clusters: interval widened for it, rough" if few else ""
+
+
+def limits(low: float | None, high: float | None, factor: float = 1.0) -> str:
+    """The limits of an interval; "none" where there is none."""
+    if low is None or high is None or math.isnan(low):
+        return "none"
+    return f"[{number(low, factor)}, {number(high, factor)}]"
 
 
 def number(value: float | None, factor: float = 1.0) -> str:

@@ -59,6 +59,7 @@ def accuracy_measures(
         recall,
         clusters=clusters,
         strata=target if clusters is None else None,
+        bounds=(0.0, 1.0),
     )
     return Measure(top, interval, seeds[0], correct), Measure(recall, spread, seeds[1])
 

@@ -1,0 +1,86 @@
+"""The content of results files: how scores of items are written, and files of older formats brought up to date.
+
+Format 1 had limits of the normal distribution, which are too narrow for few items and few clusters.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unified.intervals import Interval, exponential, mean, proportion
+from unified.small_samples import Z, degrees, t_quantile
+
+FORMAT = 2
+
+
+def pack(values: NDArray[Any]) -> Any:
+    """Scores of items for JSON: 0 and 1 as a string of digits, others as numbers; (seeds, n) as a list of rows."""
+    if values.ndim == 2:
+        return [pack(row) for row in values]
+    if values.dtype == bool:
+        return "".join("1" if value else "0" for value in values)
+    return [round(float(value), 6) for value in values]
+
+
+def unpack(packed: Any) -> NDArray[np.float64]:
+    """The scores that `pack` wrote."""
+    if isinstance(packed, str):
+        return np.array([digit == "1" for digit in packed], dtype=np.float64)
+    if packed and isinstance(packed[0], str | list):
+        return np.stack([unpack(row) for row in packed])
+    return np.array(packed, dtype=np.float64)
+
+
+def upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a results file in the present format.
+
+    Intervals of format 1 are computed anew where the scores of items are in the file. Those of a bootstrap, and of
+    clusters that the file does not name, are widened as few items or clusters need it.
+    """
+    if content.get("format") != 1:
+        return dict(content)
+    entries = []
+    for item in content["results"]:
+        limits = {name: _interval(item, name, old) for name, old in item.get("ci", {}).items()}
+        entries.append({**item, "format": FORMAT, "ci": limits} if limits else {**item, "format": FORMAT})
+    return {**content, "format": FORMAT, "results": entries}
+
+
+def _interval(item: Mapping[str, Any], name: str, old: Mapping[str, Any]) -> dict[str, Any]:
+    """One interval of format 1 in the present format."""
+    count = old.get("clusters")
+    n = old["n"] if count is None else count
+    if n < 2:
+        return {**old, "low": None, "high": None, "se": None, "df": None}
+    found = _computed(item, name, old.get("method"))
+    if found is not None and found.clusters == count:
+        new = {"low": found.low, "high": found.high, "se": found.se, "method": found.method, "df": found.df}
+        return {**old, **{key: None if value != value else value for key, value in new.items()}}
+    if old["low"] is None or old["high"] is None or old.get("method") == "wilson":
+        return {**old, "df": None}
+    df = degrees(np.full(n, 1 / n))
+    widening = t_quantile(df) / Z * (math.sqrt(n / (n - 1)) if old.get("method") == "bootstrap" else 1.0)
+    value = old["value"]
+    low, high = (value + widening * (limit - value) for limit in (old["low"], old["high"]))
+    if old.get("method") in ("bootstrap", "wilson_clustered") and old["low"] >= 0 and old["high"] <= 1:
+        low, high = max(low, 0.0), min(high, 1.0)
+    return {**old, "low": low, "high": high, "df": df}
+
+
+def _computed(item: Mapping[str, Any], name: str, method: str | None) -> Interval | None:
+    """The interval of the scores of items; None where they are not in the file, or are not all that it rests on."""
+    items = item.get("items", {})
+    packed = items.get("values", {}).get(name)
+    if packed is None:
+        return None
+    values, terms = unpack(packed), items["terms"].get(name)
+    values = values.mean(0) if values.ndim == 2 else values
+    given = items["clusters"], None if terms is None else unpack(terms)
+    if method in ("wilson", "wilson_clustered"):
+        return proportion(values, *given)
+    if method in ("normal", "normal_clustered"):
+        return mean(values, *given)
+    return exponential(mean(values, *given)) if method == "exp_normal" else None
