@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from unified import intervals
 from unified.metrics import mean_per_class_recall
@@ -67,6 +68,106 @@ def test_few_clusters_are_known() -> None:
     assert not intervals.mean(np.arange(6.0)).few_clusters
 
 
+def restated(values: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
+    """CR2 error and Satterthwaite's degrees of freedom of a mean, by the matrices of Pustejovsky & Tipton (2018)."""
+    n = len(values)
+    hat = np.full((n, n), 1 / n)
+    residual = np.eye(n) - hat
+    columns, variance = [], 0.0
+    for name in np.unique(clusters):
+        rows = clusters == name
+        size, vectors = np.linalg.eigh(residual[np.ix_(rows, rows)])
+        adjusted = vectors @ np.diag(size**-0.5) @ vectors.T
+        variance += float((adjusted @ (values - values.mean())[rows]).sum() / n) ** 2
+        columns.append(residual[:, rows] @ adjusted @ np.full(rows.sum(), 1 / n))
+    products = np.stack(columns) @ np.stack(columns).T
+    return math.sqrt(variance), float(np.trace(products) ** 2 / (products**2).sum())
+
+
+@pytest.mark.parametrize("sizes", [(4, 4, 4, 4, 4), (1, 2, 9, 30, 3, 3), (50, 2)])
+def test_clustered_means_have_the_error_and_degrees_of_freedom_of_the_matrices(sizes: tuple[int, ...]) -> None:
+    clusters = np.repeat(np.arange(len(sizes)), sizes)
+    values = generator("matrices", *sizes).normal(size=len(clusters)) + clusters
+    se, df = restated(values, clusters)
+    found = intervals.mean(values, clusters)
+    assert (found.se, found.df) == pytest.approx((se, df), rel=1e-9)
+    half = float(stats.t.ppf(0.975, df)) * se
+    assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), rel=1e-9)
+    result = intervals.paired(values, np.zeros_like(values), clusters)
+    assert result.p == pytest.approx(2 * stats.t.sf(abs(values.mean()) / se, df))
+
+
+def test_means_and_pairs_of_items_are_those_of_the_t_test() -> None:
+    values = generator("few").normal(1.0, 1.0, size=5)
+    expected = stats.ttest_1samp(values, 0.0)
+    low, high = expected.confidence_interval(0.95)
+    interval, result = intervals.mean(values), intervals.paired(values, np.zeros(5))
+    assert (interval.low, interval.high) == pytest.approx((low, high))
+    assert (result.low, result.high, result.p) == pytest.approx((low, high, expected.pvalue))
+    assert result.detectable == pytest.approx((2.7764 + 0.9410) * result.se, rel=1e-4)  # t with 4 at 97.5 % and 80 %
+
+
+def test_proportions_of_clusters_are_t_intervals_of_the_logit() -> None:
+    correct = np.array([1, 1, 1, 0, 1, 1, 0, 0, 1, 1, 1, 1], dtype=float)
+    clusters = np.repeat(np.arange(4), 3)
+    se, df = restated(correct, clusters)
+    p = correct.mean()
+    ends = math.log(p / (1 - p)) + np.array([-1, 1]) * stats.t.ppf(0.975, df) * se / (p * (1 - p))
+    found = intervals.proportion(correct, clusters)
+    assert (found.low, found.high) == pytest.approx(tuple(1 / (1 + np.exp(-ends))))
+    assert 0 < found.low < p < found.high < 1
+
+
+def test_clusters_that_are_equal_by_chance_are_not_taken_as_certain() -> None:
+    correct = np.tile([1.0, 1.0, 0.0, 1.0], 5)
+    found = intervals.proportion(correct, np.repeat(np.arange(5), 4))
+    assert found.se == 0
+    assert found.high - found.low > 0.5  # as of five items
+
+
+@pytest.mark.parametrize("first", [[1.0, 1.0, 1.0], [0.3, 0.4, 0.5]])
+def test_one_item_or_one_cluster_has_no_interval(first: list[float]) -> None:
+    values, one = np.array(first), np.zeros(3)
+    found = [
+        intervals.mean(values, one), intervals.proportion(values, one), intervals.mean(values[:1]),
+        intervals.proportion(values[:1]), intervals.mean(values[:1], terms=np.array([7.0])),
+        intervals.proportion(values, terms=np.array([0, 5, 0])),
+        intervals.exponential(intervals.mean(values[:1])),
+        intervals.bootstrap(lambda index: float(np.median(values[index])), 3, "one", clusters=one),
+        intervals.bootstrap(lambda index: float(values[index].max()), 1, "one"),
+    ]  # fmt: skip
+    for interval in found:
+        assert math.isfinite(interval.value)
+        assert np.isnan([interval.low, interval.high, interval.se]).all()
+        assert interval.df is None
+    for result in (intervals.paired(values, values / 2, one), intervals.paired(values[:1], values[1:2])):
+        assert np.isnan([result.low, result.high, result.se, result.detectable]).all()
+        assert (result.p, result.test) == (None, "none")
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+def test_p_is_below_five_percent_exactly_where_the_interval_leaves_out_zero(clustered: bool) -> None:
+    rng, rejected = generator("agree", int(clustered)), 0
+    for trial in range(400):
+        n = int(rng.integers(4, 40))
+        first, second = (rng.random(n) < rate for rate in (0.8, 0.8 - 0.6 * (trial % 2)))
+        clusters = np.arange(n) % 6 if clustered else None
+        result = intervals.paired(first, second, clusters)
+        if result.p is not None:
+            assert (result.p < 0.05) == (not result.low <= 0 <= result.high), (first, second)
+            rejected += result.p < 0.05
+    assert 20 < rejected < 380
+
+
+def test_a_difference_that_is_the_same_everywhere_has_the_exact_sign_test() -> None:
+    for count, told in ((5, False), (6, True)):
+        clusters = np.repeat(np.arange(count), 3)
+        result = intervals.paired(np.full(3 * count, 0.7), np.full(3 * count, 0.5), clusters)
+        assert (result.test, result.p) == ("sign", pytest.approx(2 * 0.5**count))
+        assert (result.low > 0) == told
+        assert result.high == pytest.approx(0.2)
+
+
 BOOTSTRAP = """
 import json, numpy as np
 from unified import intervals
@@ -110,6 +211,39 @@ def test_bootstrap_resamples_whole_clusters() -> None:
         return float((np.bincount(clusters[index], minlength=40) % 3 == 0).all())
 
     assert intervals.bootstrap(whole, 120, "whole", clusters=clusters, draws=20).low == 1.0
+
+
+def test_bootstrap_limits_of_few_clusters_are_widened_to_those_of_t() -> None:
+    values = np.repeat(generator("five").normal(size=5), 4)
+    clusters = np.repeat(np.arange(5), 4)
+    drawn = intervals.bootstrap(lambda index: float(values[index].mean()), 20, "five", clusters=clusters, draws=4000)
+    exact = intervals.mean(values, clusters)
+    assert drawn.se == pytest.approx(exact.se, rel=0.05)
+    assert drawn.high - drawn.low == pytest.approx(exact.high - exact.low, rel=0.1)
+
+
+def test_bootstrap_limits_stay_within_bounds_and_all_right_is_not_certain() -> None:
+    values = np.array([1.0, 1.0, 1.0, 0.6, 1.0, 1.0])
+    part = intervals.bootstrap(lambda index: float(values[index].mean()), 6, "bounds", bounds=(0.0, 1.0))
+    assert part.low < 0.8
+    assert part.high == 1.0
+    whole = intervals.bootstrap(lambda index: float(np.ones(6)[index].mean()), 6, "whole", bounds=(0.0, 1.0))
+    assert (whole.low, whole.high) == pytest.approx((intervals.wilson(6, 6, 2.5706)[0], 1.0), abs=1e-4)
+
+
+def test_strata_of_one_item_are_taken_to_vary_as_others_do() -> None:
+    target = np.array([0, 0, 0, 1, 2, 2])
+    values = np.array([1.0, 0.0, 1.0, 1.0, 1.0, 0.0])
+
+    def recall(index: np.ndarray) -> float:
+        return mean_per_class_recall(values[index], target[index])
+
+    some = intervals.bootstrap(recall, 6, "some", strata=target, draws=2000)
+    # Of the variance 1/3 + 1/1 + 1/2, resampling keeps 2/9 + 0 + 1/4.
+    drawn = (2 / 27 + 1 / 8) / 9  # p (1 − p) / n of both
+    assert some.se**2 == pytest.approx(drawn * (11 / 6) / (2 / 9 + 1 / 4), rel=0.1)
+    alone = intervals.bootstrap(recall, 6, "alone", strata=np.arange(6), draws=200)
+    assert alone.low < alone.value < alone.high
 
 
 def test_interval_over_seeds_uses_student() -> None:

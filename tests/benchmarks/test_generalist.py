@@ -16,7 +16,7 @@ def entry(name: str, features: str, protocol: str, value: float, low: float, hig
     metric = MAIN[protocol]
     return {
         "dataset": name, "protocol": protocol, "features": features, "data_hash": "a", "metrics": {metric: value},
-        "ci": {metric: {"low": low, "high": high, "n": 12}},
+        "ci": {metric: {"low": low, "high": high, "n": 12, "clusters": None}},
         "items": {"values": {metric: list(of)} if of else {}, "terms": {}, "clusters": None},
     }  # fmt: skip
 
@@ -64,6 +64,17 @@ def test_pictures_that_have_scores_are_compared_one_by_one() -> None:
     ]
     found = cells(table({"results": rows[:3]}, {"count": rows[3]}))[2]
     assert found[7:] == ["better by 2.00 [1.87, 2.13]", "worse by 2.00 [1.87, 2.13]", "not told apart"]
+
+
+def test_one_picture_is_no_ground_for_better_or_worse() -> None:
+    one = ("density", 4.0, 1.0, 7.0)
+    rows = [entry("count", "model", *one, 1.0), entry("count", "floor: mean count", *one, 3.0)]
+    rows += [entry("road", "model", "classes", 0.5, 0.4, 0.6), entry("road", "floor: mean", "classes", 0.3, 0.2, 0.4)]
+    for row in rows:
+        row["ci"] = {name: {**known, "low": None, "high": None, "n": 1} for name, known in row["ci"].items()}
+    _, _, count, road = cells(table({"results": rows}))
+    assert count[3] == "4.00"
+    assert count[6] == road[6] == "one item: no interval"
 
 
 def test_a_specialist_of_other_data_is_refused() -> None:

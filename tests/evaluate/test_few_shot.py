@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 
 from unified.config import RecipeError
-from unified.evaluate.few_shot import ALL, BIAS, fit_least_squares, least_squares_correct, subset
+from unified.evaluate.few_shot import (
+    ALL,
+    BIAS,
+    different,
+    fit_least_squares,
+    labelled_share,
+    least_squares_correct,
+    subset,
+)
 from unified.seed import generator
 
 TARGET = np.repeat(np.arange(3), [20, 20, 4])
@@ -34,6 +42,31 @@ def test_subsets_depend_on_seed_data_set_and_class_alone() -> None:
     assert not np.array_equal(first.index, subset(TARGET, 3, 0, "other").index)
     alone = subset(TARGET[:20], 3, 0, "set")  # other classes do not move the draw of a class
     assert np.array_equal(alone.index, first.index[first.index < 20])
+
+
+def test_equal_subsets_of_all_seeds_are_one() -> None:
+    whole = [subset(TARGET, 20, seed, "set") for seed in range(3)]
+    part = [subset(TARGET, 3, seed, "set") for seed in range(3)]
+    assert len(different(whole)) == 1
+    assert different(part) == part
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.01, [1, 1, 1]), (0.25, [5, 5, 1]), (0.99, [19, 19, 3])])
+def test_a_share_of_each_class_leaves_both_parts_an_item(share: float, expected: list[int]) -> None:
+    taken = labelled_share(TARGET, share, "set")
+    assert np.bincount(TARGET[taken]).tolist() == expected
+    assert np.array_equal(taken, labelled_share(TARGET, share, "set"))
+    assert not np.array_equal(taken, labelled_share(TARGET, share, "other"))
+
+
+def test_a_share_is_not_rounded_down_by_floating_point() -> None:
+    assert labelled_share(np.zeros(100, dtype=np.int64), 0.29, "set").sum() == 29
+
+
+def test_a_class_of_one_item_is_labelled() -> None:
+    assert labelled_share(np.array([0, 1, 1]), 0.5, "set")[0]
+    with pytest.raises(RecipeError, match="expected a class with two items"):
+        labelled_share(np.arange(3), 0.5, "set")
 
 
 @pytest.mark.parametrize("items", [5, 200])  # fewer and more items than features: the two branches

@@ -1,6 +1,7 @@
 """Whole evaluations: a model that sees colours, and a real small one."""
 
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,17 @@ import pytest
 import torch
 import yaml
 from oracle import PROCESSOR, Oracle
+from PIL import Image
 from tiny import tiny_recipe, with_experts, write_shards
 
 from unified import seed
 from unified.config import RecipeError
-from unified.evaluate.commands import eval_command
+from unified.data.write import ShardWriter
+from unified.evaluate.commands import compare_command, eval_command
 from unified.evaluate.results import flat_metrics, read_results, write_results
 from unified.evaluate.run import evaluate
 from unified.evaluate.table import results_table
-from unified.result_files import unpack
+from unified.result_files import FORMAT, unpack
 from unified.train.build import build
 from unified.types import DataError
 
@@ -125,6 +128,105 @@ def test_probes_may_take_a_share_of_the_data_or_say_what_is_missing(tmp_path: Pa
         evaluate(Oracle(), PROCESSOR, [write_spec(tmp_path, {"a": {}})], shots=(1,))
 
 
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.3, 0.99])
+def test_a_share_gives_each_class_an_item_to_learn_and_one_to_be_tested_on(share: float, tmp_path: Path) -> None:
+    write_shards(tmp_path / "test", 32)  # eight a class: a tenth of them is less than one
+    path = write_spec(tmp_path, {"a": {"train_share": share, "zero_shot": [], "probes": ["least_squares", "knn"]}})
+    one_shot, near = evaluate(Oracle(), PROCESSOR, [path], shots=(1,), seeds=3)["results"]
+    labelled = {0.01: 1, 0.1: 1, 0.3: 2, 0.99: 7}[share]
+    assert one_shot["notes"]["train_items"] == 4 * labelled
+    # One item a class to choose from is one subset, whatever the seed.
+    assert one_shot["notes"]["train_items_per_seed"] == ([4] if labelled == 1 else [4, 4, 4])
+    assert one_shot["notes"]["short_classes"] == one_shot["notes"]["untested_classes"] == []
+    assert one_shot["n"] == near["n"] == 32 - 4 * labelled
+    assert one_shot["metrics"]["lp_acc1"] == near["metrics"]["acc1"] == 1.0
+
+
+def test_classes_with_fewer_items_than_shots_are_named(tmp_path: Path) -> None:
+    write_shards(tmp_path / "test", 38)  # red and green have ten, blue and grey nine
+    labels = ["red", "green", "blue", "grey", "pink"]
+    spec = write_spec(tmp_path, {"a": {"train_share": 0.5, "zero_shot": [], "labels": labels}})
+    results = evaluate(Oracle(), PROCESSOR, [spec], shots=(4, 5, -1), seeds=2)
+    four, five, whole = results["results"]
+    assert four["notes"]["short_classes"] == ["pink"]
+    assert five["notes"]["short_classes"] == ["blue", "grey", "pink"]
+    assert five["notes"]["train_items_per_seed"] == [18]
+    assert whole["notes"]["short_classes"] == []
+    assert "fewer labelled items of blue, grey, pink" in results_table(results)
+
+
+def test_a_class_of_one_item_is_labelled_and_said_to_be_untested(tmp_path: Path) -> None:
+    write_shards(tmp_path / "test", 5)  # two red ones
+    spec = write_spec(tmp_path, {"a": {"train_share": 0.5, "zero_shot": []}})
+    results = evaluate(Oracle(), PROCESSOR, [spec], shots=(1,), seeds=2)
+    assert results["results"][0]["notes"]["untested_classes"] == ["green", "blue", "grey"]
+    assert (results["results"][0]["n"], results["results"][0]["notes"]["train_items"]) == (1, 4)
+    printed = results_table(results)
+    assert "no test item of green, blue, grey; one item: no interval" in printed
+    assert " none " in printed
+    alone = tmp_path / "alone"
+    write_shards(alone / "test", 4)
+    with pytest.raises(RecipeError, match="expected a class with two items, one to label and one to test on"):
+        evaluate(Oracle(), PROCESSOR, [write_spec(alone, {"a": {"train_share": 0.5}})], shots=(1,))
+
+
+def test_a_tested_class_without_labelled_items_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    write_shards(tmp_path / "test", 8)
+    write_shards(tmp_path / "train", 2)
+    spec = write_spec(tmp_path, {"a": {"train": str(tmp_path / "train")}})
+    model = Oracle()
+    with pytest.raises(RecipeError, match="a labelled item of each class that is tested, got none of blue, grey"):
+        evaluate(model, PROCESSOR, [spec], shots=(0, 1))
+    assert model.texts == []
+    assert evaluate(model, PROCESSOR, [spec], shots=(0,))["results"][0]["metrics"]["acc1"] == 1.0
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, float("nan")])
+def test_a_share_that_leaves_one_part_empty_is_refused(share: float, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="expected a share between 0 and 1"):
+        evaluate(Oracle(), PROCESSOR, [write_spec(tmp_path, {"a": {"train_share": share}})], shots=(1,))
+
+
+def write_frames(folder: Path, videos: int) -> Path:
+    """Three frames of each video, all red."""
+    png = BytesIO()
+    Image.new("RGB", (16, 16), "red").save(png, "png")
+    with ShardWriter(folder, kind="frames", source="test") as writer:
+        for number in range(3 * videos):
+            columns = {"png": png.getvalue(), "cls": number % 2, "json": {"video": number // 3}}
+            writer.write(f"{number:05d}", columns)
+    return folder
+
+
+def test_one_cluster_has_no_interval_in_the_table_the_file_and_the_comparison(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_frames(tmp_path / "test", 1)
+    results = evaluate(Oracle(), PROCESSOR, [write_spec(tmp_path, {"a": {"cluster": "json.video"}})])
+    path = tmp_path / "results.json"
+    write_results(path, results)
+    for interval in read_results(path)["results"][0]["ci"].values():
+        assert [interval[name] for name in ("low", "high", "se", "df")] == [None] * 4
+        assert interval["clusters"] == 1
+    compare_command(path, path)
+    for printed in (results_table(results), capsys.readouterr().out):
+        assert "one cluster: no interval" in printed
+        assert " none " in printed
+        assert "nan" not in printed
+
+
+def test_few_clusters_are_told_in_the_table_and_the_comparison(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_frames(tmp_path / "test", 5)
+    results = evaluate(Oracle(), PROCESSOR, [write_spec(tmp_path, {"a": {"cluster": "json.video"}})])
+    path = tmp_path / "results.json"
+    write_results(path, results)
+    compare_command(path, path)
+    for printed in (results_table(results), capsys.readouterr().out):
+        assert "only 5 clusters: interval widened for it, rough" in printed
+
+
 def test_results_are_the_same_for_any_batch_and_number_of_seeds_before(spec: Path) -> None:
     runs = [evaluate(Oracle(), PROCESSOR, [spec], shots=(2,), seeds=s, batch=b) for s, b in ((2, 7), (4, 48))]
     values = [entry(run, "2-shot")["seeds"]["lp_acc1"]["values"] for run in runs]
@@ -139,8 +241,8 @@ def test_results_files_hold_what_they_are_given(spec: Path, tmp_path: Path) -> N
     assert "NaN" not in path.read_text()
     found = read_results(path)["results"][0]
     assert {"dataset", "model", "pretrained", "task", "metrics", "language", "format", "protocol"} <= set(found)
-    path.write_text(json.dumps({**results, "format": 2}))
-    with pytest.raises(DataError, match="format 2"):
+    path.write_text(json.dumps({**results, "format": FORMAT + 1}))
+    with pytest.raises(DataError, match=f"format {FORMAT + 1}, this version reads 1 to {FORMAT}"):
         read_results(path)
     path.write_text("{")
     with pytest.raises(DataError, match="not a results file"):

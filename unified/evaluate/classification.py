@@ -47,10 +47,11 @@ def evaluate_classification(evaluation: Classification, name: str, context: Cont
     if 0 in context.shots:
         yield from _zero_shot(evaluation, _base(evaluation, name, test, labels), test, labels, context)
     if probed:
-        untested = _names(labels, np.setdiff1d(train.target, rest.target))
+        untested = np.setdiff1d(train.target, rest.target)  # of one item, if both parts are of the same data
+        notes = {} if evaluation.train is not None else {"untested_classes": _names(labels, untested)}
         for features in ("model", *evaluation.baselines):
-            base = replace(_base(evaluation, name, rest, labels), features=features)
-            base = replace(base, notes={**base.notes, "untested_classes": untested})
+            base = _base(evaluation, name, rest, labels)
+            base = replace(base, features=features, notes={**base.notes, **notes})
             yield from _probes(evaluation, base, train, rest, labels, shots, context)
 
 
