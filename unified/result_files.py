@@ -14,6 +14,8 @@ from unified.intervals import Interval, exponential, mean, proportion
 from unified.small_samples import Z, degrees, t_quantile
 
 FORMAT = 2
+WIDENED = ("bootstrap", "normal", "normal_clustered", "exp_normal", "wilson_clustered")
+"""Methods of format 1 with limits that few items or clusters make too narrow; Wilson's hold."""
 
 
 def pack(values: NDArray[Any]) -> Any:
@@ -59,13 +61,13 @@ def _interval(item: Mapping[str, Any], name: str, old: Mapping[str, Any]) -> dic
     if found is not None and found.clusters == count:
         new = {"low": found.low, "high": found.high, "se": found.se, "method": found.method, "df": found.df}
         return {**old, **{key: None if value != value else value for key, value in new.items()}}
-    if old["low"] is None or old["high"] is None or old.get("method") == "wilson":
+    value = item["metrics"][name]
+    if None in (value, old["low"], old["high"]) or old.get("method") not in WIDENED:
         return {**old, "df": None}
     df = degrees(np.full(n, 1 / n))
-    widening = t_quantile(df) / Z * (math.sqrt(n / (n - 1)) if old.get("method") == "bootstrap" else 1.0)
-    value = old["value"]
+    widening = t_quantile(df) / Z * (math.sqrt(n / (n - 1)) if old["method"] == "bootstrap" else 1.0)
     low, high = (value + widening * (limit - value) for limit in (old["low"], old["high"]))
-    if old.get("method") in ("bootstrap", "wilson_clustered") and old["low"] >= 0 and old["high"] <= 1:
+    if old["method"] in ("bootstrap", "wilson_clustered") and old["low"] >= 0 and old["high"] <= 1:
         low, high = max(low, 0.0), min(high, 1.0)
     return {**old, "low": low, "high": high, "df": df}
 
