@@ -361,7 +361,11 @@ def test_a_part_is_held_out_by_key_or_at_the_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"held_out": 1.5}, "a share between 0 and 1, found 1.5"),
+        ({"held_out": 1.5}, "expected a fraction between 0 and 1, got 1.5"),
+        ({"held_out": 0.0}, "expected a fraction between 0 and 1, got 0"),
+        ({"held_out": -0.1}, "expected a fraction between 0 and 1, got -0.1"),
+        ({"held_out": float("nan")}, "expected a fraction between 0 and 1, got nan"),
+        ({"held_out": 0.5, "held_out_by": "video"}, "expected key, end, identity, got 'video'"),
         ({"held_out": 0.99}, "no sample of the part 'train'"),
         ({"held_out": 0.5, "held_out_by": "identity"}, "names no identities"),
     ],

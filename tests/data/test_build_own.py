@@ -2,13 +2,14 @@
 
 import io
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from unified.data.build.dense import Options
 from unified.data.build.folders import build_imagefolder, build_pairs
 from unified.data.build.sources import Files
 from unified.data.build.table import build_table, parse_columns
@@ -22,6 +23,12 @@ def picture(kind: str = "PNG", colour: int = 0) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (5, 4), (colour, 0, 255 - colour)).save(buffer, kind)
     return buffer.getvalue()
+
+
+def options(columns: Mapping[str, str] | None = None, **given: Any) -> Options:
+    """Options of a builder; `columns` as the command has them."""
+    text = ",".join(f"{name}={target}" for name, target in columns.items()) if columns else None
+    return Options(samples_per_shard=LIMIT, columns=text, **given)
 
 
 def fill(folder: Path, files: dict[str, bytes]) -> Path:
@@ -48,7 +55,7 @@ ANIMALS = {
 
 
 def test_class_folders(tmp_path: Path) -> None:
-    manifests = build_imagefolder(fill(tmp_path / "animals", ANIMALS), tmp_path / "out", LIMIT, False)
+    manifests = build_imagefolder(fill(tmp_path / "animals", ANIMALS), tmp_path / "out", options())
     assert samples(tmp_path / "out") == {
         "dog/1": {"jpg": ANIMALS["dog/1.jpg"], "cls": b"1", "txt": b"dog"},
         "dog/2": {"png": ANIMALS["dog/2.png"], "cls": b"1", "txt": b"dog"},
@@ -68,8 +75,8 @@ def test_zip_equals_folder(tmp_path: Path, wrapper: str) -> None:
         for name, data in ANIMALS.items():
             if wrapper == "" or "/" in name:
                 file.writestr(wrapper + name, data)
-    build_imagefolder(folder, tmp_path / "a", LIMIT, False)
-    build_imagefolder(tmp_path / "animals.zip", tmp_path / "b", LIMIT, False)
+    build_imagefolder(folder, tmp_path / "a", options())
+    build_imagefolder(tmp_path / "animals.zip", tmp_path / "b", options())
     assert samples(tmp_path / "a") == samples(tmp_path / "b")
     assert (tmp_path / "a" / "images-00000.tar").read_bytes() == (tmp_path / "b" / "images-00000.tar").read_bytes()
 
@@ -79,7 +86,7 @@ def test_split_folders_share_the_class_list(tmp_path: Path) -> None:
         tmp_path / "s",
         {"train/b/1.png": picture(), "train/a/1.png": picture(), "val/b/1.png": picture(), "val/b/2.png": picture()},
     )
-    manifests = build_imagefolder(source, tmp_path / "out", LIMIT, False)
+    manifests = build_imagefolder(source, tmp_path / "out", options())
     assert {split: manifest["samples"] for split, manifest in manifests.items()} == {"train": 2, "val": 2}
     assert samples(tmp_path / "out" / "val")["b/2"]["cls"] == b"1"
     assert (tmp_path / "out" / "classnames.txt").read_text() == "a\nb\n"
@@ -120,7 +127,7 @@ def bad_pairs(folder: Path) -> Path:
 def test_everything_wrong_with_class_folders_is_listed(tmp_path: Path) -> None:
     source = bad_classes(tmp_path / "s")
     with pytest.raises(DataError) as caught:
-        build_imagefolder(source, tmp_path / "out", LIMIT, False)
+        build_imagefolder(source, tmp_path / "out", options())
     message = str(caught.value)
     for part in (
         "1 × image outside a class folder",
@@ -139,7 +146,7 @@ def test_everything_wrong_with_class_folders_is_listed(tmp_path: Path) -> None:
 def test_everything_wrong_with_pairs_is_listed(tmp_path: Path) -> None:
     source = bad_pairs(tmp_path / "s")
     with pytest.raises(DataError) as caught:
-        build_pairs(source, tmp_path / "out", LIMIT, False)
+        build_pairs(source, tmp_path / "out", options())
     for part in (
         "2 × missing caption",
         "1 × caption without image: 4.txt",
@@ -150,12 +157,12 @@ def test_everything_wrong_with_pairs_is_listed(tmp_path: Path) -> None:
 
 
 def test_bad_entries_can_be_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    manifest = build_pairs(bad_pairs(tmp_path / "s"), tmp_path / "out", LIMIT, True)[""]
+    manifest = build_pairs(bad_pairs(tmp_path / "s"), tmp_path / "out", options(skip_bad=True))[""]
     assert set(samples(tmp_path / "out")) == {"1"}
     assert len(manifest["skipped"]) == 5
     assert any(line.startswith("unreadable image: ") and "5.png" in line for line in manifest["skipped"])
     assert "skipped" in caplog.text
-    folders = build_imagefolder(bad_classes(tmp_path / "c"), tmp_path / "out2", LIMIT, True)[""]
+    folders = build_imagefolder(bad_classes(tmp_path / "c"), tmp_path / "out2", options(skip_bad=True))[""]
     assert (folders["samples"], len(folders["skipped"])) == (1, 5)
 
 
@@ -163,7 +170,7 @@ def test_bad_entries_can_be_left_out(tmp_path: Path, caplog: pytest.LogCaptureFi
 def test_nothing_to_pack_is_an_error(tmp_path: Path, build: Callable[..., Any]) -> None:
     (tmp_path / "s").mkdir()
     with pytest.raises(DataError, match="nothing to pack"):
-        build(tmp_path / "s", tmp_path / "out", LIMIT, True)
+        build(tmp_path / "s", tmp_path / "out", options(skip_bad=True))
 
 
 def test_pairs_keep_bytes_and_strip_captions(tmp_path: Path) -> None:
@@ -171,7 +178,7 @@ def test_pairs_keep_bytes_and_strip_captions(tmp_path: Path) -> None:
         tmp_path / "s", {"a/1.jpg": picture("JPEG"), "a/1.txt": "\ufeffein großer Hund\n".encode(), "2.png": picture()}
     )
     (source / "2.txt").write_text("two")
-    build_pairs(source, tmp_path / "out", LIMIT, False)
+    build_pairs(source, tmp_path / "out", options())
     assert samples(tmp_path / "out") == {
         "a/1": {"jpg": picture("JPEG"), "txt": "ein großer Hund".encode()},
         "2": {"png": picture(), "txt": b"two"},
@@ -190,7 +197,7 @@ TABLES = {
 def test_tables(tmp_path: Path, name: str) -> None:
     fill(tmp_path / "s", {"img/1.png": picture(), "img/2.jpg": picture("JPEG"), name: TABLES[name].encode()})
     columns = parse_columns("image=path, caption=txt,place=json,n=cls")
-    manifest = build_table(tmp_path / "s" / name, tmp_path / "out", LIMIT, False, columns)[""]
+    manifest = build_table(tmp_path / "s" / name, tmp_path / "out", options(columns))[""]
     assert samples(tmp_path / "out") == {
         "00000001": {"png": picture(), "txt": b"one, two", "json": b'{"place": "Rome"}', "cls": b"3"},
         "00000002": {"jpg": picture("JPEG"), "txt": "größe".encode(), "json": b'{"place": ""}', "cls": b"4"},
@@ -200,7 +207,7 @@ def test_tables(tmp_path: Path, name: str) -> None:
 
 def test_text_only_tables(tmp_path: Path) -> None:
     fill(tmp_path, {"t.csv": b"a\nfirst\nsecond\n"})
-    build_table(tmp_path / "t.csv", tmp_path / "out", LIMIT, False, {"a": "txt"})
+    build_table(tmp_path / "t.csv", tmp_path / "out", options({"a": "txt"}))
     assert [sample["txt"] for _, sample in sorted(samples(tmp_path / "out").items())] == [b"first", b"second"]
 
 
@@ -209,7 +216,7 @@ def test_everything_wrong_with_a_table_is_listed(tmp_path: Path) -> None:
     fill(tmp_path, {"1.png": picture(), "t.csv": rows.encode()})
     columns = {"image": "path", "caption": "txt", "n": "cls"}
     with pytest.raises(DataError) as caught:
-        build_table(tmp_path / "t.csv", tmp_path / "out", LIMIT, False, columns)
+        build_table(tmp_path / "t.csv", tmp_path / "out", options(columns))
     for part in (
         "2 × missing image",
         "missing caption: row 4",
@@ -218,7 +225,7 @@ def test_everything_wrong_with_a_table_is_listed(tmp_path: Path) -> None:
         "row 2: none.png",
     ):
         assert part in str(caught.value)
-    manifest = build_table(tmp_path / "t.csv", tmp_path / "out", LIMIT, True, columns)[""]
+    manifest = build_table(tmp_path / "t.csv", tmp_path / "out", options(columns, skip_bad=True))[""]
     assert (manifest["samples"], len(manifest["skipped"])) == (1, 5)
 
 
@@ -249,7 +256,7 @@ def test_wrong_mappings(text: str | None, message: str) -> None:
 def test_tables_that_cannot_be_read(tmp_path: Path, name: str, data: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(data)
     with pytest.raises(DataError, match=message):
-        build_table(tmp_path / name, tmp_path / "out", LIMIT, False, {"captoin" if name == "t.csv" else "a": "txt"})
+        build_table(tmp_path / name, tmp_path / "out", options({"captoin" if name == "t.csv" else "a": "txt"}))
 
 
 def test_sources_that_do_not_exist(tmp_path: Path) -> None:

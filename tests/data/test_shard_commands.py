@@ -70,7 +70,8 @@ def test_build_mistakes(animals: Path, tmp_path: Path) -> None:
             {"source": str(animals), "options": Options(columns="a=txt")},
             "--columns is for table, attributes; this is built as",
         ),
-        ({"source": str(animals), "options": Options(held_out=0.5)}, "--held-out is for coco"),
+        ({"source": "digits", "options": Options(held_out=0.5)}, "--held-out is for imagefolder"),
+        ({"source": str(animals), "options": Options(held_out_by="end")}, "expected --held-out beside it"),
     ]:
         with pytest.raises(DataError, match=message):
             commands.build(out=tmp_path / "out", **arguments)  # type: ignore[arg-type]

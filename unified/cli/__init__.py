@@ -122,15 +122,15 @@ def shards_build(
     ignore: int | None = None,
     depth_unit: float | None = None,
     crops: str | None = None,
-    held_out: float = 0.0,
-    held_out_by: Literal["key", "end", "identity"] = "key",
+    held_out: float | None = None,
+    held_out_by: str = "key",
     samples_per_shard: int = 10_000,
     skip_existing: bool = False,
     skip_bad: bool = False,
 ) -> None:
     """Turn raw data into verified shards with index and manifest.
 
-    Example: unified shards build photos/ data/photos --kind imagefolder
+    Example: unified shards build photos/ data/photos --kind imagefolder --held-out 0.2
 
     Args:
         source: glyphs, digits, documentation, computer_modern (made from what the dependencies bundle), a folder or a
@@ -144,9 +144,11 @@ def shards_build(
         ignore: For masks and yolo, the number in index masks that means no label.
         depth_unit: For depth, metres a step of the depth pictures; default 0.001.
         crops: For coco, a class whose objects with joints become samples of their own, cut out (top-down poses).
-        held_out: For annotated pictures, the share that goes to OUT/test, and the rest to OUT/train.
-        held_out_by: key: by a hash of each key; end: the last in sorted order, for frames of a video;
-            identity: all pictures of a share of the identities.
+        held_out: The fraction that goes to OUT/test, and the rest to OUT/train; of each class where samples have one
+            class (imagefolder, table with cls).
+        held_out_by: key: by a hash of each key; end: the last in sorted order, for frames of a video; of a table, a
+            column whose equal values stay in one part; of annotated pictures, identity: all pictures of a fraction of
+            the identities.
         samples_per_shard: Samples of one tar.
         skip_existing: Leave a complete folder as it is.
         skip_bad: Leave unreadable samples out, and list them in the manifest.

@@ -20,7 +20,7 @@ from unified.data.build.glyphs import build_glyphs
 from unified.data.build.joints import find_joints
 from unified.data.build.masks import find_masks
 from unified.data.build.sources import Files, describe_frames
-from unified.data.build.table import SUFFIXES, build_table, parse_columns
+from unified.data.build.table import SUFFIXES, build_table
 from unified.data.build.voc import find_voc
 from unified.data.build.yolo import find_yolo
 from unified.data.index import build_index, index_path, write_index
@@ -50,8 +50,8 @@ DENSE: Mapping[str, Finder] = {
 KINDS = ("imagefolder", "pairs", "table", *DENSE)
 OPTIONS_OF = {
     "columns": ("table", "attributes"),
-    "held_out": tuple(DENSE),
-    "held_out_by": tuple(DENSE),
+    "held_out": KINDS,
+    "held_out_by": KINDS,
     "classes": ("masks", "voc"),
     "ignore": ("masks", "yolo"),
     "depth_unit": ("depth",),
@@ -77,8 +77,10 @@ def build(
     if skip_existing and out.is_dir() and any(out.iterdir()):
         manifests = {Path(part).name: read_manifest(Path(part)) for part in parts(out)}
         _check_kind(out, manifests, kind or source)
+        _check_parts(out, manifests, options)
         say(f"{out} is complete already; nothing was built.")
     elif source in EMBEDDED and kind is None:
+        _check_options(Path(source), source, options)
         manifests = EMBEDDED[source](out, options.samples_per_shard)
     else:
         manifests = _build_own(Path(source), out, kind, options)
@@ -93,6 +95,12 @@ def _check_kind(out: Path, manifests: Mapping[str, Mapping[str, Any]], wanted: s
         raise DataError(f"{out}: holds shards of {', '.join(sorted(found))}, not of {wanted}; name another folder")
 
 
+def _check_parts(out: Path, manifests: Mapping[str, Mapping[str, Any]], options: Options) -> None:
+    """Refuse to take data without a held-out part for data with one."""
+    if options.held_out is not None and {"train", "test"} - set(manifests):
+        raise DataError(f"{out}: expected the parts train and test, got shards without. Hint: name another folder")
+
+
 def _build_own(source: Path, out: Path, kind: str | None, options: Options) -> dict[str, dict[str, Any]]:
     if not source.exists():
         raise DataError(
@@ -100,20 +108,21 @@ def _build_own(source: Path, out: Path, kind: str | None, options: Options) -> d
         )
     chosen = kind or guess_kind(source)
     _check_options(source, chosen, options)
-    packing = options.samples_per_shard, options.skip_bad
     if chosen in DENSE:
         return build_dense(chosen, DENSE[chosen], source, out, options)
     if chosen == "table":
-        return build_table(source, out, *packing, parse_columns(options.columns))
+        return build_table(source, out, options)
     if chosen == "imagefolder":
-        return build_imagefolder(source, out, *packing)
+        return build_imagefolder(source, out, options)
     if chosen == "pairs":
-        return build_pairs(source, out, *packing)
+        return build_pairs(source, out, options)
     raise DataError(f"{chosen!r} is no kind of source{nearest(chosen, KINDS)}")
 
 
 def _check_options(source: Path, kind: str, options: Options) -> None:
     """Refuse an option that the kind would not read."""
+    if options.held_out is None and options.held_out_by != Options().held_out_by:
+        raise DataError(f"{source}: --held-out-by: expected --held-out beside it, got none. Hint: --held-out 0.2")
     for name, kinds in OPTIONS_OF.items():
         if getattr(options, name) != getattr(Options(), name) and kind not in kinds:
             flag = name.replace("_", "-")

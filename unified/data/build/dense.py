@@ -14,6 +14,7 @@ from unified.seed import key
 from unified.types import DataError
 
 SEED = "held out 1"
+BY = ("key", "end", "identity")
 NAME_FILES = {
     "classes": "classnames.txt",
     "points": "pointnames.txt",
@@ -29,7 +30,8 @@ class Options:
 
     samples_per_shard: int = SAMPLES_PER_SHARD
     skip_bad: bool = False
-    held_out: float = 0.0
+    held_out: float | None = None
+    """The fraction that goes to the test part; None: there are no parts."""
     held_out_by: str = "key"
     classes: str | None = None
     """Class names in the order of their numbers, with commas between, or a file with a name a line."""
@@ -114,10 +116,8 @@ def _positives(found: Found, items: Sequence[Item]) -> dict[str, dict[str, float
 
 def _split(source: Path, found: Found, options: Options) -> dict[str, list[Item]]:
     """All items under "", or those of "train" and "test"."""
-    if not options.held_out:
+    if options.held_out is None:
         return {"": found.items}
-    if not 0 < options.held_out < 1:
-        raise DataError(f"--held-out: expected a share between 0 and 1, found {options.held_out}")
     held = held_out(sorted({item.key for item in found.items}), options, found.identities, source)
     parts: dict[str, list[Item]] = {"train": [], "test": []}
     for item in found.items:
@@ -125,11 +125,21 @@ def _split(source: Path, found: Found, options: Options) -> dict[str, list[Item]
     return parts
 
 
+def check_fraction(fraction: float) -> None:
+    """Raise `DataError` unless something is held out, and something left to train on."""
+    if not 0 < fraction < 1:
+        raise DataError(f"--held-out: expected a fraction between 0 and 1, got {fraction:g}. Hint: 0.2 is usual")
+
+
 def held_out(keys: Sequence[str], options: Options, identities: Mapping[str, str], source: Path) -> set[str]:
     """The keys that are not trained on: the share that comes first in a keyed order, or last in the sorted one.
 
     "identity" holds out all pictures of a share of the identities.
     """
+    assert options.held_out is not None
+    check_fraction(options.held_out)
+    if options.held_out_by not in BY:
+        raise DataError(f"--held-out-by: expected {', '.join(BY)}, got {options.held_out_by!r}")
     if options.held_out_by == "identity" and not identities:
         raise DataError(f"{source}: --held-out-by identity: this source names no identities; use key or end")
     groups: dict[str, list[str]] = {}

@@ -1,44 +1,73 @@
 """Shards from a user's pictures: a folder of class folders, or pictures with captions in files of the same name."""
 
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from unified.data.build.dense import Options
+from unified.data.build.held_out import check_order, check_packed, counted, held_out_facts, split_items, write_parts
 from unified.data.build.sources import BadSampleError, Files, Item, Problems, caption, pack, picture, sample_key
 from unified.data.write import ShardWriter, complete_folder
+from unified.types import DataError
 
 SPLITS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing")
 CLASS_NAMES = "classnames.txt"
 
 
-def build_imagefolder(source: Path, out: Path, samples_per_shard: int, skip_bad: bool) -> dict[str, dict[str, Any]]:
+def build_imagefolder(source: Path, out: Path, options: Options) -> dict[str, dict[str, Any]]:
     """Pack SOURCE/CLASS/… or SOURCE/SPLIT/CLASS/…; returns the manifest of each split, or one under "".
 
     Columns: the picture's bytes under its suffix, `cls` (place of the class in the sorted list), `txt` (its name).
-    Raises `DataError` listing unreadable pictures, empty classes and duplicate keys, unless `skip_bad`.
+    `options.held_out` parts each class into "train" and "test". Raises `DataError` listing unreadable pictures, empty
+    classes and duplicate keys, unless `options.skip_bad`.
     """
     with Files(source) as files:
-        problems = Problems(source, skip_bad)
+        problems = Problems(source, options.skip_bad)
         pictures = {split: _by_class(files, split, problems) for split in _splits(files)}
+        if options.held_out is not None:
+            pictures = _parted(source, pictures, options)
         classes = sorted({name for members in pictures.values() for name in members.values()})
         number = {name: place for place, name in enumerate(classes)}
         manifests, written = {}, 0
+        counts: dict[str, Counter[str]] = {split: Counter() for split in pictures}
         with complete_folder(out) as folder, ExitStack() as stack:
             for split, members in pictures.items():
                 writer = ShardWriter(
-                    folder / split, kind="imagefolder", source=source.name, samples_per_shard=samples_per_shard
+                    folder / split, kind="imagefolder", source=source.name, samples_per_shard=options.samples_per_shard
                 )
-                items = [_classified(files, split, name, label, number[label]) for name, label in members.items()]
+                above = split if options.held_out is None else ""  # the folder that the names in a split begin with
+                items = [
+                    counted(_classified(files, above, name, label, number[label]), label, counts[split])
+                    for name, label in members.items()
+                ]
                 stack.enter_context(writer)
                 written += pack(writer, items, problems, "images")
-                writer.manifest |= {"classes": classes, "class_counts": dict(sorted(Counter(members.values()).items()))}
+                writer.manifest |= {"classes": classes, "class_counts": dict(sorted(counts[split].items()))}
+                writer.manifest |= held_out_facts(options)
                 manifests[split] = writer.manifest
             facts = problems.settle(written)
+            if options.held_out is not None:
+                check_packed(source, counts)
             for manifest in manifests.values():
                 manifest |= facts
             (folder / CLASS_NAMES).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
     return manifests
+
+
+def _parted(source: Path, pictures: Mapping[str, dict[str, str]], options: Options) -> dict[str, dict[str, str]]:
+    """The pictures of a folder of class folders by part, each class parted for itself."""
+    check_order(options.held_out_by)
+    if "" not in pictures:
+        raise DataError(
+            f"{source}: --held-out: expected class folders, got the parts {', '.join(pictures)} with classes in them. "
+            "Hint: leave --held-out out, and the parts stay what they are"
+        )
+    members = pictures[""]
+    items = [Item(sample_key(name), name, dict) for name in members]  # files of one key are one sample, in one part
+    parts = split_items(source, items, options, classes={item.key: members[item.name] for item in items})
+    return {split: {item.name: members[item.name] for item in found} for split, found in parts.items()}
 
 
 def _splits(files: Files) -> list[str]:
@@ -71,24 +100,22 @@ def _classified(files: Files, split: str, name: str, label: str, number: int) ->
     return Item(sample_key(name.removeprefix(f"{split}/") if split else name), name, load)
 
 
-def build_pairs(source: Path, out: Path, samples_per_shard: int, skip_bad: bool) -> dict[str, dict[str, Any]]:
-    """Pack pictures with the .txt files of the same name, wherever they lie in the tree; returns one manifest under "".
+def build_pairs(source: Path, out: Path, options: Options) -> dict[str, dict[str, Any]]:
+    """Pack pictures with the .txt files of the same name, wherever they lie in the tree.
 
-    Raises `DataError` listing unreadable pictures, missing or empty captions and duplicate keys, unless `skip_bad`.
+    Returns one manifest under "", or those of "train" and "test" with `options.held_out`. Raises `DataError` listing
+    unreadable pictures, missing or empty captions and duplicate keys, unless `options.skip_bad`.
     """
+    check_order(options.held_out_by)
     with Files(source) as files:
-        problems = Problems(source, skip_bad)
+        problems = Problems(source, options.skip_bad)
         images, names = files.images(), set(files.names)
         texts = {name for name in names if name.lower().endswith(".txt")}
         used = {str(PurePosixPath(name).with_suffix(".txt")) for name in images}
         for alone in sorted(texts - used):
             problems.add("caption without image", alone)
-        with complete_folder(out) as folder:
-            writer = ShardWriter(folder, kind="pairs", source=source.name, samples_per_shard=samples_per_shard)
-            with writer:
-                written = pack(writer, [_paired(files, name, texts) for name in images], problems, "pairs")
-                writer.manifest |= problems.settle(written)
-    return {"": writer.manifest}
+        items = split_items(source, [_paired(files, name, texts) for name in images], options)
+        return write_parts("pairs", source, out, items, problems, options, "pairs")
 
 
 def _paired(files: Files, name: str, texts: set[str]) -> Item:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from unified.config import nearest
-from unified.data.build.sources import BadSampleError, Item, Problems, pack, picture
-from unified.data.write import ShardWriter, complete_folder
+from unified.data.build.dense import Options
+from unified.data.build.held_out import ORDERS, check_order, split_items, write_parts
+from unified.data.build.sources import BadSampleError, Item, Problems, picture
 from unified.types import DataError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -16,26 +17,36 @@ TARGETS = ("path", "txt", "cls", "json")
 EXAMPLE = "--columns image=path,caption=txt"
 
 
-def build_table(
-    source: Path, out: Path, samples_per_shard: int, skip_bad: bool, columns: Mapping[str, str]
-) -> dict[str, dict[str, Any]]:
-    """Pack the rows of a table; returns one manifest under "".
+def build_table(source: Path, out: Path, options: Options) -> dict[str, dict[str, Any]]:
+    """Pack the rows of a table; returns one manifest under "", or those of "train" and "test".
 
-    `columns` says what becomes of a table's column: "path" names a picture, relative to the table, whose bytes are kept
-    under their suffix; "txt" and "cls" are stored as such; all "json" columns go into one JSON object.
+    `options.columns` says what becomes of a table's column: "path" names a picture, relative to the table, whose bytes
+    are kept under their suffix; "txt" and "cls" are stored as such; all "json" columns go into one JSON object.
+    `options.held_out` parts the rows of each class; a column that `held_out_by` names keeps rows of equal values
+    together.
     """
-    problems = Problems(source, skip_bad)
-    items = []
+    columns = parse_columns(options.columns)
+    problems = Problems(source, options.skip_bad)
+    items, rows = [], {}
     for number, row in enumerate(read_rows(source), start=1):
         if number == 1:
             _check_columns(source, columns, row)
+            check_order(options.held_out_by, [str(name) for name in row if name is not None])
         items.append(_item(source, number, row, columns))
-    with complete_folder(out) as folder:
-        writer = ShardWriter(folder, kind="table", source=source.name, samples_per_shard=samples_per_shard)
-        with writer:
-            written = pack(writer, items, problems, "rows")
-            writer.manifest |= {"mapping": dict(columns), **problems.settle(written)}
-    return {"": writer.manifest}
+        rows[items[-1].key] = row
+    classes = groups = None
+    if options.held_out is not None:
+        of_class = next((name for name, target in columns.items() if target == "cls"), None)
+        classes = None if of_class is None else {key: _value(row, of_class) for key, row in rows.items()}
+        by = options.held_out_by
+        groups = None if by in ORDERS else {key: _value(row, by) or key for key, row in rows.items()}
+    parts = split_items(source, items, options, classes, groups)
+    return write_parts("table", source, out, parts, problems, options, "rows", {"mapping": dict(columns)})
+
+
+def _value(row: Mapping[str, Any], column: str) -> str:
+    """A cell as its class or group is told: equal but for the white space around it."""
+    return str("" if row.get(column) is None else row[column]).strip()
 
 
 def parse_columns(text: str | None) -> dict[str, str]:
