@@ -19,6 +19,7 @@ from unified.nn.routing import RoutingError
 from unified.parameters import active, deployed, skeleton, stored
 from unified.reports import routing
 from unified.reports.source import ReportError
+from unified.training_record import TrainedShard, TrainingRecord, read_record, write_record
 
 PICTURE, NAME, HIDDEN, WORD = "10011000", "10010110", "01010100", "11010101"
 ROUTERS = ["attribute", "task", "modality", "hash"]
@@ -184,6 +185,16 @@ def test_routers_that_look_at_tokens_cannot_be_folded_but_written(tmp_path: Path
     before, after = (hub.load(tmp_path / name)[0] for name in ("moe", "out"))
     inputs = random_inputs(before)
     assert torch.equal(before(**inputs).logits_per_image, after(**inputs).logits_per_image)
+
+
+def test_the_record_of_training_data_goes_with_the_weights(tmp_path: Path) -> None:
+    source = written(small_model(experts()), tmp_path / "moe")
+    assert read_record(source) is None
+    record = TrainingRecord((TrainedShard("a" * 64, 3, "data/x.tar", "pairs here"),), ())
+    write_record(source, record)
+    fold(source, tmp_path / "dense", tasks=["classify"])
+    folding.export_with_experts(source, tmp_path / "out")
+    assert hub.training_record(tmp_path / "dense") == hub.training_record(tmp_path / "out") == record
 
 
 def test_dense_and_folded_models_are_refused(tmp_path: Path) -> None:

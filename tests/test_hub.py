@@ -25,6 +25,7 @@ from unified.modalities import load_tokenizers
 from unified.model import UnifiedModel
 from unified.model_settings import ImageSettings, ModelSettings, TextSettings
 from unified.processor import UnifiedProcessor
+from unified.training_record import TrainedShard, TrainingRecord, write_record
 
 ROOT = Path(__file__).parent.parent
 IMAGE = ImageSettings("image_glyph", 8, positions="learned", grid=2)
@@ -124,7 +125,8 @@ def test_auto_model_and_pipeline_load_it(exported: Path) -> None:
 def test_the_card_says_what_was_measured(exported: Path) -> None:
     card = (exported / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlibrary_name: unified\n")
-    assert "| digits | zero-shot, bare names | model | acc1 | 0.8125 | 0.79 – 0.83 | – | 1,797 |" in card
+    # Of results that do not say what was trained on, nothing is published as zero-shot.
+    assert "| digits | bare names | model | acc1 | 0.8125 | 0.79 – 0.83 | – | 1,797 | training data unknown |" in card
     assert "acc5" not in card
     assert "moving average of the weights of the run tiny at step 12" in card
     assert "`names`, `words`" in card
@@ -218,11 +220,21 @@ def server() -> Iterator[str]:
 
 
 def test_a_pushed_model_loads_by_its_name(server: str, exported: Path, tmp_path: Path) -> None:
-    """Through a hub on this machine, in a fresh process that imports the package alone."""
+    """Through a hub on this machine, in a fresh process that imports the package alone.
+
+    Its record of training data goes with it, without paths of this machine.
+    """
+    folder = tmp_path / "pushed"
+    shutil.copytree(exported, folder)
+    shards = tuple(
+        TrainedShard(name * 64, 1, f"{place}.tar", "") for name, place in (("a", "/home/me/x"), ("b", "x/y"))
+    )
+    write_record(folder, TrainingRecord(shards, ()))
     code = f"""
 from unified import hub
-hub.push({str(exported)!r}, "org/tiny")
+hub.push({str(folder)!r}, "org/tiny")
 model, processor = hub.load("org/tiny")
+assert [shard.location for shard in model.training_record.shards] == ["", "x/y.tar"]
 print(model.classify(processor(images=picture), {LABELS!r}).tolist())
 """
     picture().save(tmp_path / "picture.png")

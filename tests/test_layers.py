@@ -19,6 +19,7 @@ WORDS = {
     "paths",
     "errors",
     "stopwatch",
+    "training_record",
 }
 TENSORS = {"nn", "modalities", "answers"}
 MEANING = {

@@ -6,6 +6,7 @@ from typing import Any
 from unified import __version__
 from unified.configuration import UnifiedConfig
 from unified.model import UnifiedModel
+from unified.training_record import ZERO_SHOT_LABEL, training_note
 
 FRONT = """---
 library_name: unified
@@ -76,14 +77,20 @@ def _table(results: Mapping[str, Any]) -> str:
         "",
         f"By `{results['command']}`; intervals are 95 % of sampling, ± is 95 % over seeds.",
         "",
-        "| data | protocol | features | metric | value | interval | over seeds | n |",
-        "|---|---|---|---|---|---|---|---|",
+        "| data | protocol | features | metric | value | interval | over seeds | n | training data |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     return "\n".join([*head, *rows]) + "\n"
 
 
 def _measured(item: Mapping[str, Any]) -> Iterator[str]:
-    """A row of the table for each number of a result; a metric without a value on this data has none."""
+    """A row of the table for each number of a result; a metric without a value on this data has none.
+
+    Only data that were compared with the record of training and found unseen are published as zero-shot.
+    """
+    data = item.get("training_data", "unknown")
+    label = item["label"] if data in ("unseen", None) else item["label"].removeprefix(ZERO_SHOT_LABEL)
+    trained = training_note({**item, "training_data": data}) or data or "–"
     for name, interval in item["ci"].items():
         value = item["metrics"][name]
         if value is not None:
@@ -92,6 +99,6 @@ def _measured(item: Mapping[str, Any]) -> Iterator[str]:
             low, high = interval["low"], interval["high"]
             limits = "none" if low is None else f"{low:.4g} – {high:.4g}"
             yield (
-                f"| {item['dataset']} | {item['label']} | {item['features']} | {name} | {value:.4g} "
-                f"| {limits} | {spread} | {item['n']:,} |"
+                f"| {item['dataset']} | {label} | {item['features']} | {name} | {value:.4g} "
+                f"| {limits} | {spread} | {item['n']:,} | {trained} |"
             )

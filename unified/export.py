@@ -16,6 +16,7 @@ from unified.hub import HubError, RunWeights, Weights
 from unified.log import logger
 from unified.model import UnifiedModel
 from unified.official.kept import copy_kept
+from unified.training_record import write_record
 
 MAX_SHARD_SIZE = "5GB"
 """Larger models are split over files, as on the hub: a file is fetched, and held, at once."""
@@ -40,7 +41,7 @@ def export(
     if there and "config.json" not in there:
         raise HubError(f"{out}: the folder is not empty and not an export (it holds {there[0]}); name another one")
     measured = None if results is None else hub.read_results(Path(results))
-    found = hub.run_weights(run, weights)
+    found, record = hub.run_weights(run, weights), hub.training_record(run)
     model = _empty_model(run, found)
     shards = _shards({name: found.nbytes(name) for name in model.state_dict()}, max_shard_size)
     out.mkdir(parents=True, exist_ok=True)
@@ -48,6 +49,7 @@ def export(
     model.config.save_pretrained(out)
     hub.read_processor(run / "model").save_pretrained(out)
     copy_kept(run / "model", out)
+    write_record(out, record)
     card = model_card(out.resolve().name, model, found.source, measured)
     (out / "README.md").write_text(card, encoding="utf-8")
     logger.info("%s: %s, ready for unified.load and unified push", out, found.source)

@@ -83,7 +83,9 @@ def fold(reference: str | Path, out: Path, *, tasks: Sequence[str] = (), rows: S
     config = folded_config(original.model.config, keys)
     types = {name: tensor.dtype for name, tensor in original.model.state_dict().items()}
     model = _model(config, {name: tensor.to(types[name]) for name, tensor in exact.items()})
-    loaded = hub.Loaded(model, original.processor, f"{original.source}, folded for the {row_names(keys)}")
+    loaded = hub.Loaded(
+        model, original.processor, f"{original.source}, folded for the {row_names(keys)}", original.record
+    )
     before = original.model.config
     numbers = (stored(before).total, stored(config).total, active(config).total)
     with hub.passing(out) as folder:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -34,6 +34,7 @@ from unified.model import UnifiedModel
 from unified.paths import checkpoints_of
 from unified.processor import UnifiedProcessor
 from unified.result_files import upgraded
+from unified.training_record import FILE, TrainingRecord, as_text, read_record, write_record
 
 FILES = ("*.json", "*.safetensors", "README.md")  # nothing else is fetched, least of all pickles or code
 ALIGNED = 64  # bytes
@@ -51,11 +52,12 @@ class AbsentError(HubError):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model with its processor, and where its weights come from."""
+    """A model with its processor, where its weights come from, and what they were trained on, if that is recorded."""
 
     model: UnifiedModel
     processor: UnifiedProcessor
     source: str
+    record: TrainingRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def open_model(reference: str | Path, *, weights: Weights = "auto") -> Loaded:
     else:
         loaded = _load_exported(folder, str(reference))
     loaded.processor.limit_frames(loaded.model.config.image["frames"])
-    loaded.model.processor = loaded.processor
+    loaded.model.processor, loaded.model.training_record = loaded.processor, loaded.record
     loaded.model.eval()
     return loaded
 
@@ -165,7 +167,12 @@ def _load_run(run: Path, weights: Weights, path: checkpoint.Location | None = No
     found = run_weights(run, weights, path)
     config = UnifiedConfig.from_pretrained(run / "model")
     model = _model(found.path, None, config=config, state_dict=dict(found.tensors))
-    return Loaded(model, read_processor(run / "model"), found.source)
+    return Loaded(model, read_processor(run / "model"), found.source, read_record(run / "model"))
+
+
+def training_record(reference: str | Path) -> TrainingRecord | None:
+    """Return what a model was trained on: a hub name, an exported folder, a run or its checkpoint; None if unknown."""
+    return read_record(model_folder(reference))
 
 
 def model_folder(reference: str | Path) -> Path:
@@ -211,7 +218,7 @@ def _load_exported(folder: Path, name: str) -> Loaded:
     if not any(folder.glob("*.safetensors")):
         found = ", ".join(sorted(path.name for path in folder.iterdir()))
         raise HubError(f"{name}: no weights (model.safetensors); there are {found}")
-    return Loaded(_model(name, folder), read_processor(folder), name)
+    return Loaded(_model(name, folder), read_processor(folder), name, read_record(folder))
 
 
 def _model(name: str, folder: Path | None, **options: Any) -> UnifiedModel:
@@ -274,6 +281,7 @@ def write(
     """Write a model into `folder` as files for the hub; `name`, `results` and `facts` are for its card."""
     loaded.processor.save_pretrained(folder)
     loaded.model.save_pretrained(folder)
+    write_record(folder, loaded.record)
     card = model_card(name, loaded.model, loaded.source, results, facts)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
@@ -305,15 +313,21 @@ def push(folder: str | Path, repository: str, *, private: bool = False) -> str:
     hub = HfApi()
     try:
         hub.create_repo(repository, private=private, exist_ok=True)
-        commit = hub.upload_folder(
-            repo_id=repository, folder_path=folder, allow_patterns=list(FILES), commit_message="Upload model"
-        )
+        commit = hub.create_commit(repository, _uploads(folder), commit_message="Upload model")
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise HubError(
             f"{repository}: the upload failed: {_first_line(error)}. Log in with `hf auth login` and a token that may "
             "write there, and unset HF_HUB_OFFLINE"
         ) from error
     return str(commit.commit_url)
+
+
+def _uploads(folder: Path) -> list[CommitOperationAdd]:
+    """The files of an exported folder, without paths of this machine in its record of training data."""
+    files = [path for path in sorted(folder.iterdir()) if any(path.match(pattern) for pattern in FILES)]
+    found = [CommitOperationAdd(path.name, path) for path in files if path.name != FILE]
+    record = read_record(folder)
+    return found if record is None else [*found, CommitOperationAdd(FILE, as_text(record.published()).encode())]
 
 
 def _first_line(error: Exception) -> str:

@@ -91,6 +91,7 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
             trunk = (width, config.depth, config.image["patch"])
             self.queries = TaskQueries(*trunk, queries, read_specs(queries["tasks"]))
         self.processor: Any = None  # attached by `unified.load`, so that `classify` and `caption` take plain words
+        self.training_record: Any = None  # attached by `unified.load`, for evaluations
         self.post_init()
 
     @torch.no_grad()

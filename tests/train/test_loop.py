@@ -130,7 +130,7 @@ def test_the_count_of_bad_samples_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_stopping_at_a_step_with_an_evaluation_keeps_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = short(tmp_path, max_steps=4, evaluate=["digits"], train={"log_every": 1, "eval_every": 2})
-    monkeypatch.setattr(loop, "evaluate", lambda *_: {"results": []})
+    monkeypatch.setattr(loop, "evaluate", lambda *_, **__: {"results": []})
     monkeypatch.setattr(loop, "flat_metrics", lambda _: {"words": 1.0})
     asked = iter([False, True])
     monkeypatch.setattr(StopRequest, "agreed", lambda *_: next(asked))

@@ -66,7 +66,12 @@ def _check_out(out: Path) -> None:
 def compare_command(a: Path | str, b: Path | str) -> None:
     """Print the paired test of two results files."""
     first, second = read_results(a), read_results(b)
-    sys.stdout.write(f"A: {first.get('model') or a} ({a})\nB: {second.get('model') or b} ({b})\n\n")
+    sys.stdout.write(f"A: {first.get('model') or a} ({a})\nB: {second.get('model') or b} ({b})\n")
+    for name, results in (("A", first), ("B", second)):
+        seen = dict.fromkeys(row["dataset"] for row in results["results"] if row.get("training_data") == "seen")
+        if seen:
+            sys.stdout.write(f"{name} was trained on data that it is asked about here: {', '.join(seen)}\n")
+    sys.stdout.write("\n")
     sys.stdout.write(comparison_table(compare(first, second)))
 
 

@@ -41,9 +41,7 @@ def read_items(
     Raises `DataError` where two samples have one key: results could not be paired.
     """
     source = open_source(data)
-    numbers = np.arange(len(source), dtype=np.int64)
-    if limit is not None and limit < len(source):
-        numbers = np.sort(generator("limit", len(source)).permutation(len(source))[:limit])
+    numbers = choose_items(len(source), limit)
     wanted = list(dict.fromkeys(columns))
     values: dict[str, list[Any]] = {name: [] for name in wanted}
     keys, places, content = [], [], []
@@ -62,6 +60,13 @@ def read_items(
         )
     digest = hashlib.sha256(f"{source.digest}:{limit if limit and limit < len(source) else 'all'}".encode()).hexdigest()
     return Items(source, numbers, tuple(keys), values, number_through(content), digest, tuple(places))
+
+
+def choose_items(count: int, limit: int | None) -> NDArray[np.int64]:
+    """The numbers of all of `count` samples, or of the fixed choice of `limit` of them."""
+    if limit is None or limit >= count:
+        return np.arange(count, dtype=np.int64)
+    return np.sort(generator("limit", count).permutation(count)[:limit])
 
 
 def targets(items: Items, name: str, labels: Labels) -> NDArray[np.int64]:

@@ -19,7 +19,8 @@ from unified.intervals import Interval, Seeds
 from unified.result_files import FORMAT, pack, upgraded
 from unified.types import DataError
 
-UNTUNED, ZERO_SHOT, PROBE, TRAINED, BASELINE = "w/o tuning", "zero-shot", "probe", "trained", "baseline"
+UNTUNED, ZERO_SHOT, PROBE, BASELINE = "w/o tuning", "zero-shot", "probe", "baseline"
+TRAINED, SEEN = "trained task", "trained on this data"
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,10 @@ class Result:
     undefined: tuple[str, ...] = ()
     """Metrics that this data set has no value for; null in the JSON."""
     notes: dict[str, Any] = field(default_factory=dict)
+    training_data: str | None = None
+    """seen, unseen, not checked or unknown (`evaluate/training_data.py`); None for baselines."""
+    trained_tasks: tuple[str, ...] | None = None
+    """The trained tasks that were asked; None: unknown, or a baseline."""
 
 
 def entry(result: Result, model: Mapping[str, Any], keys_name: str) -> dict[str, Any]:
@@ -78,6 +83,8 @@ def entry(result: Result, model: Mapping[str, Any], keys_name: str) -> dict[str,
         "label": result.label,
         "features": result.features,
         "setting": result.setting,
+        "training_data": result.training_data,
+        "trained_tasks": None if result.trained_tasks is None else list(result.trained_tasks),
         "n": len(result.keys),
         "ci": {
             m.name: _clean({**asdict(m.interval), "few_clusters": m.interval.few_clusters}) for m in result.measures
@@ -138,6 +145,7 @@ def flat_metrics(results: Mapping[str, Any]) -> dict[str, float]:
     found = {}
     for item in results["results"]:
         own = "" if item["features"] == "model" else f" on {item['features']}"
+        own += " on training data" if item["training_data"] == "seen" else ""
         for name in item["ci"]:
             if item["metrics"][name] is not None:
                 found[f"{item['dataset']}/{item['label']}{own}/{name}"] = float(item["metrics"][name])

@@ -34,7 +34,9 @@ from unified.evaluate.spec import (
     Spec,
     load_spec,
 )
+from unified.evaluate.training_data import examine, mark, tell
 from unified.log import logger
+from unified.training_record import TrainingRecord
 
 __all__ = ["evaluate", "flat_metrics"]
 
@@ -61,13 +63,15 @@ def evaluate(
     command: str = "",
     name: str = "",
     cache: Path | None = None,
+    record: TrainingRecord | None = None,
 ) -> dict[str, Any]:
     """Run specs on a model and return the content of a results file.
 
     `shots`: 0 is zero-shot, -1 all training data; any number but 0 also runs the probes on all data that the spec
     lists. `seeds` is the number of k-shot subsets. `device` moves the model; by default it stays where it is. `cache`
-    is a folder of features; none by default. Training may call this between steps: modes, gradients and random
-    numbers are left as they were.
+    is a folder of features; none by default. `record` is that of the data that the model was trained on; by default the
+    one that was loaded with it, and without any the results say "unknown". Training may call this between steps:
+    modes, gradients and random numbers are left as they were.
     """
     _check(shots, seeds, batch)
     loaded = [load_spec(spec) for spec in specs]
@@ -76,17 +80,23 @@ def evaluate(
     if device is not None:
         model.to(device)
     # What the model cannot be asked is found here, and not after an hour of others.
-    planned = [(title, e, _family(title, e, model)) for spec in loaded for title, e in spec.evaluations.items()]
+    record = record or getattr(model, "training_record", None)
+    planned = [
+        (title, e, _family(title, e, model), examine(title, e, record))
+        for spec in loaded
+        for title, e in spec.evaluations.items()
+    ]
     model_hash = weights_hash(model)
     # 0 first, the rest in the order given, each once: k-shot rows come after the zero-shot one.
     asked = tuple(dict.fromkeys(sorted(shots, key=lambda k: k != 0)))
     results: list[Result] = []
     with evaluating(model):
-        for title, evaluation, family in planned:
+        for title, evaluation, family, training in planned:
+            tell(title, evaluation, training)
             given = tuple(sorted(set(evaluation.inputs.values())))
             context = Context(model, processor.tokenizers, asked, seeds, batch, cache, model_hash, given, family)
             start = time.monotonic()
-            found = list(PROTOCOLS[type(evaluation)](evaluation, title, context))
+            found = [mark(row, training) for row in PROTOCOLS[type(evaluation)](evaluation, title, context)]
             results += found
             logger.info("%s: %d results in %.1f s", title, len(found), time.monotonic() - start)
     about = {"model": name, "model_hash": model_hash, "versions": versions(), "command": command}

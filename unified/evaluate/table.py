@@ -4,7 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unified.evaluate.results import UNTUNED, ZERO_SHOT
 from unified.small_samples import FEW_CLUSTERS
+from unified.training_record import training_note
 
 HEAD = ("data", "protocol", "features", "metric", "value", "95 % sampling", "over seeds", "n", "notes")
 LEFT = {0, 1, 2, 3, 8}
@@ -54,7 +56,7 @@ def results_table(results: Mapping[str, Any]) -> str:
     rows = [row for item in results["results"] for row in _rows(item)]
     legend = (
         "95 % sampling: another test set of this kind. Over seeds: other labelled examples (± t-interval).\n"
-        "w/o tuning: class names or data may have been in pretraining."
+        "w/o tuning: class names or data may have been in pretraining. Trained task: the model learned to answer this."
     )
     return f"{aligned(HEAD, rows, LEFT)}\n\n{legend}\n"
 
@@ -99,7 +101,8 @@ def _seeds(seeds: Mapping[str, Any] | None, factor: float) -> str:
 
 def _notes(item: Mapping[str, Any]) -> str:
     notes = item["notes"]
-    found = [item["setting"]] if item["setting"] not in ("probe", "trained", "baseline") else []
+    found = [item["setting"]] if item["setting"] in (UNTUNED, ZERO_SHOT) else []
+    found += [note] if (note := training_note(item)) else []
     for name, text in (("chance", "chance"), ("ceiling", "ceiling"), ("ceiling_own_text", "own text alone")):
         if notes.get(name) is not None:
             found.append(f"{text} {number(notes[name], 100.0)}")

@@ -15,6 +15,7 @@ from unified.data.schedule import START, Slot, record, resume
 from unified.data.sources import open_data
 from unified.dist import barrier, broadcast_object, of_ranks, rank
 from unified.evaluate.run import evaluate, flat_metrics
+from unified.evaluate.training_data import check_unseen
 from unified.log import logger
 from unified.official.kept import keep_of_start
 from unified.paths import checkpoints_of
@@ -28,7 +29,9 @@ from unified.train.run_folder import RunFolder
 from unified.train.stop import StopRequest
 from unified.train.trackers import Trackers
 from unified.train.trainer import NonFiniteError, Trainer
+from unified.train.training_data import record_before, record_training
 from unified.train.watchdog import Watchdog
+from unified.training_record import joined, read_record, write_record
 from unified.types import Batch, DataError
 
 Batches = Iterator[tuple[int, list[tuple[Slot, Batch]], Report]]
@@ -96,6 +99,8 @@ class _Session:
         )  # fmt: skip
         if stored:
             _check_data(state["data"], self.loader.digests(), recipe)
+        self.record = record_training(recipe, parts.labels, data)
+        self.unchanged = not stored or state["data"] == self.loader.digests()
         self.trainer = Trainer(recipe, accelerator, parts, self.loader.probe(), enter=watchdog.enter)
         self.writer = checkpoint.Writer(
             checkpoints_of(out, recipe.train.checkpoints),
@@ -125,7 +130,12 @@ class _Session:
     def begin(self, start: int) -> None:
         """Write what describes the run from its step `start` on."""
         if self.folder is not None:
+            before = record_before(self.recipe, read_record(self.folder.model), start > 0, self.unchanged)
+            self.record = joined(before, self.record)
+            check_unseen(self.recipe.evaluate, self.record)  # not hours later, at the first evaluation
             self.folder.start(self.recipe, start)
+            self.folder.model.mkdir(exist_ok=True)
+            write_record(self.folder.model, self.record)
             self.parts.processor.save_pretrained(self.folder.model)
             if self.recipe.start is not None and start == 0:
                 keep_of_start(self.recipe.start.model, self.parts.model.config.families, self.folder.model)
@@ -201,7 +211,8 @@ class _Session:
         if not self.recipe.evaluate:
             return
         with self.trainer.engine.evaluated(self.trainer.ema) as model:
-            results = evaluate(model, self.parts.processor, self.recipe.evaluate) if model is not None else None
+            specs, processor = self.recipe.evaluate, self.parts.processor
+            results = evaluate(model, processor, specs, record=self.record) if model is not None else None
         if results is not None:
             metrics = flat_metrics(results)
             logger.info(

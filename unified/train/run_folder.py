@@ -7,7 +7,7 @@ runs/x/
                        was resumed, otherwise the record after a resume covers the steps since then
     log.txt            what was printed
     checkpoints/       see unified/checkpoint; train.checkpoints names another place
-    model/             configuration and tokenizers of the model, without weights
+    model/             configuration and tokenizers of the model, without weights, and the record of its training data
 """
 
 import fcntl

@@ -1,0 +1,61 @@
+"""What a run records of the data that it trains on."""
+
+from collections.abc import Mapping
+
+from unified import hub
+from unified.data.sources import TaskData
+from unified.data.training_shards import describe_shards
+from unified.labels import Labels
+from unified.recipe import Recipe
+from unified.task import Map, Match, Task
+from unified.training_record import TrainedShard, TrainedTask, TrainingRecord, names_hash
+
+
+def record_training(recipe: Recipe, labels: Mapping[str, Labels], data: Mapping[str, TaskData]) -> TrainingRecord:
+    """Return the record of a recipe's data: all shards of all tasks, as every step may read any of them.
+
+    Args:
+        recipe: The recipe that is trained.
+        labels: The label set of each task that has one, or the names of its queries.
+        data: The opened shards of each task.
+    """
+    shards: dict[str, TrainedShard] = {}
+    tasks = []
+    for name, task in recipe.tasks.items():
+        found = describe_shards(data[name].shards.files)
+        shards |= {shard.sha256: shard for shard in found}
+        names = names_hash(labels[name].names) if name in labels else None
+        read = tuple(dict.fromkeys(shard.sha256 for shard in found))
+        inputs = tuple(task.inputs.items())
+        tasks.append(TrainedTask(name, task.family or name, inputs, task.target, _answer(task), names, read))
+    return TrainingRecord(tuple(shards.values()), tuple(tasks))
+
+
+def record_before(recipe: Recipe, stored: TrainingRecord | None, resumed: bool, unchanged: bool) -> TrainingRecord:
+    """Return the record of what the weights were trained on before this stretch of a run.
+
+    Args:
+        recipe: The recipe that is trained.
+        stored: The record in the folder of the run.
+        resumed: Whether the run goes on from a checkpoint.
+        unchanged: Whether the data are those of that checkpoint.
+    """
+    nothing = TrainingRecord((), ())
+    if resumed and stored is not None:
+        return stored
+    if resumed:
+        known = unchanged and recipe.start is None
+        return nothing if known else TrainingRecord((), (), ("the steps of this run before it kept a record",))
+    if recipe.start is None:
+        return nothing
+    inherited = hub.training_record(recipe.start.model)
+    return inherited or TrainingRecord((), (), ("the model that this run started from has no record",))
+
+
+def _answer(task: Task) -> str:
+    answer = task.answer
+    if not isinstance(answer, Match):
+        return answer.map if isinstance(answer, Map) else answer.regress
+    if answer.candidates == "vocabulary":
+        return answer.read
+    return "batch" if answer.candidates == "batch" else "labels"
