@@ -81,7 +81,9 @@ def test_a_class_of_one_image_is_trained_on_and_said(tmp_path: Path, caplog: pyt
 
 def test_a_fraction_that_leaves_a_class_without_a_training_item_is_refused(tmp_path: Path) -> None:
     source = folders(tmp_path / "s", {"ant": 50, "bee": 3, "cow": 2})
-    with pytest.raises(DataError, match=r"for the classes bee \(3\), cow \(2\), got none. Hint: hold out less than 0.75"):
+    with pytest.raises(
+        DataError, match=r"for the classes bee \(3\), cow \(2\), got none. Hint: hold out less than 0.75"
+    ):
         commands.build(str(source), tmp_path / "out", options=Options(held_out=0.9))
     assert not (tmp_path / "out").exists()
     commands.build(str(source), tmp_path / "out", options=Options(held_out=0.74))
@@ -126,7 +128,9 @@ def test_rows_of_a_group_stay_in_one_part(tmp_path: Path) -> None:
     assert len(Shards.open(tmp_path / "out" / "test")) == 12
     with pytest.raises(DataError, match="got 'persn'; did you mean 'person'"):
         commands.build(
-            str(tmp_path / "t.csv"), tmp_path / "o", options=Options(held_out=0.2, held_out_by="persn", columns="words=txt")
+            str(tmp_path / "t.csv"),
+            tmp_path / "o",
+            options=Options(held_out=0.2, held_out_by="persn", columns="words=txt"),
         )
 
 

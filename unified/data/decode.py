@@ -1,4 +1,4 @@
-"""The bytes of a sample's columns as values: pictures and their frames as tensors, text, JSON, class numbers, arrays."""
+"""The bytes of a sample's columns as values: images and their frames as tensors, text, JSON, class numbers, arrays."""
 
 import io
 import json
