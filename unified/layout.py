@@ -12,6 +12,9 @@ from torch import Tensor
 from unified.nn.windows import Windows
 from unified.types import Segment
 
+PREFIX = slice(0, 1)
+"""The place of [SPE], where representations are read."""
+
 
 @dataclass(frozen=True)
 class Attributes:

@@ -194,9 +194,8 @@ def read_caption(
         (Attributes("text", "query", causal=True), queries),
     ]
     whole = [(replace(attributes, family=family), tokens) for attributes, tokens in [*parts, *halves]]
-    encoded = model.encode(whole, noise=noise)
-    segment = encoded.layout.find("text", "query")
-    return encoded.states[:, segment.start : segment.stop], text.values.masked_fill(~text.mask, IGNORE)
+    encoded = model.encode(whole, noise=noise, read=slice(-queries.values.shape[1], None))
+    return encoded.states, text.values.masked_fill(~text.mask, IGNORE)
 
 
 def token_kinds(task: Task, name: str, *, inside: bool = False) -> tuple[Attributes, ...]:

@@ -18,7 +18,7 @@ from unified.config import nearest
 from unified.configuration import UnifiedConfig
 from unified.initial import LOG_SCALE, initialise
 from unified.labels import check_words
-from unified.layout import Attributes, Layout, asked, attention_mask, layout, visibility, windows
+from unified.layout import PREFIX, Attributes, Layout, asked, attention_mask, layout, visibility, windows
 from unified.modalities.base import timeline
 from unified.modalities.image import ImageEmbedding, patches
 from unified.modalities.text import TextEmbedding
@@ -35,7 +35,7 @@ from unified.types import Tokens
 class Encoded:
     """States of a sequence, what its tokens are, the cache to continue it, and what routers chose."""
 
-    states: Float[Tensor, "b n w"]
+    states: Float[Tensor, "b s w"]
     layout: Layout
     past: tuple[Cache, ...]
     routing: tuple[Usage, ...]
@@ -142,11 +142,12 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         keep_past: bool = False,
         keep_layers: bool = False,
         queries: tuple[Attributes, Float[Tensor, "b q w"]] | None = None,
+        read: slice | None = None,
     ) -> Encoded:
         """Run [SPE] and the parts through the encoder as one sequence; with `past` the parts continue another.
 
         `keep_past`: return what further parts need to continue this one; `keep_layers`: the states of all layers.
-        `queries`: vectors that come last, and what they are.
+        `queries`: vectors that come last, and what they are. `read`: the places whose states are wanted; None: all.
         """
         samples = len(parts[0][1])
         if any(len(tokens) != samples for _, tokens in parts):
@@ -176,6 +177,7 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
             torch.cat(vectors, dim=1), mask, segments, conditions=conditions, past=past, noise=noise,
             candidate=any(kind.role == "candidate" for kind in kinds), keep_past=keep_past, keep_layers=keep_layers,
             windows=None if past or keep_past else windows(parts, self._window),
+            read=None if read is None else slice(*read.indices(len(whole))[:2]),
         )  # fmt: skip
         return Encoded(output.states, whole, output.past, output.routing, output.layers)
 
@@ -222,11 +224,12 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         with self.encoder.sharing():
             if buckets is None:
                 parts = [(Attributes(tokens.modality, **whose), tokens) for tokens in inputs.values()]
-                return self.project(self.encode(parts, noise=noise).states[:, 0], unit)
+                return self.project(self.encode(parts, noise=noise, read=PREFIX).states[:, 0], unit)
             states = []
             for rows in buckets:
                 part = [(Attributes("text", **whose), trimmed(inputs["text"], rows))]
-                states.append(self.encode(part, noise=None if noise is None else noise.rows(rows)).states[:, 0])
+                drawn = None if noise is None else noise.rows(rows)
+                states.append(self.encode(part, noise=drawn, read=PREFIX).states[:, 0])
             return self.project(torch.cat(states)[torch.cat(buckets).argsort()], unit)
 
     def vocabulary(

@@ -77,7 +77,7 @@ def test_the_cost_of_a_model_with_experts_is_what_torch_counts(router: str | Non
     attention = 4 * 3 * 7 * 7 * width * depth  # torch does not count its fused kernel on a CPU
     merging = 4 * (2 * width * hidden + width + hidden) + (8 + 4) * width if router == "attribute" else 0
     # Sums for the load of experts, which tokens have, are not counted.
-    done = Work(sequences=((3, 7),), image_tokens=0, read=3, pairs=0)
+    done = Work(sequences=((3, 7, 1),), image_tokens=0, read=3, pairs=0)
     found = counter.get_total_flops() + attention - 2 * depth * merging
     assert found == pytest.approx(Cost(model).forward(done), rel=0.001 if router == "token" else 0)
 

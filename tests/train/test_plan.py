@@ -54,7 +54,7 @@ def test_without_data_shapes_are_assumed_and_said(tmp_path: Path) -> None:
     absent = replace(recipe.tasks["retrieve"], data=str(tmp_path / "nothing" / "{0..3}.tar"))
     plan = make_plan(replace(recipe, tasks={**recipe.tasks, "retrieve": absent}))
     # 16 x 16 pixels in patches of 8 are 4 tokens, a text has 16, and [SPE] comes before both.
-    assert plan.slots["retrieve"].work.sequences == ((8, 1 + 4), (8, 1 + 16))
+    assert plan.slots["retrieve"].work.sequences == ((8, 1 + 4, 1), (8, 1 + 16, 1))
     assert plan.slots["retrieve"].samples is None
     assert plan.slots["colour"].samples == 48
     text = describe(plan)
@@ -90,9 +90,9 @@ def test_a_published_recipe_is_planned_before_there_are_data(name: str) -> None:
     processes = 56 if "moe" in name else 64
     plan = make_plan(recipe, processes)
     assert plan.config.vocabulary_size == 49411
-    assert plan.slots["imagenet22k"].work.sequences == ((180, 1 + 100), (1000 // processes, 1 + 8))
-    assert plan.slots["books_wiki"].work.sequences == ((128, 1 + 128),)
-    assert plan.slots["caption_coco"].work.sequences == ((75, 1 + 100 + 2 * 128),)
+    assert plan.slots["imagenet22k"].work.sequences == ((180, 1 + 100, 1), (1000 // processes, 1 + 8, 1))
+    assert plan.slots["books_wiki"].work.sequences == ((128, 1 + 128, 1 + 128),)
+    assert plan.slots["caption_coco"].work.sequences == ((75, 1 + 100 + 2 * 128, 128),)
     assert plan.slots["books_wiki"].work.read == 128 * round(0.15 * 128) + 49411
     text = describe(plan)
     for said in ("49,411 ids", "1,000 names of 8 tokens", "images of 160 x 160 pixels", f"on {processes} processes"):

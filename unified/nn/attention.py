@@ -59,21 +59,27 @@ class Attention(nn.Module):
         layer: Dense,
         past: Cache | None = None,
         windows: Windows | None = None,
-    ) -> tuple[Float[Tensor, "b n w"], Float[Tensor, "b h m d"], Float[Tensor, "b h m d"]]:
+        read: slice | None = None,
+    ) -> tuple[Float[Tensor, "b s w"], Float[Tensor, "b h m d"], Float[Tensor, "b h m d"]]:
         """Attended states, and all keys and values, those of `past` first. `mask`: True = may attend; None = all.
 
-        `windows`: in which patches attend, where nothing comes before them; None: everywhere.
+        `windows`: in which patches attend, where nothing comes before them; None: everywhere. `read`: the tokens whose
+        states are wanted; None: all n.
         """
         batch, length, width = x.shape
         qkv = layer.linear("qkv", self.qkv, x).view(batch, length, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind()
         if past is not None:
             key, value = torch.cat([past.key, key], dim=2), torch.cat([past.value, value], dim=2)
-            mixed = attend(query, key, value, mask).transpose(1, 2).flatten(2)
-        elif windows is not None:
+        if read is not None:
+            layer, query = layer.within(read), query[:, :, read]
+            mask = mask if mask is None or mask.shape[2] == 1 else mask[:, :, read]
+        if past is None and windows is not None and read is None:
             mixed = windows.attend(query, key, value, mask).transpose(1, 2).flatten(2)
-        else:
+        elif past is None and read is None:
             mixed = attend_fused(qkv, mask)
+        else:
+            mixed = attend(query, key, value, mask).transpose(1, 2).flatten(2)
         return layer.linear("out", self.out, mixed), key, value
 
     def remember(self, prompts: Float[Tensor, "p w"], layer: Dense, batch: int) -> Cache:

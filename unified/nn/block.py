@@ -10,7 +10,7 @@ from unified.nn.attention import Attention, Cache, QueryKeyValue
 from unified.nn.experts import ConditionalLayer, ConditionalLinear, Dense, Experts
 from unified.nn.mlp import Mlp
 from unified.nn.prompts import Prompts
-from unified.nn.routing import Usage
+from unified.nn.routing import BY_TOKEN, Usage
 from unified.nn.windows import Windows
 from unified.types import Conditions, Segment
 
@@ -65,20 +65,27 @@ class Block(nn.Module):
         noise: Float[Tensor, "d r e"] | None = None,
         candidate: bool = False,
         windows: Windows | None = None,
-    ) -> tuple[Float[Tensor, "b n w"], Cache, Usage | None]:
+        read: slice | None = None,
+    ) -> tuple[Float[Tensor, "b s w"], Cache, Usage | None]:
         """`drop`: factor of each branch for each sample, 0 where drop path closes it. `noise`: of the gates.
 
         `candidate`: whether these are tokens of a candidate, which may have prompts of their own. `windows`: in which
-        the patches of an image attend.
+        the patches of an image attend. `read`: the tokens whose states are wanted, where the block `reads_parts`.
         """
         drop1, drop2 = (None, None) if drop is None else (drop[0], drop[1])
         layer = self._layer(segments, conditions, noise, past)
         if self.prompts is not None and past is None:
             past = self.attention.remember(self.norm1(self.prompts(candidate=candidate)), layer, len(x))
-        attended, key, value = self.attention(self.norm1(x), mask, layer, past, windows)
-        x = _add(x, attended, self.scale1, drop1)
-        x = _add(x, self.mlp(self.norm2(x), layer), self.scale2, drop2)
+        attended, key, value = self.attention(self.norm1(x), mask, layer, past, windows, read)
+        x = _add(x if read is None else x[:, read], attended, self.scale1, drop1)
+        feed_forward = self.mlp(self.norm2(x), layer if read is None else layer.within(read))
+        x = _add(x, feed_forward, self.scale2, drop2)
         return x, Cache(key, value, layer.context()), layer.usage()
+
+    @property
+    def reads_parts(self) -> bool:
+        """Whether states of some tokens can be had alone: not where tokens are sent to experts, which all are."""
+        return self.routers is None or self.routers.experts.router not in BY_TOKEN
 
     def _layer(
         self, segments: Sequence[Segment], conditions: Conditions | None, noise: Tensor | None, past: Cache | None

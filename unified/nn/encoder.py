@@ -33,9 +33,9 @@ class Noise:
 
 @dataclass(frozen=True)
 class EncoderOutput:
-    """States of all tokens, what to continue from where it was asked for, and what the routers chose."""
+    """States of the tokens, what to continue from where it was asked for, and what the routers chose."""
 
-    states: Float[Tensor, "b n w"]
+    states: Float[Tensor, "b s w"]
     past: tuple[Cache, ...]
     routing: tuple[Usage, ...]  # of each layer with experts
     layers: tuple[Float[Tensor, "b n w"], ...] = ()  # what came in and what each block gave, where that was asked for
@@ -114,6 +114,7 @@ class Encoder(nn.Module):
         keep_past: bool = False,
         keep_layers: bool = False,
         windows: Windows | None = None,
+        read: slice | None = None,
     ) -> EncoderOutput:
         """`mask`: True = may attend, for keys alone or for each pair; None = all. `segments` tile the n tokens.
 
@@ -121,7 +122,8 @@ class Encoder(nn.Module):
         sequence is one of a candidate, for learned prompts. Prompts are no keys of the mask. `keep_past`: return what
         further tokens need to continue; otherwise it would outlive what checkpointing of activations lets go.
         `keep_layers`: return the states of all layers. `windows`: in which patches attend, but for every
-        `global_every`-th block; a mask must then be one of keys alone.
+        `global_every`-th block; a mask must then be one of keys alone. `read`: the tokens whose states are wanted, for
+        which alone the last block computes what no other token needs; None: all n.
         """
         assert sum(len(segment) for segment in segments) == x.shape[1], "segments must tile the sequence"
         if mask is not None:
@@ -135,7 +137,8 @@ class Encoder(nn.Module):
             drop = None if noise is None or noise.drop_path is None else noise.drop_path[index]
             gates = noise.gates[len(routing)] if noise and noise.gates is not None and block.routers else None
             local = windows if (index + 1) % self.global_every else None
-            arguments = (x, mask, before, drop, segments, conditions, gates, candidate, local)
+            part = read if index + 1 == len(self.blocks) and block.reads_parts and not keep_layers else None
+            arguments = (x, mask, before, drop, segments, conditions, gates, candidate, local, part)
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 # Nothing inside a block draws random numbers, so there is no generator state to keep.
                 x, cache, usage = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)
@@ -149,4 +152,6 @@ class Encoder(nn.Module):
                 routing.append(usage)
         if self._record is not None:
             self._record.append(tuple(routing))
+        if read is not None and x.shape[1] != read.stop - read.start:
+            x = x[:, read]
         return EncoderOutput(x, tuple(caches), tuple(routing), tuple(layers) if keep_layers else ())

@@ -1,7 +1,7 @@
 """Conditional linears: stacked experts, and a router that chooses among them (Uni-Perceiver-MoE, NeurIPS 2022)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -138,6 +138,10 @@ class Dense:
         """Both linears of the MLP, with the exact (erf) GELU between them."""
         return self.linear("down", down, F.gelu(self.linear("up", up, x)))
 
+    def within(self, read: slice) -> "Dense":  # noqa: ARG002 - layers that look at segments ask
+        """How it applies them to a run of the tokens alone."""
+        return self
+
     def context(self) -> dict[str, Tensor]:
         """What the routers keep to go on with the sequence."""
         return {}
@@ -164,6 +168,16 @@ class ByRow(Dense):
             return F.linear(x, *merged[self._segments[0].row])
         parts = [F.linear(x[:, s.start : s.stop], *merged[s.row]) for s in self._segments]
         return torch.cat(parts, dim=1)
+
+    def within(self, read: slice) -> "ByRow":
+        """By the rows of the segments there."""
+        cut = [(max(s.start, read.start) - read.start, min(s.stop, read.stop) - read.start) for s in self._segments]
+        inside = [
+            replace(segment, start=start, stop=stop)
+            for segment, (start, stop) in zip(self._segments, cut, strict=True)
+            if start < stop
+        ]
+        return ByRow(self._merged, inside, self._usage)
 
     def leading(self, name: str, module: nn.Module, x: Tensor) -> Tensor:
         """By the row of the first segment."""

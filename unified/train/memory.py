@@ -29,7 +29,7 @@ class Activations:
         # Around the encoder: embeddings before and after their norm; states that are read, their norm, projection and
         # unit length; products and log-probabilities of all pairs.
         around = 2 * done.tokens * width + 5 * done.read * width + 2 * done.pairs
-        return done.tokens * encoder + FLOAT * around + self._of_rows(kinds)
+        return done.tokens * encoder - self._not_read(done) + FLOAT * around + self._of_rows(kinds)
 
     def backward(self, done: Work) -> int:
         """What the backward pass adds while it is at one block: gradients, and what is computed again."""
@@ -40,6 +40,16 @@ class Activations:
         width, hidden = self._config.width, self._config.hidden
         scaled = 0 if self._config.layer_scale is None else 2
         return 2 * width * FLOAT + ((6 + scaled) * width + 2 * hidden) * self._number
+
+    def _not_read(self, done: Work) -> int:
+        """What the last block leaves out for tokens whose states nobody reads."""
+        experts, width = self._config.experts or {}, self._config.width
+        sent = experts.get("router") in BY_TOKEN and self._config.depth - 1 in experts["layers"]
+        if self._recomputed or sent:
+            return 0
+        scaled = 0 if self._config.layer_scale is None else 2
+        each = width * FLOAT + ((2 + scaled) * width + 2 * self._config.hidden) * self._number
+        return each * sum(count * (length - read) for count, length, read in done.sequences)
 
     def _of_tokens_sent(self) -> int:
         """For a token, in all layers: what an expert's MLP keeps beyond a dense one."""
