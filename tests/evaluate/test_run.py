@@ -287,7 +287,8 @@ def test_a_model_in_training_is_left_as_it_was(parts: Any, every_kind: Path) -> 
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
     assert torch.is_grad_enabled()
     assert {e["dataset"] for e in results["results"]} == {"colours", "pairs", "names", "hidden"}
-    assert {e["features"] for e in results["results"]} == {"model", "pixels", "untrained"}
+    features = {"model", "model, another sample's image", "pixels", "untrained"}
+    assert {e["features"] for e in results["results"]} == features
     assert all(e["n"] > 0 and e["ci"] for e in results["results"])
 
 
