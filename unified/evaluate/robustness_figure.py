@@ -35,9 +35,10 @@ def save_figure(results: Mapping[str, Any], out: Path) -> bool:
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for dataset, line in zip(datasets, axes, strict=True):
         own = [entry for entry in entries if entry["dataset"] == dataset]
-        for kind, axis in zip(kinds, line, strict=False):
-            _draw(axis, own, kind)
-        line[0].set_ylabel(f"{dataset}\naccuracy, %", fontsize=9)
+        drawn = [axis for kind, axis in zip(kinds, line, strict=False) if _draw(axis, own, kind)]
+        for axis in drawn[:1]:  # the first panel of the row may be one that this evaluation has not
+            axis.set_ylabel(f"{dataset}\naccuracy, %", fontsize=9)
+            axis.tick_params(labelleft=True)
     figure.suptitle(
         textwrap.fill(f"{results['model'] or 'model'}: accuracy on changed images", 40 * columns), fontsize=11
     )
@@ -46,12 +47,13 @@ def save_figure(results: Mapping[str, Any], out: Path) -> bool:
     return True
 
 
-def _draw(axis: Axes, entries: Sequence[Mapping[str, Any]], kind: str) -> None:
+def _draw(axis: Axes, entries: Sequence[Mapping[str, Any]], kind: str) -> bool:
+    """One panel; whether there was anything to draw in it."""
     unchanged = next(entry for entry in entries if entry["notes"]["change"] == UNCHANGED)
     found = [entry for entry in entries if entry["notes"]["change"] == kind]
     if not found:
         axis.set_visible(False)
-        return
+        return False
     name, same = AXES.get(kind, (f"{kind} ({unchanged['notes']['size_column']})", None))
     points = {entry["notes"]["value"]: entry for entry in found}
     if same is not None:
@@ -74,3 +76,4 @@ def _draw(axis: Axes, entries: Sequence[Mapping[str, Any]], kind: str) -> None:
     axis.set_xticks(places, [f"{place:g}" for place in places])
     axis.tick_params(labelsize=7)
     axis.spines[["top", "right"]].set_visible(False)
+    return True
