@@ -17,11 +17,11 @@ from unified.data.collate import mask_words
 from unified.data.shards import Shards
 from unified.data.write import ShardWriter
 from unified.evaluate.language_baselines import other_images
-from unified.evaluate.results import unpack
 from unified.evaluate.run import evaluate
 from unified.evaluate.spec import Masked, load_spec
 from unified.evaluate.table import results_table
 from unified.modalities.text import TextTokenizer
+from unified.result_files import unpack
 from unified.train.build import build
 from unified.types import IGNORE
 
