@@ -33,6 +33,7 @@ from unified.modalities.base import read_json
 from unified.model import UnifiedModel
 from unified.paths import checkpoints_of
 from unified.processor import UnifiedProcessor
+from unified.result_files import FORMAT as RESULTS
 from unified.result_files import upgraded
 from unified.training_record import FILE, TrainingRecord, as_text, read_record, write_record
 
@@ -290,7 +291,7 @@ def read_results(file: Path) -> dict[str, Any]:
     """The results of `unified eval` in a file."""
     if not file.is_file():
         raise HubError(f"{file}: no such file; `unified eval MODEL SPEC --out {file}` writes it")
-    content = read_json(file)
+    content = read_json(file, RESULTS)
     rows = content.get("results")
     if not isinstance(rows, list) or not all({"dataset", "label", "metrics", "ci"} <= row.keys() for row in rows):
         raise HubError(

@@ -54,7 +54,9 @@ def upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
 def _interval(item: Mapping[str, Any], name: str, old: Mapping[str, Any]) -> dict[str, Any]:
     """One interval of format 1 in the present format."""
     count = old.get("clusters")
-    n = old["n"] if count is None else count
+    n = old.get("n") if count is None else count
+    if n is None:  # written by hand: nothing is known of what it rests on
+        return {**old, "df": None}
     if n < 2:
         return {**old, "low": None, "high": None, "se": None, "df": None}
     found = _computed(item, name, old.get("method"))

@@ -117,14 +117,20 @@ def test_every_kind_of_evaluation_says_so(place: Path, tmp_path: Path) -> None:
         "b": {"kind": "caption", **base, "target": "txt"},
         "c": {"kind": "masked", "data": str(place / "data")},
         "d": {"kind": "classification", **base, "train_share": 0.5, "baselines": ["pixels"], "labels": NAMES},
+        "e": {
+            "kind": "robustness",
+            **base,
+            "labels": NAMES,
+            **{key: [] for key in ("size", "shift", "rotation", "noise")},
+        },
     }
     (tmp_path / "all.yaml").write_text(yaml.safe_dump({"evaluations": evaluations}))
     results = evaluate(*hub.load(place / "run"), [tmp_path / "all.yaml"], shots=(0, 1), seeds=1)
     own = [row for row in results["results"] if row["features"] == "model"]
-    assert {row["dataset"] for row in own} == set("abcd")
+    assert {row["dataset"] for row in own} == set("abcde")
     assert {row["training_data"] for row in own} == {"seen"}
     assert not any("zero-shot" in row["label"] + row["setting"] for row in own)
-    baselines = [row for row in results["results"] if row["features"] != "model"]
+    baselines = [row for row in results["results"] if not row["features"].startswith("model")]
     assert baselines
     assert {(row["training_data"], row["trained_tasks"]) for row in baselines} == {(None, None)}
 
@@ -135,6 +141,14 @@ def test_other_data_of_a_trained_task_is_a_trained_task(place: Path, tmp_path: P
     assert row["label"] == "bare names"
     assert "trained task, other data; chance 25.0" in table
     assert "zero-shot" not in table
+
+
+def test_changed_images_of_a_trained_task_are_one(place: Path, tmp_path: Path) -> None:
+    only = {"kind": "robustness", "contrast": [0.5], **{key: [] for key in ("size", "shift", "rotation", "noise")}}
+    path = spec(tmp_path, place / "test", **only)
+    path.write_text(path.read_text().replace("    probes: []\n", ""))
+    row, _ = result(place / "run", path)
+    assert (row["training_data"], row["trained_tasks"], row["setting"]) == ("unseen", ["colour"], "trained task")
 
 
 def test_other_names_on_other_data_are_no_trained_task(place: Path, tmp_path: Path) -> None:

@@ -15,7 +15,17 @@ from unified.evaluate.classification import find_labels
 from unified.evaluate.overlap import find_overlap
 from unified.evaluate.results import PROBE, SEEN, TRAINED, Result
 from unified.evaluate.sources import open_source
-from unified.evaluate.spec import Caption, Classification, Dense, Evaluation, Masked, Retrieval, Spec, load_spec
+from unified.evaluate.spec import (
+    Caption,
+    Classification,
+    Dense,
+    Evaluation,
+    Masked,
+    Retrieval,
+    Robustness,
+    Spec,
+    load_spec,
+)
 from unified.labels import load_labels
 from unified.log import logger
 from unified.training_record import ZERO_SHOT_LABEL, TrainedTask, TrainingRecord, names_hash, training_note
@@ -117,9 +127,10 @@ def _asks(evaluation: Evaluation, task: TrainedTask, record: TrainingRecord) -> 
     """Whether an evaluation asks a task that reads words, its label set, or another part of its dataset."""
     if isinstance(evaluation, Masked | Caption):
         return task.answer == ("masked" if isinstance(evaluation, Masked) else "caption")
-    if not isinstance(evaluation, Classification | Retrieval) or task.answer not in ("labels", "batch"):
+    by_names = isinstance(evaluation, Classification | Robustness)
+    if (not by_names and not isinstance(evaluation, Retrieval)) or task.answer not in ("labels", "batch"):
         return False
-    if isinstance(evaluation, Classification) and task.labels == names_hash(find_labels(evaluation).names):
+    if by_names and task.labels == names_hash(find_labels(evaluation).names):
         return True
     targets = {evaluation.target, task.target}
     return (len(targets) == 1 or targets <= CLASS_COLUMNS) and bool(_datasets(evaluation) & _trained_on(task, record))

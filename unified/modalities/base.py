@@ -35,24 +35,29 @@ class Tokenizer(Protocol):
         ...
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """The mapping in a JSON file of this package or of Hugging Face's libraries, its format checked."""
+def read_json(file: Path, newest: int = FORMAT) -> dict[str, Any]:
+    """The mapping in a JSON file of this package or of Hugging Face's libraries, its format checked.
+
+    Args:
+        file: the file.
+        newest: the newest format of such files that is read.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RecipeError(f"{file}: not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise RecipeError(f"{file}: expected a mapping of names to values, found {type(content).__name__}")
-    check_format(content, str(file))
+    check_format(content, str(file), newest)
     return content
 
 
-def check_format(content: Mapping[str, Any], where: str) -> None:
+def check_format(content: Mapping[str, Any], where: str, newest: int = FORMAT) -> None:
     """Refuse a file of a newer version of this package; files without a version are of version 1."""
     found = content.get("format", FORMAT)
-    if not isinstance(found, int) or found > FORMAT:
+    if not isinstance(found, int) or found > newest:
         raise RecipeError(
-            f"{where}: format {found!r} is newer than the format {FORMAT} that this version reads; "
+            f"{where}: format {found!r} is newer than the format {newest} that this version reads; "
             "update the package: pip install --upgrade unified"
         )
 
