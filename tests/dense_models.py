@@ -9,6 +9,7 @@ from unified import seed
 from unified.configuration import UnifiedConfig
 from unified.model import UnifiedModel
 from unified.model_settings import ImageSettings, ModelSettings, QuerySettings, TextSettings
+from unified.nn.queries import ZeroLinear
 from unified.processor import UnifiedProcessor
 from unified.query_spec import QuerySpec
 
@@ -36,6 +37,13 @@ SPECS = {
 }
 
 
+def outspoken(model: UnifiedModel) -> None:
+    """Draw the last linears of answers, which begin at zero, so that answers differ as learned ones do."""
+    for name, module in model.named_modules():
+        if isinstance(module, ZeroLinear):  # the last of several, or one alone
+            torch.nn.init.xavier_uniform_(module.weight, gain=0.1 if ".layers." in name else 1.0)
+
+
 @cache
 def dense_model() -> UnifiedModel:
     """With patches of 8 pixels, and maps with a place for every 4."""
@@ -50,9 +58,7 @@ def dense_model() -> UnifiedModel:
             for parameter in model.parameters():
                 if parameter.dim() == 1:
                     parameter.add_(0.2 * torch.randn_like(parameter))
-            assert model.queries is not None
-            # Maps begin faint; those of queries that learned something differ.
-            model.queries.interpreter.map_filter.layers[-1].weight.mul_(5)
+        outspoken(model)
     processor = UnifiedProcessor.from_tokenizers(words_and_images())
     model.processor = processor
     return model.eval()

@@ -27,6 +27,7 @@ MEANING = {
     "configuration",
     "model",
     "initial",
+    "baselines",
     "queries",
     "query_spec",
     "asking",

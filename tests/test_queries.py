@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from dense_models import CLASSES, SIZE, SPECS, dense_model
+from dense_models import CLASSES, SIZE, SPECS, dense_model, outspoken
 from small_models import SETTINGS, random_inputs, small_model, words_and_images
 from torch import Tensor
 
@@ -46,6 +46,7 @@ def asked_model(name: str, specs: dict[str, QuerySpec], experts: Any = None, **q
     families = list(dict.fromkeys(spec.family for spec in specs.values()))
     with seed.seeded(name):
         model = UnifiedModel(UnifiedConfig.from_settings(settings, words_and_images(), families, kinds, specs))
+        outspoken(model)
     model.processor = UnifiedProcessor.from_tokenizers(words_and_images())
     return model.eval()
 
@@ -136,13 +137,6 @@ def test_saved_and_loaded_models_answer_the_same_bit_for_bit(tmp_path: Path, que
     assert {name: found.spec for name, found in after.items()} == specs
     for name in specs:
         assert all(a.equal(b) for a, b in zip(numbers_of(before[name]), numbers_of(after[name]), strict=True)), name
-
-
-def test_maps_begin_near_zero() -> None:
-    model = asked_model("begin", {"bins": SPECS["bins"]})
-    with torch.no_grad():
-        found = model.ask(picture_tokens(), ["bins"])["bins"]
-        assert found.interpreter.maps(found.states[-1], found.features).std() < 1
 
 
 @pytest.mark.parametrize("sharing", ["all", "head"])

@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors.torch import save_file
 
-from unified import hub
+from unified import baselines, hub
 from unified.card import model_card
 from unified.configuration import UnifiedConfig
 from unified.hub import HubError, RunWeights, Weights
@@ -43,7 +43,7 @@ def export(
     measured = None if results is None else hub.read_results(Path(results))
     found, record = hub.run_weights(run, weights), hub.training_record(run)
     model = _empty_model(run, found)
-    shards = _shards({name: found.nbytes(name) for name in model.state_dict()}, max_shard_size)
+    shards = _shards({name: found.nbytes(name) for name in model.state_dict() if name in found.origin}, max_shard_size)
     out.mkdir(parents=True, exist_ok=True)
     _write_weights(out, found, shards, parameters=model.num_parameters())
     model.config.save_pretrained(out)
@@ -60,7 +60,8 @@ def _empty_model(run: Path, found: RunWeights) -> UnifiedModel:
     config = UnifiedConfig.from_pretrained(run / "model")
     with torch.device("meta"):
         model = UnifiedModel(config)
-    differ = sorted(model.state_dict().keys() ^ found.origin.keys())
+    known = {name for name in model.state_dict() if name in found.origin or not name.startswith(baselines.NAMES)}
+    differ = sorted(known ^ found.origin.keys())
     if differ:
         raise HubError(f"{found.path}: the weights are not those of {run / 'model'}: {', '.join(differ)}")
     model.config.dtype = str(model.dtype).removeprefix("torch.")

@@ -8,17 +8,12 @@ from unified.nn.attention import QueryKeyValue
 from unified.nn.block import Block
 from unified.nn.experts import ConditionalLinear
 from unified.nn.prompts import Classifier
-from unified.nn.queries import BoxLinear, FaintLinear
+from unified.nn.queries import SMALL, BoxLinear, ZeroLinear
 from unified.nn.routing import AttributeTransform, ContextRouter, TokenRouter
 from unified.nn.sharing import LadderProjector
-from unified.queries import TaskQueries
+from unified.queries import Baselines, TaskQueries
 
 FUSED = (QueryKeyValue, ConditionalLinear)  # linears of several matrices
-GAINS: dict[type[nn.Module], float] = {
-    FaintLinear: 0.02,
-    BoxLinear: 0.1,
-}  # of linears whose outputs begin near zero; 1 of all others
-SMALL = -2.0  # of the sides of boxes, before the sigmoid (Deformable DETR, ICLR 2021)
 LOG_SCALE = 2.6593  # ln(1 / 0.07), the usual start of a learned temperature (CLIP, ICML 2021)
 
 
@@ -31,7 +26,7 @@ def initialise(module: nn.Module, layer_scale: float | None) -> None:
         # Transformers marks what it loaded, on the tensor: views of it would be drawn anew.
         if not getattr(module.weight, "_is_hf_initialized", False):
             for matrix in module.matrices() if isinstance(module, FUSED) else (module.weight,):
-                nn.init.xavier_uniform_(matrix, gain=GAINS.get(type(module), 1.0))
+                nn.init.xavier_uniform_(matrix, gain=0.0 if isinstance(module, ZeroLinear) else 1.0)
             if isinstance(module, AttributeTransform):
                 # What is appended to the published attributes changes no choice until it is learned.
                 nn.init.zeros_(module.weight[:, len(BITS) :])
@@ -56,7 +51,7 @@ def initialise(module: nn.Module, layer_scale: float | None) -> None:
         assert layer_scale is not None
         nn.init.constant_(module.scale1, layer_scale)
         nn.init.constant_(module.scale2, layer_scale)
-    elif isinstance(module, Classifier | LadderProjector | TaskQueries):
+    elif isinstance(module, Baselines | Classifier | LadderProjector | TaskQueries):
         module.reset()
     elif isinstance(module, Temperatures):
         for log_scale in module.values():

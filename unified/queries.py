@@ -10,9 +10,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from unified.answers.map import resized
+from unified.baselines import NEUTRAL, SLOTS, Baseline, baseline_shapes
 from unified.model_settings import QuerySettings
 from unified.nn.queries import (
     Interpreter,
@@ -42,6 +45,32 @@ class QueryStates:
     classes: Float[Tensor, "c d"] | None = None  # rows of the classes of objects
     identities: Float[Tensor, "i e"] | None = None  # rows of those that were seen in training
     picture: Float[Tensor, "b 3 H W"] | None = None  # what was looked at, 0..1, where answers are added to it
+    baseline: Baseline = NEUTRAL  # what an answer is before anything is learned
+
+    def maps(self, states: Float[Tensor, "b q d"]) -> Float[Tensor, "b q h w"]:
+        """A value of each query at each place, in the states of one layer."""
+        found: Tensor = self.interpreter.maps(states, self.features)
+        if self.baseline.gain is not None:
+            found = found * self.baseline.gain
+        if self.baseline.maps is not None:
+            found = found + resized(self.baseline.maps[None], (found.shape[2], found.shape[3])).to(found.dtype)
+        return found
+
+    def presence(self, states: Float[Tensor, "b q d"]) -> Float[Tensor, "b q"]:
+        """Logits of whether there is what each query asks for."""
+        return _plus(self.interpreter.presence(states), self.baseline.logits)
+
+    def class_logits(self, states: Float[Tensor, "b q d"]) -> Float[Tensor, "b q c"]:
+        """Logits of each query of an object for each class."""
+        return _plus(self.interpreter.classes(states, self.classes), self.baseline.logits)
+
+    def boxes(self, states: Float[Tensor, "b q d"], anchors: Float[Tensor, "q 2"]) -> Float[Tensor, "b q 4"]:
+        """Boxes (cx, cy, w, h) in 0..1; of points their centres alone count."""
+        base = self.baseline
+        if base.centres is None and base.sides is None:
+            return self.interpreter.boxes(states, anchors)  # type: ignore[no-any-return]
+        shift = F.pad(base.centres, (0, 2)) if base.sides is None else F.pad(base.sides, (2, 0))
+        return self.interpreter.boxes(states, anchors, shift)  # type: ignore[no-any-return]
 
     def row(self, number: int) -> "QueryStates":
         """The states of one sample, to be read at its own size."""
@@ -116,6 +145,34 @@ class Rows(nn.ParameterDict):
         return self[task].clone()
 
 
+class Baselines(nn.Module):
+    """What the answers of each task are before anything is learned, and learned from there; see `baselines`."""
+
+    def __init__(self, specs: Mapping[str, QuerySpec]) -> None:
+        super().__init__()
+        shapes = {task: baseline_shapes(spec) for task, spec in specs.items()}
+        for slot in SLOTS:
+            own = {task: nn.Parameter(torch.empty(of[slot])) for task, of in shapes.items() if slot in of}
+            setattr(self, slot, Rows(own))
+        self.reset()
+
+    def forward(self, task: str) -> Baseline:
+        """That of a task."""
+        return Baseline(**{slot: rows(task) for slot in SLOTS if task in (rows := getattr(self, slot))})
+
+    def reset(self) -> None:
+        """Change no answer, as until the baselines of data are known."""
+        for slot, neutral in SLOTS.items():
+            for parameter in getattr(self, slot).values():
+                nn.init.constant_(parameter, neutral)
+
+    @torch.no_grad()
+    def put(self, task: str, measured: Mapping[str, Tensor]) -> None:
+        """Take the values of a task's slots."""
+        for slot, value in measured.items():
+            getattr(self, slot)[task].copy_(value)
+
+
 class TaskQueries(nn.Module):
     """The rows of all tasks, and the one decoder and interpreter that they share.
 
@@ -131,6 +188,7 @@ class TaskQueries(nn.Module):
         self.specs, own, self.detail = dict(specs), settings["width"], settings["detail"] > 0
         self.deep, self.sharing = settings["deep_supervision"], settings["sharing"]
         self.inside = settings["place"] == "encoder"
+        self.cell = max(patch >> settings["doublings"], 1)  # pixels of a place of maps, along each axis
         self.residual = any(spec.residual for spec in specs.values())
         self.from_memory = settings["object_content"] == "memory"
         plain, doublings = specs if self.sharing == "head" else {}, settings["doublings"]
@@ -139,6 +197,7 @@ class TaskQueries(nn.Module):
         )
         self.reads = sorted({spec.read for spec in specs.values()})
         shared = {} if self.heads else dict(specs)
+        self.baselines = Baselines(specs)
         self._make_rows(width, own, shared)
         if shared:
             self._make_shared(width, depth, patch, settings)
@@ -176,7 +235,8 @@ class TaskQueries(nn.Module):
             for parameter in rows.values():
                 nn.init.normal_(parameter)
         for parameter in self.anchors.values():
-            parameter.data.copy_(_spread(len(parameter)))
+            if not getattr(parameter, "_is_hf_initialized", False):  # as of what transformers has loaded
+                parameter.data.copy_(_spread(len(parameter)))
         for parameter in self.identities.values():
             nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
 
@@ -247,7 +307,8 @@ class TaskQueries(nn.Module):
         if self.heads:
             head: Any = self.heads[task]
             features = head.features(seen.grid, seen.pixels)
-            return QueryStates(spec, (trunk.states,), features, head, picture=picture).exact()
+            base = self.baselines(task)
+            return QueryStates(spec, (trunk.states,), features, head, picture=picture, baseline=base).exact()
         assert seen.features is not None
         named, points = self.named(task, names), self.points(task, seen.features.device)
         if self.inside:
@@ -266,7 +327,13 @@ class TaskQueries(nn.Module):
             anchors, classes = points, named if named is not None else self.classes(task)
         identities = self.identities(task) if spec.read == "identity" else None
         learn = states[-self.learning(task) :]
-        return QueryStates(spec, learn, seen.features, self.interpreter, anchors, classes, identities, picture).exact()
+        return QueryStates(
+            spec, learn, seen.features, self.interpreter, anchors, classes, identities, picture, self.baselines(task)
+        ).exact()  # fmt: skip
+
+
+def _plus(value: Tensor, base: Tensor | None) -> Tensor:
+    return value if base is None else value + base
 
 
 def _detail(patch: int, settings: Mapping[str, Any]) -> PixelDetail | None:

@@ -40,10 +40,6 @@ MOST = 100
 """Detections of a picture."""
 
 
-def _maps(found: QueryStates, states: Tensor) -> Float[Tensor, "b q h w"]:
-    return found.interpreter.maps(states, found.features)
-
-
 def _grid(target: Tensor) -> Float[Tensor, "1 p 2"]:
     rows, columns = (min(side, POINTS) for side in target.shape[-2:])
     return grid_points(rows, columns, target.device)[None]
@@ -64,20 +60,17 @@ def class_logits(found: QueryStates, size: Size) -> Float[Tensor, "b c H W"]:
     """How much each class is at each pixel: the highest one is the answer."""
     states = found.states[-1]
     if found.spec.softmax:
-        return maps.resized(_maps(found, states), size)
-    return masks.class_scores(_maps(found, states), found.interpreter.presence(states), size)
+        return maps.resized(found.maps(states), size)
+    return masks.class_scores(found.maps(states), found.presence(states), size)
 
 
 def _classes_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
     labels, points = target["labels"], _grid(target["labels"])
     if found.spec.softmax:
-        loss = _mean([maps.class_loss(_maps(found, states), labels) for states in found.states])
+        loss = _mean([maps.class_loss(found.maps(states), labels) for states in found.states])
     else:
         loss = _mean(
-            [
-                masks.class_mask_loss(_maps(found, s), found.interpreter.presence(s), labels, points, MASKS)
-                for s in found.states
-            ]
+            [masks.class_mask_loss(found.maps(s), found.presence(s), labels, points, MASKS) for s in found.states]
         )
     with torch.no_grad():
         right = class_logits(found, _size(labels)).argmax(1) == labels
@@ -96,15 +89,15 @@ def _points_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
     seen = (points[..., 2] > 0).float()
 
     def of_layer(states: Tensor) -> Tensor:
-        heat = _maps(found, states)
+        heat = found.maps(states)
         where = (
             maps.place_loss(heat, points, SIGMA) if found.spec.softmax else HEAT * maps.heat_loss(heat, points, SIGMA)
         )
-        return where + PRESENCE_OF_POINTS * presence.presence_loss(found.interpreter.presence(states), seen)
+        return where + PRESENCE_OF_POINTS * presence.presence_loss(found.presence(states), seen)
 
     loss = _mean([of_layer(states) for states in found.states])
     with torch.no_grad():
-        near = _near(maps.heat_points(_maps(found, found.states[-1])), points)
+        near = _near(maps.heat_points(found.maps(found.states[-1])), points)
     return loss, near
 
 
@@ -116,10 +109,10 @@ def _near(found: Float[Tensor, "b j _"], points: Float[Tensor, "b j 3"]) -> Floa
 
 def heat_maps(found: QueryStates) -> Float[Tensor, "b k j h w"]:
     """How much each point is at each place; where that is a logit, a second map says everywhere how sure it is."""
-    heat = _maps(found, found.states[-1]).float()
+    heat = found.maps(found.states[-1]).float()
     if not found.spec.softmax:
         return heat[:, None]
-    sure = found.interpreter.presence(found.states[-1]).float().sigmoid()
+    sure = found.presence(found.states[-1]).float().sigmoid()
     return torch.stack([heat, sure[..., None, None].expand_as(heat)], dim=1)
 
 
@@ -148,7 +141,7 @@ def _in_pixels(points: Float[Tensor, "b j 3"], sizes: Sequence[Size]) -> list[di
 def _values(found: QueryStates, states: Tensor, size: Size) -> Float[Tensor, "b 1 H W"]:
     low, high = found.spec.limits
     centres = maps.bin_centres(found.spec.queries, low, high, log=True).to(states.device)
-    return maps.expected_value(_maps(found, states), centres, size)
+    return maps.expected_value(found.maps(states), centres, size)
 
 
 def _bins_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
@@ -167,23 +160,23 @@ def _bins(found: QueryStates, sizes: Sequence[Size]) -> list[dict[str, Any]]:
 
 def _directions_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
     vectors, valid = target["map"], target["valid"]
-    loss = _mean([maps.direction_loss(_maps(found, s), vectors, valid) for s in found.states])
+    loss = _mean([maps.direction_loss(found.maps(s), vectors, valid) for s in found.states])
     with torch.no_grad():
-        ours = maps.directions(_maps(found, found.states[-1]), _size(vectors))
+        ours = maps.directions(found.maps(found.states[-1]), _size(vectors))
         right = (ours * F.normalize(vectors, dim=1)).sum(1, keepdim=True) > 3**0.5 / 2  # within 30 degrees
     return loss, maps.mean_of_valid(right.float(), valid)
 
 
 def _directions(found: QueryStates, sizes: Sequence[Size]) -> list[dict[str, Any]]:
-    of_all = _maps(found, found.states[-1])
+    of_all = found.maps(found.states[-1])
     return [{"vectors": maps.directions(of_all[row : row + 1], size)[0]} for row, size in enumerate(sizes)]
 
 
 def _share_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
     share, valid = target["map"], target["valid"]
-    loss = _mean([maps.edge_loss(_maps(found, s), share, valid) for s in found.states])
+    loss = _mean([maps.edge_loss(found.maps(s), share, valid) for s in found.states])
     with torch.no_grad():
-        ours = (maps.resized(_maps(found, found.states[-1]), _size(share)) > 0) & valid
+        ours = (maps.resized(found.maps(found.states[-1]), _size(share)) > 0) & valid
         there = (share > 0.5) & valid
         both, all_ = (ours & there).flatten(1).sum(1), ours.flatten(1).sum(1) + there.flatten(1).sum(1)
         score = torch.where(all_ > 0, 2 * both / all_.clamp(min=1), 1.0)
@@ -191,12 +184,14 @@ def _share_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
 
 
 def _share(found: QueryStates, sizes: Sequence[Size]) -> list[dict[str, Any]]:
-    of_all = _maps(found, found.states[-1])
+    of_all = found.maps(found.states[-1])
     return [{"share": maps.resized(of_all[row : row + 1], size)[0, 0].sigmoid()} for row, size in enumerate(sizes)]
 
 
 def _picture(found: QueryStates, states: Tensor) -> Float[Tensor, "b 3 H W"]:
-    said = maps.pixels(_maps(found, states), 3)
+    said = maps.pixels(found.maps(states), 3)
+    if found.baseline.colours is not None:
+        said = said + maps.resized(found.baseline.colours[None], _size(said))
     if found.picture is None:
         return said
     # As large pictures are made without learning; one of the same size stays as it is.
@@ -223,7 +218,7 @@ def _pixels(found: QueryStates, sizes: Sequence[Size]) -> list[dict[str, Any]]:
 
 def _counting_maps(found: QueryStates, states: Tensor) -> Float[Tensor, "b 1 h w"]:
     """Nearly nothing at each place before anything is learned: half a thing there would be hundreds in all."""
-    return _maps(found, states) + RARE
+    return found.maps(states) + RARE
 
 
 def _density_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
@@ -254,12 +249,11 @@ def _density(found: QueryStates, sizes: Sequence[Size]) -> list[dict[str, Any]]:
 def object_queries(found: QueryStates, states: Tensor) -> regress.ObjectQueries:
     """What the queries say of objects in the states of one layer."""
     assert found.anchors is not None
-    assert found.classes is not None
-    return regress.ObjectQueries(
-        found.interpreter.classes(states, found.classes),
-        found.interpreter.boxes(states, found.anchors),
-        _maps(found, states) if found.spec.read == "masks" else None,
-    )
+    boxes = found.boxes(states, found.anchors)
+    logits = found.maps(states) if found.spec.read == "masks" else None
+    if logits is not None and found.baseline.inside is not None:  # a mask begins as its box, and leaves that alone
+        logits = logits + found.baseline.inside * box.inwards(boxes.detach(), _size(logits))
+    return regress.ObjectQueries(found.class_logits(states), boxes, logits)
 
 
 def _objects_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
@@ -311,21 +305,21 @@ def _boxes(found: QueryStates, sizes: Sequence[Size]) -> list[dict[str, Any]]:
 def _presence_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
     there = target["presence"]
     ratio = there.new_tensor(found.spec.positives, dtype=torch.float32) if found.spec.positives else None
-    loss = _mean([presence.presence_loss(found.interpreter.presence(s), there, ratio) for s in found.states])
+    loss = _mean([presence.presence_loss(found.presence(s), there, ratio) for s in found.states])
     with torch.no_grad():
         known = there >= 0
-        right = ((found.interpreter.presence(found.states[-1]) > 0) == (there > 0.5)) & known
+        right = ((found.presence(found.states[-1]) > 0) == (there > 0.5)) & known
     return loss, right.sum(1) / known.sum(1).clamp(min=1)
 
 
 def _presence(found: QueryStates, sizes: Sequence[Size]) -> list[dict[str, Any]]:
-    shares = found.interpreter.presence(found.states[-1]).float().sigmoid()
+    shares = found.presence(found.states[-1]).float().sigmoid()
     return [{"presence": of} for of, _ in zip(shares, sizes, strict=True)]
 
 
 def _places(found: QueryStates, states: Tensor) -> Float[Tensor, "b j 2"]:
     middle = states.new_full((states.shape[1], 2), 0.5)  # other names than those of training may be as many as wanted
-    return found.interpreter.boxes(states, middle)[..., :2]
+    return found.boxes(states, middle)[..., :2]
 
 
 def _direct_points_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
@@ -338,7 +332,7 @@ def _direct_points_loss(found: QueryStates, target: Target) -> tuple[Tensor, Ten
 
 def _direct_points(found: QueryStates, sizes: Sequence[Size]) -> list[dict[str, Any]]:
     places = _places(found, found.states[-1])
-    sure = found.interpreter.presence(found.states[-1]).float().sigmoid()
+    sure = found.presence(found.states[-1]).float().sigmoid()
     return _in_pixels(torch.cat([places, sure[..., None]], -1), sizes)
 
 

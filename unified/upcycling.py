@@ -39,15 +39,17 @@ class StartError(RecipeError):
     """A model cannot begin with the weights of another; the message lists all that does not fit."""
 
 
-def begin(model: UnifiedModel, text: TextTokenizer, settings: StartSettings, seed: int) -> None:
+def begin(model: UnifiedModel, text: TextTokenizer, settings: StartSettings, seed: int) -> frozenset[str]:
     """Load the model that a recipe starts from, and put its weights in place of the model's own.
 
-    `text`: the tokenizer of the model's words. Raises `StartError` where the two do not fit.
+    `text`: the tokenizer of the model's words. Returns the names of the weights that are the other's. Raises
+    `StartError` where the two do not fit.
     """
     loaded = _opened(model.config, text, settings)
     with _named(settings):
-        start_from(model, loaded.model.state_dict(), noise=settings.noise, seed=seed)
+        kept = start_from(model, loaded.model.state_dict(), noise=settings.noise, seed=seed)
     logger.info("starting with %s", loaded.source)
+    return kept
 
 
 def foresee(config: UnifiedConfig, text: TextTokenizer, settings: StartSettings) -> list[str]:
@@ -87,8 +89,10 @@ def _named(settings: StartSettings) -> Iterator[None]:
         raise StartError(f"start.model: {settings.model}: {error}") from error
 
 
-def start_from(model: UnifiedModel, source: Mapping[str, Tensor], *, noise: float = 0.0, seed: int = 0) -> None:
-    """Put weights by name in place of the model's own.
+def start_from(
+    model: UnifiedModel, source: Mapping[str, Tensor], *, noise: float = 0.0, seed: int = 0
+) -> frozenset[str]:
+    """Put weights by name in place of the model's own; returns the names of those that were copied as they are.
 
     Equal names and shapes are copied. A conditional linear takes as many copies of a dense one as it has experts, with
     Gaussian `noise` in standard deviations of the matrix; routers beside such copies keep their first values.
@@ -112,6 +116,7 @@ def start_from(model: UnifiedModel, source: Mapping[str, Tensor], *, noise: floa
     for words, names in plan.notes.items():
         if names:
             logger.info("%s: %s", words, ", ".join(names))
+    return frozenset(plan.copied)
 
 
 def _fitting(model: UnifiedModel, source: Mapping[str, Tensor]) -> "_Plan":

@@ -36,3 +36,16 @@ def generalised_overlap(a: Float[Tensor, "*#n 4"], b: Float[Tensor, "*#n 4"]) ->
     low, high = torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])
     hull = (high - low).clamp(min=0).prod(dim=-1)
     return share - (hull - union) / hull.clamp(min=1e-12)
+
+
+def inwards(boxes: Float[Tensor, "b q 4"], size: tuple[int, int]) -> Float[Tensor, "b q h w"]:
+    """How far inside of boxes (cx, cy, w, h) in 0..1 the places of a grid of `size` (height, width) lie.
+
+    1 in the middle, 0 at the border, −1 as far outside as the middle is inside, and beyond.
+    """
+    height, width = size
+    x = (torch.arange(width, device=boxes.device) + 0.5) / width
+    y = (torch.arange(height, device=boxes.device) + 0.5) / height
+    cx, cy, w, h = boxes[..., None, None].float().unbind(2)
+    across, down = (x - cx).abs() / w.clamp(min=1e-6), (y[:, None] - cy).abs() / h.clamp(min=1e-6)
+    return (1 - 2 * torch.maximum(across, down)).clamp(min=-1)

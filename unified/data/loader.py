@@ -261,6 +261,18 @@ class StepLoader:
         self._name(report.bad)
         return found
 
+    def first_samples(self, task: str, count: int) -> Iterator[Batch]:
+        """The first samples of a task with queries in their order, not changed at random, whole on every rank.
+
+        At most `count`, and none twice; in batches of the task's size, loaded in this process.
+        """
+        source, size = self.steps.sources[task], self.recipe.tasks[task].batch
+        assert isinstance(source.collator, SceneCollator)
+        steps = Steps(self.recipe, {task: replace(source, collator=source.collator.unchanged())}, START, 0, 1)
+        count = min(count, len(source.shards))
+        for start in range(0, count, size):
+            yield steps.batch(Slot(task, start, min(start + size, count), 0), Report())
+
     def _numbers(self) -> Sequence[int]:
         """The steps to load: those from the start on that are not passed over."""
         numbers, passed = range(self.start_step, self.recipe.max_steps), self.recipe.train.passed_over()

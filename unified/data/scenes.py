@@ -1,7 +1,7 @@
 """Batches of tasks with queries: what samples say of their pictures, changed at random and as targets."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,11 @@ class SceneCollator:
             (self.picture,) if self.operator is not None else tuple(dict.fromkeys([self.picture, "json", target]))
         )
         """Of a sample, those that must be decoded."""
+
+    def unchanged(self) -> "SceneCollator":
+        """The same without changes at random."""
+        task = replace(self.task, augment=())
+        return SceneCollator(self.name, task, self.tokenizer, self.names, tuple(self.identities), self.seed)
 
     def rows(self, count: int) -> PatchRows | None:  # noqa: ARG002
         """None: pictures are changed and resized with what is known of them, when the batch is made."""

@@ -16,6 +16,8 @@ EDGE = 1e-5
 """How near to 0 and 1 a coordinate is taken before its logit."""
 RARE = -4.6
 """The logit of a class before anything is learned: 1 %, as most queries find nothing (RetinaNet, ICCV 2017)."""
+SMALL = -2.0
+"""The logit of the sides of boxes before anything is learned (Deformable DETR, ICLR 2021)."""
 
 
 def sincos_xy(points: Float[Tensor, "*n 2"], width: int) -> Float[Tensor, "*n {width}"]:
@@ -80,12 +82,15 @@ class Memory(nn.Module):
         return self.linear(states) + self.level(row)
 
 
-class FaintLinear(nn.Linear):
-    """A linear whose outputs begin near zero, as large ones would be far from anything that is asked for."""
+class ZeroLinear(nn.Linear):
+    """The last linear of an answer: its weights begin at zero, so that an answer begins at its baseline exactly.
+
+    They learn from the first step on, and what lies before them from the second.
+    """
 
 
-class BoxLinear(FaintLinear):
-    """The last linear of boxes: they begin at their anchors, an eighth of the picture wide and high (sigmoid of -2)."""
+class BoxLinear(ZeroLinear):
+    """The last linear of boxes: they begin at their anchors, an eighth of the image wide and high (`SMALL`)."""
 
 
 class Perceptron(nn.Module):
@@ -106,10 +111,10 @@ class Interpreter(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.presence_logit = nn.Linear(width, 1)
-        self.map_filter = Perceptron(width, width, FaintLinear)  # products with all features of a place add up
+        self.presence_logit = ZeroLinear(width, 1)
+        self.map_filter = Perceptron(width, width, ZeroLinear)
         self.box_offset = Perceptron(width, 4, BoxLinear)
-        self.class_query = nn.Linear(width, width)
+        self.class_query = ZeroLinear(width, width)
 
     def presence(self, states: Float[Tensor, "b q d"]) -> Float[Tensor, "b q"]:
         """Logits of whether there is what each query asks for."""
@@ -121,9 +126,16 @@ class Interpreter(nn.Module):
         # Outside autocast features may still be of its type, and states, which passed a norm, are not.
         return torch.einsum("bqd,bhwd->bqhw", filters, features.to(filters.dtype))
 
-    def boxes(self, states: Float[Tensor, "b q d"], anchors: Float[Tensor, "*k q 2"]) -> Float[Tensor, "b q 4"]:
-        """Boxes (cx, cy, w, h) in 0..1, in fp32. `anchors` (x, y) in 0..1 move the centres alone."""
+    def boxes(
+        self,
+        states: Float[Tensor, "b q d"],
+        anchors: Float[Tensor, "*k q 2"],
+        shift: Float[Tensor, "#q 4"] | None = None,
+    ) -> Float[Tensor, "b q 4"]:
+        """Boxes (cx, cy, w, h) in 0..1, in fp32. `anchors` (x, y) in 0..1 move centres, `shift` is added to logits."""
         offset = self.box_offset(states).float()
+        if shift is not None:
+            offset = offset + shift.float()
         return (offset + F.pad(inverse_sigmoid(anchors), (0, 2))).sigmoid()
 
     def classes(self, states: Float[Tensor, "b q d"], rows: Float[Tensor, "c d"]) -> Float[Tensor, "b q c"]:
@@ -213,7 +225,7 @@ class MapHead(nn.Module):
         super().__init__()
         self.pyramid = Pyramid(width, hidden, doublings, detail)
         self.norm = nn.LayerNorm(hidden, eps=1e-6)
-        self.out = nn.Linear(hidden, outputs)
+        self.out = ZeroLinear(hidden, outputs)
 
     def forward(self, features: Float[Tensor, "b h w d"]) -> Float[Tensor, "b q h w"]:
         """Features of its pyramid, to maps."""
@@ -225,7 +237,7 @@ class PresenceHead(nn.Module):
 
     def __init__(self, width: int, outputs: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(width, outputs)
+        self.linear = ZeroLinear(width, outputs)
 
     def forward(self, states: Float[Tensor, "b n w"], mask: Bool[Tensor, "b n"] | None = None) -> Float[Tensor, "b q"]:
         """`mask`: True = a real token; None = all."""

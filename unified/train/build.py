@@ -42,6 +42,7 @@ class Parts:
     tokenizers: Mapping[str, Tokenizer]
     labels: Mapping[str, Labels]  # by task, of tasks that pick from a label set or have queries with names
     label_tokens: Mapping[str, Tokens]  # of those that the text encoder reads
+    kept: frozenset[str] = frozenset()  # weights that are those of the model that the recipe starts from
 
 
 def build(recipe: Recipe, *, fresh: bool = True) -> Parts:
@@ -56,14 +57,14 @@ def build(recipe: Recipe, *, fresh: bool = True) -> Parts:
     config = network(recipe, tokenizers)
     with seed.seeded(recipe.seed, "initial weights"):
         model = UnifiedModel(config)
-    text = tokenizers["text"]
+    text, kept = tokenizers["text"], frozenset[str]()
     if recipe.start is not None and fresh:
         assert isinstance(text, TextTokenizer)
-        begin(model, text, recipe.start, recipe.seed)
+        kept = begin(model, text, recipe.start, recipe.seed)
     read = {**labels, **{name: found for name, found in named.items() if made_of_names(recipe.tasks[name])}}
     label_tokens = {name: text.tokens([text.prepare(word) for word in found.names]) for name, found in read.items()}
     processor = UnifiedProcessor.from_tokenizers(tokenizers)
-    return Parts(model, processor, tokenizers, {**labels, **named}, label_tokens)
+    return Parts(model, processor, tokenizers, {**labels, **named}, label_tokens, kept)
 
 
 def check(recipe: Recipe) -> None:

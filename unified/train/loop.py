@@ -22,6 +22,7 @@ from unified.paths import checkpoints_of
 from unified.recipe import Recipe
 from unified.train.build import Parts, build
 from unified.train.engine import make_accelerator
+from unified.train.first_samples import begin_at_baselines
 from unified.train.flops import gemm_peak
 from unified.train.precision import PRECISIONS, resolved
 from unified.train.progress import Progress
@@ -99,6 +100,8 @@ class _Session:
         )  # fmt: skip
         if stored:
             _check_data(state["data"], self.loader.digests(), recipe)
+        else:
+            begin_at_baselines(parts, self.loader)
         self.record = record_training(recipe, parts.labels, data)
         self.unchanged = not stored or state["data"] == self.loader.digests()
         self.trainer = Trainer(recipe, accelerator, parts, self.loader.probe(), enter=watchdog.enter)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unified import checkpoint
 from unified.answers.match import TEMPERATURES
+from unified.baselines import NAMES as BASELINES
 from unified.data.schedule import Slot
 from unified.dist import gather_objects
 from unified.errors import UserError
@@ -109,8 +110,10 @@ class Trainer:
         uses = uses_from_gradients(self.model, runs)
         groups = parameter_groups(self.model, uses, recipe.optim, depth=recipe.model.depth)
         self.optimizer = GroupSkipAdamW(groups, lr=recipe.optim.lr, betas=recipe.optim.betas, eps=recipe.optim.eps)
-        self._temperatures = {
-            name: tensor.clone() for name, tensor in self.model.state_dict().items() if name.startswith(TEMPERATURES)
+        self._may_lack = {
+            name: tensor.clone()
+            for name, tensor in self.model.state_dict().items()
+            if name.startswith((TEMPERATURES, BASELINES))
         }
         self.engine = (
             wrapped(accelerator, step_model, self.optimizer, recipe.optim.clip)
@@ -300,14 +303,14 @@ class Trainer:
     def load(self, path: checkpoint.Location) -> dict[str, Any]:
         """Continue from a checkpoint that `newest` or `verify` found whole; returns the state that was saved with it.
 
-        Temperatures may come and go with the tasks: one that the checkpoint lacks starts as in a new run. Any other
-        difference is a `CheckpointError`.
+        Temperatures may come and go with the tasks: one that the checkpoint lacks starts as in a new run. Baselines
+        that an older one lacks change nothing. Any other difference is a `CheckpointError`.
         """
         found = checkpoint.opened(path, hashes=False)
         stored = {group: self._known(named) for group, named in found.tensors.items()}
         self.new_temperatures = found.tensors["weights"].keys() != self.model.state_dict().keys()
         try:
-            self.engine.load_weights(self._with_temperatures(stored["weights"]))
+            self.engine.load_weights(self._with_lacking(stored["weights"]))
         except RuntimeError as error:
             raise checkpoint.CheckpointError(
                 f"{path}: not a checkpoint of this model: {error}. Resume with the recipe of the run, or train into "
@@ -316,7 +319,7 @@ class Trainer:
         self.engine.load_moments(stored)
         if self.ema is not None:
             if "ema" in stored:
-                average = self._with_temperatures(stored["ema"])
+                average = self._with_lacking(stored["ema"])
                 self.ema.load(checkpoint.Lazy(average, lambda name: self.engine.parts({name: average[name]})[name]))
             else:
                 logger.warning("%s has no moving average of the weights; it starts from the weights there", path)
@@ -343,13 +346,13 @@ class Trainer:
 
     def _known(self, named: Mapping[str, Tensor]) -> checkpoint.Lazy:
         """Tensors of a checkpoint without those of temperatures that no task of the recipe has any more."""
-        own = self._temperatures
+        own = self._may_lack
         known = [name for name in named if name in own or not name.startswith(TEMPERATURES)]
         return checkpoint.Lazy(known, named.__getitem__)
 
-    def _with_temperatures(self, named: Mapping[str, Tensor]) -> checkpoint.Lazy:
-        """The same with the temperatures that it lacks, as they are in a new run."""
-        own = self._temperatures
+    def _with_lacking(self, named: Mapping[str, Tensor]) -> checkpoint.Lazy:
+        """The same with the temperatures and baselines that it lacks, as the model has them before it is loaded."""
+        own = self._may_lack
         return checkpoint.Lazy([*named, *own], lambda name: named[name] if name in named else own[name])
 
 
