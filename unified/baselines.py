@@ -9,7 +9,7 @@ An embedding (`identity`) has none: only differences between images count in it,
 counts nothing. Queries that are made from names have none of single names, as others may be asked for.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from unified.nn.queries import RARE, SMALL, grid_points, inverse_sigmoid
+from unified.nn.queries import RARE, SMALL, grid_points, inverse_sigmoid, spread_points
 from unified.query_spec import QuerySpec
 from unified.types import IGNORE
 
@@ -33,8 +33,6 @@ SURE = 1e-3
 """How near shares are taken to 0 and 1 before their logit."""
 INSIDE = 4.0
 """The logit of a mask in the middle of its box."""
-IMAGE_GAIN = 0.1
-"""What maps count in an image: what a network says without learning, about 1, is much more than details are."""
 
 
 class Baseline(NamedTuple):
@@ -44,24 +42,20 @@ class Baseline(NamedTuple):
     """Added to the maps of queries."""
     colours: Float[Tensor, "3 g g"] | None = None
     """Added to an image."""
-    logits: Float[Tensor, "q"] | None = None
-    """Added to presence, or to the logits of classes."""
+    logits: Float[Tensor, "*q c"] | None = None
+    """Added to presence (c: queries), or to the logits of each object query for each class."""
     centres: Float[Tensor, "q 2"] | None = None
-    """Added to where points are, as logits of x and y."""
-    sides: Float[Tensor, "1 2"] | None = None
+    """Added to where points or boxes are, as logits of x and y."""
+    sides: Float[Tensor, "q 2"] | None = None
     """Added to how wide and high boxes are, as logits."""
     inside: Float[Tensor, "1"] | None = None
     """How much the inside of an object's box counts in its mask."""
-    gain: Float[Tensor, "1"] | None = None
-    """What maps are multiplied by."""
 
 
 NEUTRAL = Baseline()
 """Without any slot."""
-NAMES = "queries.baselines."
-"""What the names of their weights begin with; older models and checkpoints have none, which changes nothing."""
-SLOTS = {slot: 1.0 if slot == "gain" else 0.0 for slot in Baseline._fields}
-"""All slots, and the value of each that changes no answer."""
+SLOTS = Baseline._fields
+"""All slots; where one is 0 it changes no answer."""
 
 
 class Kind(NamedTuple):
@@ -112,10 +106,10 @@ def _counts(labels: Int[Tensor, "b H W"], classes: int) -> Float[Tensor, "b {cla
 
 
 def _log_shares(counts: Float[Tensor, "c g g"]) -> Float[Tensor, "c g g"]:
-    """Logarithms of the shares of classes at each place, which those of the whole image count among as one sample."""
+    """Logarithms of the shares of classes at each place; those of the whole image count as a quarter of a sample."""
     everywhere = counts.sum(dim=(1, 2)) + 1
     prior = (everywhere / everywhere.sum())[:, None, None]
-    return ((counts + FINE**2 * prior) / (counts.sum(0) + FINE**2)).log()
+    return ((counts + FINE * prior) / (counts.sum(0) + FINE)).log()
 
 
 def _labels(target: Target) -> Int[Tensor, "b n n"]:
@@ -195,12 +189,11 @@ def _share(spec: QuerySpec, targets: Iterable[Target], places: int) -> Slots:  #
 
 def _pixels(spec: QuerySpec, targets: Iterable[Target], places: int) -> Slots:  # noqa: ARG001
     """At the mean image; what is added to an image begins at nothing."""
-    gain = {"gain": torch.full((1,), IMAGE_GAIN)}
-    return gain if spec.residual else {"colours": _mean_maps(targets)[0], **gain}
+    return {} if spec.residual else {"colours": _mean_maps(targets)[0]}
 
 
 def _pixels_shapes(spec: QuerySpec) -> dict[str, tuple[int, ...]]:
-    return {"gain": (1,)} if spec.residual else {"gain": (1,), "colours": (3, GRID, GRID)}
+    return {} if spec.residual else {"colours": (3, GRID, GRID)}
 
 
 def _maps_shape(spec: QuerySpec) -> dict[str, tuple[int, ...]]:
@@ -266,9 +259,11 @@ def _points(spec: QuerySpec, targets: Iterable[Target], places: int) -> Slots:  
         return {"logits": found.seen}
     wide = found.spread.square() + NEAREST**2
     away = grid_points(GRID, GRID).view(GRID, GRID, 2) - found.mean[:, None, None]
-    bell = -(away.square() / (2 * wide[:, None, None])).sum(-1)
+    apart = (away.square() / wide[:, None, None]).sum(-1)
+    if spec.softmax:  # of shares, one with long tails, as points that are changed at random may lie anywhere
+        return {"maps": -1.5 * apart.log1p(), "logits": found.seen}
     height = (NEAREST**2 / wide.prod(-1).sqrt())[:, None, None]
-    return {"maps": bell if spec.softmax else height * bell.exp(), "logits": found.seen}
+    return {"maps": height * (-apart / 2).exp(), "logits": found.seen}
 
 
 def _points_shapes(spec: QuerySpec) -> dict[str, tuple[int, ...]]:
@@ -286,33 +281,36 @@ def _places_shapes(spec: QuerySpec) -> dict[str, tuple[int, ...]]:
     return logits | {"centres": (*logits["logits"], 2)}
 
 
-def _real_boxes(targets: Iterable[Target]) -> Iterator[tuple[int, Int[Tensor, "n"], Float[Tensor, "n 4"]]]:
+def _objects(spec: QuerySpec, targets: Iterable[Target], places: int) -> Slots:  # noqa: ARG001
+    """Each query at the mean box of the objects nearest to its anchor, each class as likely as among these.
+
+    What is known of all objects counts as much as one object and as one image more. Masks begin as the inside of boxes.
+    """
+    anchors, classes = spread_points(spec.queries), len(spec.names)
+    counts, boxes, images = torch.zeros(spec.queries, classes), torch.zeros(spec.queries, 4), 0
     for target in targets:
         real = target["labels"] != IGNORE
-        yield len(real), target["labels"][real], target["boxes"][real]
-
-
-def _objects(spec: QuerySpec, targets: Iterable[Target], places: int) -> Slots:  # noqa: ARG001
-    """At the mean size around their anchors, each class as likely as it is of any query (RetinaNet's prior).
-
-    Masks begin as the inside of their boxes.
-    """
-    counts, sides, images = torch.zeros(len(spec.names)), torch.zeros(2), 0
-    for size, labels, boxes in _real_boxes(targets):
-        counts += torch.bincount(labels, minlength=len(spec.names))
-        sides += boxes[:, 2:].sum(0)
-        images += size
-    logits = inverse_sigmoid((counts + 0.5) / (images * spec.queries + 1)) - RARE
-    mean = torch.where(counts.sum() > 0, sides / counts.sum().clamp(min=1), torch.full((2,), SMALL).sigmoid())
-    found = {
-        "logits": logits.mean(0, keepdim=True) if spec.from_names else logits,
-        "sides": (inverse_sigmoid(mean) - SMALL)[None],
+        labels, found, images = target["labels"][real].long(), target["boxes"][real].float(), images + len(real)
+        nearest = torch.cdist(found[:, :2], anchors).argmin(1)
+        counts.index_put_((nearest, labels), torch.ones(len(labels)), accumulate=True)
+        boxes.index_add_(0, nearest, found)
+    number = counts.sum(1, keepdim=True)
+    small = torch.full((2,), SMALL).sigmoid()
+    sides = (boxes[:, 2:].sum(0) + small) / (number.sum() + 1)
+    mean = (boxes + torch.cat([anchors, sides.expand_as(anchors)], dim=1)) / (number + 1)
+    likely = (counts + (counts.sum(0) + 0.5) / (images * spec.queries)) / (images + 1)
+    logits = inverse_sigmoid(likely.clamp(max=1 - SURE)) - RARE
+    slots = {
+        "logits": logits.mean(1, keepdim=True) if spec.from_names else logits,
+        "centres": inverse_sigmoid(mean[:, :2]) - inverse_sigmoid(anchors),
+        "sides": inverse_sigmoid(mean[:, 2:]) - SMALL,
     }
-    return found | ({"inside": torch.full((1,), INSIDE)} if spec.read == "masks" else {})
+    return slots | ({"inside": torch.full((1,), INSIDE)} if spec.read == "masks" else {})
 
 
 def _objects_shapes(spec: QuerySpec) -> dict[str, tuple[int, ...]]:
-    found = _logits_shape(spec) | {"sides": (1, 2)}
+    queries, classes = spec.queries, 1 if spec.from_names else len(spec.names)
+    found: dict[str, tuple[int, ...]] = {"logits": (queries, classes), "centres": (queries, 2), "sides": (queries, 2)}
     return found | ({"inside": (1,)} if spec.read == "masks" else {})
 
 

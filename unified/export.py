@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors.torch import save_file
 
-from unified import baselines, hub
+from unified import hub
 from unified.card import model_card
 from unified.configuration import UnifiedConfig
 from unified.hub import HubError, RunWeights, Weights
@@ -17,6 +17,7 @@ from unified.log import logger
 from unified.model import UnifiedModel
 from unified.official.kept import copy_kept
 from unified.training_record import write_record
+from unified.queries import NEWER
 
 MAX_SHARD_SIZE = "5GB"
 """Larger models are split over files, as on the hub: a file is fetched, and held, at once."""
@@ -60,7 +61,7 @@ def _empty_model(run: Path, found: RunWeights) -> UnifiedModel:
     config = UnifiedConfig.from_pretrained(run / "model")
     with torch.device("meta"):
         model = UnifiedModel(config)
-    known = {name for name in model.state_dict() if name in found.origin or not name.startswith(baselines.NAMES)}
+    known = {name for name in model.state_dict() if name in found.origin or not name.startswith(NEWER)}
     differ = sorted(known ^ found.origin.keys())
     if differ:
         raise HubError(f"{found.path}: the weights are not those of {run / 'model'}: {', '.join(differ)}")

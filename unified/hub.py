@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 from torch import Tensor
 from transformers import AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
 
-from unified import baselines, checkpoint, processor
+from unified import checkpoint, processor
 from unified.card import model_card
 from unified.checkpoint.place import STEP
 from unified.config import nearest
@@ -225,11 +225,10 @@ def _load_exported(folder: Path, name: str) -> Loaded:
 def _model(name: str, folder: Path | None, **options: Any) -> UnifiedModel:
     """The model of a folder or of a state dict, every weight of which must be there and fit.
 
-    Baselines of answers alone may be absent, as of models of before they were: they change nothing then.
+    Those that older models have not may be absent where they change nothing as they begin.
     """
     model, report = UnifiedModel.from_pretrained(folder, output_loading_info=True, use_safetensors=True, **options)
     problems = {kind: report[f"{kind}_keys"] for kind in ("missing", "unexpected", "mismatched")}
-    problems["missing"] = {key for key in problems["missing"] if not key.startswith(baselines.NAMES)}
     if any(problems.values()):
         words = "; ".join(f"{kind}: {', '.join(map(str, sorted(keys)))}" for kind, keys in problems.items() if keys)
         raise HubError(f"{name}: the weights are not those of the configuration beside them ({words})")

@@ -11,7 +11,7 @@ from unified.nn.prompts import Classifier
 from unified.nn.queries import SMALL, BoxLinear, ZeroLinear
 from unified.nn.routing import AttributeTransform, ContextRouter, TokenRouter
 from unified.nn.sharing import LadderProjector
-from unified.queries import Baselines, TaskQueries
+from unified.queries import TaskQueries, ZeroRows
 
 FUSED = (QueryKeyValue, ConditionalLinear)  # linears of several matrices
 LOG_SCALE = 2.6593  # ln(1 / 0.07), the usual start of a learned temperature (CLIP, ICML 2021)
@@ -51,7 +51,7 @@ def initialise(module: nn.Module, layer_scale: float | None) -> None:
         assert layer_scale is not None
         nn.init.constant_(module.scale1, layer_scale)
         nn.init.constant_(module.scale2, layer_scale)
-    elif isinstance(module, Baselines | Classifier | LadderProjector | TaskQueries):
+    elif isinstance(module, Classifier | LadderProjector | TaskQueries | ZeroRows):
         module.reset()
     elif isinstance(module, Temperatures):
         for log_scale in module.values():

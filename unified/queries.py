@@ -4,7 +4,6 @@ A task owns its rows alone: what its queries begin with, where they look first, 
 decoder, the pyramid of features and the readings are those of all tasks, and know no task.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -27,10 +26,14 @@ from unified.nn.queries import (
     Pyramid,
     grid_points,
     sampled_at,
+    spread_points,
 )
 from unified.nn.query_decoder import QueryDecoder, Remembered
 from unified.nn.sharing import LadderProjector, SharedMemory
 from unified.query_spec import QuerySpec
+
+NEWER = ("queries.baselines.", "queries.filters.")
+"""What the names of weights begin with that older models have not, and that change nothing where they are zeros."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,12 @@ class QueryStates:
     classes: Float[Tensor, "c d"] | None = None  # rows of the classes of objects
     identities: Float[Tensor, "i e"] | None = None  # rows of those that were seen in training
     picture: Float[Tensor, "b 3 H W"] | None = None  # what was looked at, 0..1, where answers are added to it
+    filters: Float[Tensor, "q d"] | None = None  # of maps, of the task alone
     baseline: Baseline = NEUTRAL  # what an answer is before anything is learned
 
     def maps(self, states: Float[Tensor, "b q d"]) -> Float[Tensor, "b q h w"]:
         """A value of each query at each place, in the states of one layer."""
-        found: Tensor = self.interpreter.maps(states, self.features)
-        if self.baseline.gain is not None:
-            found = found * self.baseline.gain
+        found: Tensor = self.interpreter.maps(states, self.features, *(() if self.filters is None else (self.filters,)))
         if self.baseline.maps is not None:
             found = found + resized(self.baseline.maps[None], (found.shape[2], found.shape[3])).to(found.dtype)
         return found
@@ -66,10 +68,10 @@ class QueryStates:
 
     def boxes(self, states: Float[Tensor, "b q d"], anchors: Float[Tensor, "q 2"]) -> Float[Tensor, "b q 4"]:
         """Boxes (cx, cy, w, h) in 0..1; of points their centres alone count."""
-        base = self.baseline
-        if base.centres is None and base.sides is None:
+        centres, sides = self.baseline.centres, self.baseline.sides
+        if centres is None:
             return self.interpreter.boxes(states, anchors)  # type: ignore[no-any-return]
-        shift = F.pad(base.centres, (0, 2)) if base.sides is None else F.pad(base.sides, (2, 0))
+        shift = F.pad(centres, (0, 2)) if sides is None else torch.cat([centres, sides], dim=1)
         return self.interpreter.boxes(states, anchors, shift)  # type: ignore[no-any-return]
 
     def row(self, number: int) -> "QueryStates":
@@ -145,6 +147,15 @@ class Rows(nn.ParameterDict):
         return self[task].clone()
 
 
+class ZeroRows(Rows):
+    """Rows that begin at zero, and change nothing there."""
+
+    def reset(self) -> None:
+        """Put them back there."""
+        for parameter in self.values():
+            nn.init.zeros_(parameter)
+
+
 class Baselines(nn.Module):
     """What the answers of each task are before anything is learned, and learned from there; see `baselines`."""
 
@@ -152,19 +163,12 @@ class Baselines(nn.Module):
         super().__init__()
         shapes = {task: baseline_shapes(spec) for task, spec in specs.items()}
         for slot in SLOTS:
-            own = {task: nn.Parameter(torch.empty(of[slot])) for task, of in shapes.items() if slot in of}
-            setattr(self, slot, Rows(own))
-        self.reset()
+            own = {task: nn.Parameter(torch.zeros(of[slot])) for task, of in shapes.items() if slot in of}
+            setattr(self, slot, ZeroRows(own))
 
     def forward(self, task: str) -> Baseline:
         """That of a task."""
         return Baseline(**{slot: rows(task) for slot in SLOTS if task in (rows := getattr(self, slot))})
-
-    def reset(self) -> None:
-        """Change no answer, as until the baselines of data are known."""
-        for slot, neutral in SLOTS.items():
-            for parameter in getattr(self, slot).values():
-                nn.init.constant_(parameter, neutral)
 
     @torch.no_grad()
     def put(self, task: str, measured: Mapping[str, Tensor]) -> None:
@@ -209,6 +213,8 @@ class TaskQueries(nn.Module):
             Rows({task: nn.Parameter(torch.empty(shape)) for task, shape in tables[kind].items()})
             for kind in ("content", "place", "anchors", "classes", "identities")
         )
+        own_filters = {task: nn.Parameter(torch.zeros(shape)) for task, shape in tables["filters"].items()}
+        self.filters = ZeroRows(own_filters)
         named = any(spec.from_names for spec in specs.values())
         self.names = nn.Sequential(nn.Linear(width, own), nn.LayerNorm(own)) if named else None
 
@@ -235,8 +241,7 @@ class TaskQueries(nn.Module):
             for parameter in rows.values():
                 nn.init.normal_(parameter)
         for parameter in self.anchors.values():
-            if not getattr(parameter, "_is_hf_initialized", False):  # as of what transformers has loaded
-                parameter.data.copy_(_spread(len(parameter)))
+            parameter.data.copy_(spread_points(len(parameter)))
         for parameter in self.identities.values():
             nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
 
@@ -278,7 +283,7 @@ class TaskQueries(nn.Module):
         spec = self.specs[task]
         if spec.objects:
             return self.anchors(task)  # type: ignore[no-any-return]
-        return _spread(spec.queries, device) if spec.parts else None
+        return spread_points(spec.queries, device) if spec.parts else None
 
     def named(self, task: str, names: Float[Tensor, "c w"] | None) -> Float[Tensor, "c d"] | None:
         """The rows that are made from the representations of names, where a task has none of its own."""
@@ -327,8 +332,10 @@ class TaskQueries(nn.Module):
             anchors, classes = points, named if named is not None else self.classes(task)
         identities = self.identities(task) if spec.read == "identity" else None
         learn = states[-self.learning(task) :]
+        filters = self.filters(task) if task in self.filters else None
         return QueryStates(
-            spec, learn, seen.features, self.interpreter, anchors, classes, identities, picture, self.baselines(task)
+            spec, learn, seen.features, self.interpreter, anchors, classes, identities, picture, filters,
+            self.baselines(task),
         ).exact()  # fmt: skip
 
 
@@ -342,16 +349,9 @@ def _detail(patch: int, settings: Mapping[str, Any]) -> PixelDetail | None:
     return PixelDetail(patch, 2 ** settings["doublings"], settings["detail"], settings["width"])
 
 
-def _spread(count: int, device: torch.device | None = None) -> Float[Tensor, "{count} 2"]:
-    """So many points all over the picture, at equal distances as far as the number allows."""
-    side = math.isqrt(count - 1) + 1
-    chosen = torch.linspace(0, side**2 - 1, count, device=device).round().long()
-    return grid_points(side, side, device)[chosen]
-
-
 def row_shapes(specs: Mapping[str, QuerySpec], width: int) -> dict[str, dict[str, tuple[int, int]]]:
     """The shapes of the rows of each kind, by task."""
-    kinds = ("content", "place", "anchors", "classes", "identities")
+    kinds = ("content", "place", "anchors", "classes", "identities", "filters")
     found: dict[str, dict[str, tuple[int, int]]] = {kind: {} for kind in kinds}
     for name, spec in specs.items():
         if spec.objects:
@@ -364,6 +364,8 @@ def row_shapes(specs: Mapping[str, QuerySpec], width: int) -> dict[str, dict[str
         found["place"][name] = (1 if spec.from_names else spec.queries, width)
         if not spec.from_names:
             found["content"][name] = (spec.queries, width)
+        if spec.maps and not spec.from_names:
+            found["filters"][name] = (spec.queries, width)
         if spec.read == "identity":
             found["identities"][name] = (spec.identities, spec.queries * width)
     return found

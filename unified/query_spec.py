@@ -9,6 +9,8 @@ from unified.task import Map, Regress, Task
 
 OBJECTS = ("boxes", "masks")
 """Readings whose queries are matched to objects; their classes have rows of their own."""
+MAPPED = ("classes", "points", "bins", "directions", "share", "pixels", "density")
+"""Readings in which each query has a map."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class QuerySpec:
     def objects(self) -> bool:
         """Whether the queries stand for objects."""
         return self.read in OBJECTS
+
+    @property
+    def maps(self) -> bool:
+        """Whether each query has a map."""
+        return self.read in MAPPED
 
 
 def query_spec(

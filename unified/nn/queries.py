@@ -38,6 +38,13 @@ def grid_points(height: int, width: int, device: torch.device | str | None = Non
     return torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1).flatten(0, 1)
 
 
+def spread_points(count: int, device: torch.device | str | None = None) -> Float[Tensor, "{count} 2"]:
+    """So many points all over the image, at equal distances as far as the number allows."""
+    side = math.isqrt(count - 1) + 1
+    chosen = torch.linspace(0, side**2 - 1, count, device=device).round().long()
+    return grid_points(side, side, device)[chosen]
+
+
 def sampled_at(features: Float[Tensor, "b h w d"], points: Float[Tensor, "q 2"]) -> Float[Tensor, "b q d"]:
     """What lies at points (x, y) in 0..1, between the centres of four cells in proportion, computed in fp32."""
     with torch.autocast(features.device.type, enabled=False):
@@ -120,9 +127,19 @@ class Interpreter(nn.Module):
         """Logits of whether there is what each query asks for."""
         return self.presence_logit(states).squeeze(-1)
 
-    def maps(self, states: Float[Tensor, "b q d"], features: Float[Tensor, "b h w d"]) -> Float[Tensor, "b q h w"]:
-        """A value of each query at each position: dot products with the features of a pyramid."""
+    def maps(
+        self,
+        states: Float[Tensor, "b q d"],
+        features: Float[Tensor, "b h w d"],
+        own: Float[Tensor, "q d"] | None = None,
+    ) -> Float[Tensor, "b q h w"]:
+        """A value of each query at each position: dot products with the features of a pyramid.
+
+        `own`: filters of the queries whatever they found, which are added to those that their states say.
+        """
         filters = self.map_filter(states)
+        if own is not None:
+            filters = filters + own
         # Outside autocast features may still be of its type, and states, which passed a norm, are not.
         return torch.einsum("bqd,bhwd->bqhw", filters, features.to(filters.dtype))
 

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from unified import checkpoint
 from unified.answers.match import TEMPERATURES
-from unified.baselines import NAMES as BASELINES
 from unified.data.schedule import Slot
 from unified.dist import gather_objects
 from unified.errors import UserError
 from unified.log import logger
 from unified.nn.routing import GateError
+from unified.queries import NEWER
 from unified.recipe import Recipe
 from unified.train.build import Parts
 from unified.train.engine import check_running, collective_timeout
@@ -113,7 +113,7 @@ class Trainer:
         self._may_lack = {
             name: tensor.clone()
             for name, tensor in self.model.state_dict().items()
-            if name.startswith((TEMPERATURES, BASELINES))
+            if name.startswith((TEMPERATURES, *NEWER))
         }
         self.engine = (
             wrapped(accelerator, step_model, self.optimizer, recipe.optim.clip)
@@ -303,8 +303,8 @@ class Trainer:
     def load(self, path: checkpoint.Location) -> dict[str, Any]:
         """Continue from a checkpoint that `newest` or `verify` found whole; returns the state that was saved with it.
 
-        Temperatures may come and go with the tasks: one that the checkpoint lacks starts as in a new run. Baselines
-        that an older one lacks change nothing. Any other difference is a `CheckpointError`.
+        Temperatures may come and go with the tasks: one that the checkpoint lacks starts as in a new run. What an
+        older one lacks of queries (`NEWER`) changes nothing. Any other difference is a `CheckpointError`.
         """
         found = checkpoint.opened(path, hashes=False)
         stored = {group: self._known(named) for group, named in found.tensors.items()}
@@ -351,7 +351,7 @@ class Trainer:
         return checkpoint.Lazy(known, named.__getitem__)
 
     def _with_lacking(self, named: Mapping[str, Tensor]) -> checkpoint.Lazy:
-        """The same with the temperatures and baselines that it lacks, as the model has them before it is loaded."""
+        """The same with what it may lack, as the model has them before it is loaded."""
         own = self._may_lack
         return checkpoint.Lazy([*named, *own], lambda name: named[name] if name in named else own[name])
 
