@@ -16,8 +16,8 @@ from unified.hub import HubError, RunWeights, Weights
 from unified.log import logger
 from unified.model import UnifiedModel
 from unified.official.kept import copy_kept
-from unified.training_record import write_record
 from unified.queries import NEWER
+from unified.training_record import write_record
 
 MAX_SHARD_SIZE = "5GB"
 """Larger models are split over files, as on the hub: a file is fetched, and held, at once."""

@@ -1,6 +1,5 @@
 """The network as a Hugging Face model: embeddings, encoder, and the head that makes representations comparable."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,7 +26,7 @@ from unified.nn.attention import Cache
 from unified.nn.encoder import Encoder, Noise
 from unified.nn.prompts import Classifier
 from unified.nn.routing import Usage
-from unified.queries import NEWER, QueryStates, TaskQueries
+from unified.queries import QueryStates, TaskQueries
 from unified.query_spec import read_specs
 from unified.types import Tokens
 
@@ -62,7 +61,6 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
     supports_gradient_checkpointing = True
     _no_split_modules = ("Block",)
     _supports_sdpa = True
-    _keys_to_ignore_on_load_missing = tuple(map(re.escape, NEWER))
     _skip_keys_device_placement = ("norm",)  # a module that embeddings are given, and places itself
 
     def __init__(self, config: UnifiedConfig) -> None:

@@ -183,6 +183,8 @@ class TaskQueries(nn.Module):
     Settings may have tasks share less: see `QuerySettings`.
     """
 
+    _keys_to_ignore_on_load_missing = NEWER  # asked for by transformers
+
     def __init__(
         self, width: int, depth: int, patch: int, settings: Mapping[str, Any], specs: Mapping[str, QuerySpec]
     ) -> None:
