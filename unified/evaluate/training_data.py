@@ -127,10 +127,9 @@ def _asks(evaluation: Evaluation, task: TrainedTask, record: TrainingRecord) -> 
     """Whether an evaluation asks a task that reads words, its label set, or another part of its dataset."""
     if isinstance(evaluation, Masked | Caption):
         return task.answer == ("masked" if isinstance(evaluation, Masked) else "caption")
-    by_names = isinstance(evaluation, Classification | Robustness)
-    if (not by_names and not isinstance(evaluation, Retrieval)) or task.answer not in ("labels", "batch"):
+    if not isinstance(evaluation, Classification | Robustness | Retrieval) or task.answer not in ("labels", "batch"):
         return False
-    if by_names and task.labels == names_hash(find_labels(evaluation).names):
+    if not isinstance(evaluation, Retrieval) and task.labels == names_hash(find_labels(evaluation).names):
         return True
     targets = {evaluation.target, task.target}
     return (len(targets) == 1 or targets <= CLASS_COLUMNS) and bool(_datasets(evaluation) & _trained_on(task, record))
