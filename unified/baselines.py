@@ -135,7 +135,7 @@ def _classes(spec: QuerySpec, targets: Iterable[Target], places: int) -> Slots: 
 
 
 def _classes_shapes(spec: QuerySpec) -> dict[str, tuple[int, ...]]:
-    maps = {} if spec.from_names else {"maps": (spec.queries, GRID, GRID)}
+    maps: dict[str, tuple[int, ...]] = {} if spec.from_names else {"maps": (spec.queries, GRID, GRID)}
     return maps if spec.softmax else maps | _logits_shape(spec)
 
 
