@@ -16,6 +16,7 @@ from unified.recipe import Recipe
 from unified.train.build import Parts
 from unified.train.build import build as build_parts
 from unified.train.engine import make_accelerator
+from unified.train.first_samples import begin_at_baselines
 from unified.train.trainer import Trainer
 
 COLOURS = ("red", "green")
@@ -156,6 +157,7 @@ def trainer_of(made: Recipe, folder: Path) -> tuple[Trainer, StepLoader, Parts]:
     """What trains a recipe."""
     parts = build_parts(made)
     loader = StepLoader(made, parts.tokenizers, parts.labels)
+    begin_at_baselines(parts, loader)
     trainer = Trainer(made, make_accelerator(made, folder), parts, loader.probe())
     trainer.model.processor = parts.processor
     return trainer, loader, parts

@@ -23,6 +23,8 @@ KINDS = sorted(tasks(Path()))
 LEARNED = {"depth": 0.94, "normals": 0.96, "denoise": 0.95, "count": 0.9}
 """What a score must reach after 200 steps on four pictures, where that is not 0.97: edges of squares lie between the
 places of maps, noise cannot be learned, and a count is the sum of many small numbers."""
+ADDED = {"denoise": 0.8, "larger": 0.9}
+"""What is left of the loss after 200 steps of answers that are added to images, which begin as near as these are."""
 WIDER = {"width": 64, "heads": 4, "hidden": 128}
 
 
@@ -47,8 +49,8 @@ def test_there_is_a_task_for_every_reading(squares: Path) -> None:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_the_loss_of_every_reading_falls(squares: Path, name: str) -> None:
-    losses, score, batch, trainer = trained(squares, name, 12)
-    assert min(losses[4:]) < (0.95 if name == "denoise" else 0.9) * losses[0]  # a picture with noise is near already
+    losses, score, batch, trainer = trained(squares, name, 100 if name in ADDED else 12)
+    assert min(losses[4:]) < 0.9 * losses[0]
     assert 0 <= score <= 1
     trainer.model.eval()
     with torch.no_grad():
@@ -96,7 +98,7 @@ def test_four_pictures_are_learned_by_heart(squares: Path, name: str) -> None:
     model = content(squares, name)["model"]
     wider = {**model, **WIDER, "queries": {**model["queries"], **WIDER}}
     losses, score, batch, trainer = trained(squares, name, 200, model=wider)
-    assert losses[-1] < (0.8 if name == "denoise" else 0.5) * losses[0]
+    assert losses[-1] < ADDED.get(name, 0.5) * losses[0]
     assert score >= LEARNED.get(name, 0.97)
     trainer.model.eval()
     with torch.no_grad():
@@ -191,7 +193,7 @@ def test_attributes_weigh_by_how_often_they_hold_in_the_data(tmp_path: Path, kno
     with torch.no_grad():
         found = trainer.model.ask(batch.inputs, ["attributes"])["attributes"]
         assert found.spec == spec
-        logits = found.interpreter.presence(found.states[-1])
+        logits = found.presence(found.states[-1])
         weights = torch.tensor(spec.positives) if spec.positives else None
         expected = presence_loss(logits, batch.target["presence"], weights)
         torch.testing.assert_close(loss_and_score(replace(found, states=found.states[-1:]), batch.target)[0], expected)
