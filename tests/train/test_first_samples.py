@@ -12,6 +12,7 @@ from dense_models import outspoken
 from safetensors.torch import load_file, save_file
 from squares import LISTS, content, matching, picture, tasks, trainer_of, write_squares
 from squares import recipe as recipe_of
+from torch import Tensor
 
 from unified import checkpoint, hub, seed
 from unified.baselines import KINDS
@@ -28,7 +29,9 @@ from unified.recipe import Recipe
 from unified.train import loop
 from unified.train.build import Parts
 from unified.train.build import build as build_parts
+from unified.train.engine import make_accelerator
 from unified.train.first_samples import begin_at_baselines
+from unified.train.trainer import Trainer
 
 TRAINING, HELD_OUT = 24, 16
 LATER = {"named", "who"}
@@ -175,7 +178,25 @@ def test_an_exported_model_of_before_answers_as_it_did(squares: Path, tmp_path: 
             assert all(torch.equal(torch.as_tensor(one[key]), torch.as_tensor(two[key])) for key in one), name
 
 
-def test_an_older_run_goes_on_x_and_a_newer_one_with_its_own(squares: Path, tmp_path: Path) -> None:
+def test_an_older_run_goes_on_without_baselines(squares: Path, tmp_path: Path) -> None:
+    made = recipe_of(squares, "softmax", "denoise", optim={"lr": 2e-3, "warmup": 1, "ema": 0.9})
+    trainer, loader, _ = trainer_of(made, squares)
+    trainer.train_step(loader.probe())
+    groups: dict[str, dict[str, Tensor]] = {}
+    for group, name, tensor in trainer.tensors():
+        if not name.startswith(NEWER):
+            groups.setdefault(group, {})[name] = tensor
+    where = checkpoint.save(tmp_path / "old", 1, groups, {"step": 1, "skipped": []}, keep_last=1)
+    parts = build_parts(made)  # as of a run that goes on: nothing is measured
+    again = Trainer(made, make_accelerator(made, squares), parts, loader.probe())
+    again.load(where)
+    newer = [tensor for name, tensor in again.model.state_dict().items() if name.startswith(NEWER)]
+    assert newer
+    assert not any(bool(tensor.any()) for tensor in newer)
+    assert torch.isfinite(torch.tensor(again.train_step(loader.probe()).norm))
+
+
+def test_a_run_keeps_its_baselines(squares: Path, tmp_path: Path) -> None:
     made = recipe_of(squares, "softmax", "denoise", optim={"lr": 2e-3, "warmup": 1, "ema": 0.9})
     loop.run(replace(made, max_steps=2), tmp_path / "run")
     file = next((tmp_path / "run").glob("checkpoints/step_*2"))
