@@ -45,7 +45,7 @@ def test_evaluate_compare_export_and_load_in_three_lines(folder: Path) -> None:
     results = folder / "results.json"
     table = run("eval", str(folder / "run"), str(folder / "squares.yaml"), "--out", str(results))
     assert "R@1" in table
-    assert json.loads(results.read_text())["format"] == 1
+    assert json.loads(results.read_text())["format"] == 2
     assert "Holm" in run("compare", str(results), str(results))
     run("export", str(folder / "run"), str(folder / "out"), "--results", str(results))
     assert "| squares |" in (folder / "out" / "README.md").read_text()
