@@ -20,6 +20,7 @@ WORDS = {
     "errors",
     "stopwatch",
     "training_record",
+    "transfers",
 }
 TENSORS = {"nn", "modalities", "answers"}
 MEANING = {
@@ -32,6 +33,7 @@ MEANING = {
     "query_spec",
     "asking",
     "readings",
+    "object_readings",
     "views",
     "post_process",
     "processor",

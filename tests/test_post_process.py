@@ -14,7 +14,8 @@ import unified
 from unified import seed
 from unified.post_process import PostProcessError
 from unified.queries import QueryStates
-from unified.readings import answers, heat_maps, object_queries
+from unified.object_readings import object_queries
+from unified.readings import answers, heat_maps
 
 PIXELS = torch.randint(0, 256, (2, 3, 20, 30), dtype=torch.uint8, generator=seed.torch_generator("pictures"))
 SIZES = [(20, 30), (64, 48)]

@@ -72,14 +72,13 @@ def _trunk(model: UnifiedModel, image: Tokens, family: str, noise: Noise | None,
 
 def _grid(image: Tokens) -> tuple[int, int]:
     """Rows and columns of patches, which all pictures of the batch must have."""
-    last = image.position[0, -1]
-    rows, columns = int(last[1]) + 1, int(last[2]) + 1
-    if image.values.shape[1] != rows * columns or not bool(image.mask.all()):
+    grid = image.grid
+    if grid is None or grid[0] != 1:
         raise DataError(
             "task queries are asked about pictures of one size and no videos; ask about pictures of other sizes one "
             "by one"
         )
-    return rows, columns
+    return grid[1:]
 
 
 def _named(model: UnifiedModel, task: str, given: Any) -> Tensor | None:

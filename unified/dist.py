@@ -138,10 +138,9 @@ def gather_parts(value: Tensor, count: int) -> Tensor:
         return value
     longest = -(-count // world_size())
     filled = torch.cat([value, value.new_zeros(longest - len(value), *value.shape[1:])])
-    places = [
-        longest * number + row for number in range(world_size()) for row in range(len(rows_of_rank(count, number)))
-    ]
-    return gather_rows(filled)[torch.tensor(places, device=value.device)]
+    rows = [(longest * number, len(rows_of_rank(count, number))) for number in range(world_size())]
+    places = torch.cat([torch.arange(start, start + size, device=value.device) for start, size in rows])
+    return gather_rows(filled)[places]
 
 
 def broadcast_object(value: Any) -> Any:

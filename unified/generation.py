@@ -11,6 +11,7 @@ from unified.answers.match import similarity
 from unified.layout import Attributes
 from unified.model import UnifiedModel, text_tokens
 from unified.nn.attention import Cache
+from unified.transfers import constant
 from unified.types import Tokens
 
 
@@ -133,7 +134,7 @@ def _grow(state: _Beams, choices: Float[Tensor, "r v"], beams: int, end: int) ->
 def _tokens(ids: Int[Tensor, "r n"], first: int) -> Tokens:
     """Ids as tokens whose places count from `first`."""
     tokens = text_tokens(ids)
-    return replace(tokens, position=tokens.position + torch.tensor([float(first), 0.0, 0.0], device=ids.device))
+    return replace(tokens, position=tokens.position + constant((float(first), 0.0, 0.0), ids.device))
 
 
 def _closed(ids: list[int], end: int) -> list[int]:

@@ -105,8 +105,8 @@ def windows(parts: Sequence[tuple[Attributes, Any]], side: int | None) -> Window
     for attributes, tokens in parts:
         count = tokens.values.shape[1]
         if attributes.modality == "image":
-            rows, columns = (int(last) + 1 for last in tokens.position[0, -1, 1:])
-            return Windows(start, rows, columns, side) if rows * columns == count else None
+            grid = tokens.grid
+            return Windows(start, *grid[1:], side) if grid is not None and grid[0] == 1 else None
         start += count
     return None
 

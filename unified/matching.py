@@ -1,12 +1,14 @@
 """One task's forward pass: read the inputs, encode the candidates, match; or ask the task's queries."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from unified import readings
+from unified.answers.assignment import assign
 from unified.answers.match import correct, loss_of_class, loss_of_set, similarity
 from unified.asking import ask
 from unified.buckets import by_length, trimmed
@@ -14,7 +16,6 @@ from unified.dist import gather_parts, gather_rows, rank, reduce_sum, rows_of_ra
 from unified.layout import Attributes
 from unified.model import UnifiedModel, text_tokens
 from unified.nn.encoder import Noise
-from unified.readings import loss_and_score
 from unified.task import Match, Task
 from unified.types import IGNORE, Batch, Tokens
 
@@ -36,6 +37,15 @@ class Drawn:
     candidates: Noise | None = None
 
 
+@dataclass(frozen=True)
+class Begun:
+    """Scores for which queries may have to be assigned to objects first: for all slots of a step at once."""
+
+    finish: Callable[[Sequence[Tensor]], Scores]
+    """The scores, given the assignment of each of `costs`."""
+    costs: tuple[Float[Tensor, "b q m"], ...] = ()
+
+
 def score(
     model: UnifiedModel,
     task: Task,
@@ -51,9 +61,35 @@ def score(
 
     `name` stands in for the task's family where it names none.
     """
-    answer = task.answer
-    if not isinstance(answer, Match):
-        return _score_queries(model, batch, labels, noise)
+    begun = begin(model, task, batch, labels=labels, noise=noise, name=name)
+    return begun.finish(assign(begun.costs))
+
+
+def begin(
+    model: UnifiedModel,
+    task: Task,
+    batch: Batch,
+    *,
+    labels: Tokens | None = None,
+    noise: Drawn | None = None,
+    name: str = "",
+) -> Begun:
+    """Return what `score` does, up to the assignment of queries to objects, if there is one."""
+    if not isinstance(task.answer, Match):
+        return _begin_queries(model, batch, labels, noise)
+    scores = _score_match(model, task, task.answer, batch, labels, noise, name)
+    return Begun(lambda _: scores)
+
+
+def _score_match(
+    model: UnifiedModel,
+    task: Task,
+    answer: Match,
+    batch: Batch,
+    labels: Tokens | None,
+    noise: Drawn | None,
+    name: str,
+) -> Scores:
     of_inputs, of_candidates = (noise.inputs, noise.candidates) if noise else (None, None)
     family = task.family or name or batch.task
     scale = model.scale(family)
@@ -70,10 +106,11 @@ def score(
     for rows, part in _parts(batch):
         drawn = of_inputs if of_inputs is None or rows is None else of_inputs.rows(rows)
         read, ids = _read_words(model, answer, part, family, drawn)
-        asked = ids != IGNORE
-        states.append(read[asked])
-        target.append(ids[asked])
-        number = asked.nonzero()[:, 0]
+        # Words that are asked for are known to the host, unless texts are cut into buckets, which a CPU alone does.
+        places = words_asked(ids) if part.asked is None else part.asked
+        states.append(read.flatten(0, 1).index_select(0, places))
+        target.append(ids.flatten().index_select(0, places))
+        number = places // ids.shape[1]
         row.append(number if rows is None else rows[number])
     given = {*task.inputs.values(), "text"}  # a caption is asked for by its words so far
     with model.encoder.sharing(1 / world_size()):
@@ -82,7 +119,12 @@ def score(
     return _by_sample(_classes(logits, torch.cat(target), answer.label_smoothing), torch.cat(row), len(batch))
 
 
-def _score_queries(model: UnifiedModel, batch: Batch, labels: Tokens | None, noise: Drawn | None) -> Scores:
+def words_asked(ids: Int[Tensor, "b n"]) -> Int[Tensor, "t"]:
+    """Return the places of the words that are asked for, in all rows as one; to be called on the host."""
+    return (ids != IGNORE).flatten().nonzero()[:, 0]
+
+
+def _begin_queries(model: UnifiedModel, batch: Batch, labels: Tokens | None, noise: Drawn | None) -> Begun:
     of_inputs, of_names = (noise.inputs, noise.candidates) if noise else (None, None)
     names = None
     if labels is not None:
@@ -90,8 +132,13 @@ def _score_queries(model: UnifiedModel, batch: Batch, labels: Tokens | None, noi
         family = model.queries.specs[batch.task].family
         names = {batch.task: _labels(model, labels, of_names, batch, family)}
     found = ask(model, batch.inputs, [batch.task], names=names, noise=of_inputs)[batch.task]
-    loss, score = loss_and_score(found, batch.target)
-    return Scores(loss, torch.ones_like(loss, dtype=torch.long), score)
+    begun = readings.begin(found, batch.target)
+
+    def finish(matched: Sequence[Tensor]) -> Scores:
+        loss, score = begun.finish(matched)
+        return Scores(loss, torch.ones_like(loss, dtype=torch.long), score)
+
+    return Begun(finish, begun.costs)
 
 
 def _labels(model: UnifiedModel, labels: Tokens, noise: Noise | None, batch: Batch, family: str) -> Tensor:
@@ -120,7 +167,7 @@ def _parts(batch: Batch) -> Iterator[tuple[Tensor | None, Batch]]:
         target = short if captions else batch.target[rows, : short.values.shape[1]]
         if not captions:
             inputs["text"] = short
-        yield rows, replace(batch, inputs=inputs, target=target)
+        yield rows, replace(batch, inputs=inputs, target=target, asked=None)
 
 
 def _by_sample(found: "Scores", row: Int[Tensor, "t"], samples: int) -> "Scores":

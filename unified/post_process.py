@@ -25,8 +25,9 @@ from torch import Tensor
 
 from unified.answers import objects
 from unified.errors import UserError
+from unified.object_readings import object_queries
 from unified.queries import QueryStates
-from unified.readings import answers, object_queries
+from unified.readings import answers
 
 Sizes = Sequence[tuple[int, int]] | Tensor | None
 

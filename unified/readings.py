@@ -4,7 +4,8 @@ A reading knows what its queries stand for, never which task they belong to. Los
 over the layers that learn; scores say for people how well the last layer does, from 0 to 1.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -12,19 +13,25 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unified.answers import boxes as box
 from unified.answers import map as maps
-from unified.answers import masks, objects, presence, regress
+from unified.answers import masks, presence, regress
 from unified.dist import gather_rows, rank, world_size
-from unified.nn.queries import RARE, grid_points
+from unified.nn.queries import RARE
+from unified.object_readings import (
+    Begun,
+    Size,
+    Target,
+    begin_objects,
+    found_boxes,
+    layer_mean,
+    mask_points,
+    objects_loss,
+)
 from unified.queries import QueryStates
+from unified.transfers import constant
 from unified.types import IGNORE
 
-Target = Mapping[str, Tensor]
-Size = tuple[int, int]
-
 MASKS = masks.MaskWeights(presence=0.25, mask=5.0, dice=5.0)  # UniHCP
-OBJECTS = regress.SetWeights(classes=2.0, box=5.0, overlap=2.0, mask=5.0, dice=5.0)  # UniHCP and Mask2Former
 PRESENCE_OF_POINTS = 0.001  # UniHCP
 SIGMA = 1.5
 """Of the heat maps of points, in places of the maps."""
@@ -32,21 +39,8 @@ HEAT = 100.0
 """What a heat map counts: its squares are small numbers."""
 COUNTED = (1.0, 0.5)
 """What map and count of a density count."""
-POINTS = 112
-"""Masks are compared at a grid of at most so many points along each axis: as many points as Mask2Former draws."""
 NEAR = 0.1
 """Of the picture's sides: how near a point must be to count as found."""
-MOST = 100
-"""Detections of a picture."""
-
-
-def _grid(target: Tensor) -> Float[Tensor, "1 p 2"]:
-    rows, columns = (min(side, POINTS) for side in target.shape[-2:])
-    return grid_points(rows, columns, target.device)[None]
-
-
-def _mean(values: Sequence[Tensor]) -> Tensor:
-    return torch.stack(list(values)).mean(0)
 
 
 def _size(target: Tensor) -> Size:
@@ -65,11 +59,11 @@ def class_logits(found: QueryStates, size: Size) -> Float[Tensor, "b c H W"]:
 
 
 def _classes_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
-    labels, points = target["labels"], _grid(target["labels"])
+    labels, points = target["labels"], mask_points(target["labels"])
     if found.spec.softmax:
-        loss = _mean([maps.class_loss(found.maps(states), labels) for states in found.states])
+        loss = layer_mean([maps.class_loss(found.maps(states), labels) for states in found.states])
     else:
-        loss = _mean(
+        loss = layer_mean(
             [masks.class_mask_loss(found.maps(s), found.presence(s), labels, points, MASKS) for s in found.states]
         )
     with torch.no_grad():
@@ -95,7 +89,7 @@ def _points_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
         )
         return where + PRESENCE_OF_POINTS * presence.presence_loss(found.presence(states), seen)
 
-    loss = _mean([of_layer(states) for states in found.states])
+    loss = layer_mean([of_layer(states) for states in found.states])
     with torch.no_grad():
         near = _near(maps.heat_points(found.maps(found.states[-1])), points)
     return loss, near
@@ -140,13 +134,18 @@ def _in_pixels(points: Float[Tensor, "b j 3"], sizes: Sequence[Size]) -> list[di
 
 def _values(found: QueryStates, states: Tensor, size: Size) -> Float[Tensor, "b 1 H W"]:
     low, high = found.spec.limits
-    centres = maps.bin_centres(found.spec.queries, low, high, log=True).to(states.device)
+    centres = _centres(found.spec.queries, low, high, states.device)
     return maps.expected_value(found.maps(states), centres, size)
+
+
+@lru_cache(maxsize=256)
+def _centres(count: int, low: float, high: float, device: torch.device) -> Float[Tensor, "{count}"]:
+    return constant(maps.bin_centres(count, low, high, log=True).tolist(), device)
 
 
 def _bins_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
     value, valid = target["map"], target["valid"]
-    loss = _mean([maps.sig_loss(_values(found, s, _size(value)), value, valid, warm=True) for s in found.states])
+    loss = layer_mean([maps.sig_loss(_values(found, s, _size(value)), value, valid, warm=True) for s in found.states])
     with torch.no_grad():
         ours, theirs = _values(found, found.states[-1], _size(value)), torch.where(valid, value, 1.0)
         right = torch.maximum(ours / theirs, theirs / ours) < 1.25
@@ -160,7 +159,7 @@ def _bins(found: QueryStates, sizes: Sequence[Size]) -> list[dict[str, Any]]:
 
 def _directions_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
     vectors, valid = target["map"], target["valid"]
-    loss = _mean([maps.direction_loss(found.maps(s), vectors, valid) for s in found.states])
+    loss = layer_mean([maps.direction_loss(found.maps(s), vectors, valid) for s in found.states])
     with torch.no_grad():
         ours = maps.directions(found.maps(found.states[-1]), _size(vectors))
         right = (ours * F.normalize(vectors, dim=1)).sum(1, keepdim=True) > 3**0.5 / 2  # within 30 degrees
@@ -174,7 +173,7 @@ def _directions(found: QueryStates, sizes: Sequence[Size]) -> list[dict[str, Any
 
 def _share_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
     share, valid = target["map"], target["valid"]
-    loss = _mean([maps.edge_loss(found.maps(s), share, valid) for s in found.states])
+    loss = layer_mean([maps.edge_loss(found.maps(s), share, valid) for s in found.states])
     with torch.no_grad():
         ours = (maps.resized(found.maps(found.states[-1]), _size(share)) > 0) & valid
         there = (share > 0.5) & valid
@@ -200,7 +199,7 @@ def _picture(found: QueryStates, states: Tensor) -> Float[Tensor, "b 3 H W"]:
 
 def _pixels_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
     picture, valid = target["map"], target["valid"]
-    loss = _mean([maps.pixel_loss(_picture(found, s), picture, valid, 1e-3) for s in found.states])
+    loss = layer_mean([maps.pixel_loss(_picture(found, s), picture, valid, 1e-3) for s in found.states])
     with torch.no_grad():
         ours = _picture(found, found.states[-1]).clamp(0, 1)
         away = maps.mean_of_valid((ours - picture).abs(), valid)
@@ -235,7 +234,7 @@ def _density_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         count, true = maps.density(of_layer).sum(dim=(1, 2, 3)), right.sum(dim=(1, 2, 3))
         score = (1 - (count - true).abs() / true.clamp(min=1)).clamp(min=0)
-    return _mean(losses), score
+    return layer_mean(losses), score
 
 
 def _density(found: QueryStates, sizes: Sequence[Size]) -> list[dict[str, Any]]:
@@ -243,69 +242,13 @@ def _density(found: QueryStates, sizes: Sequence[Size]) -> list[dict[str, Any]]:
     return [{"density": of[0], "count": float(of.sum())} for of, _ in zip(of_all, sizes, strict=True)]
 
 
-# objects
-
-
-def object_queries(found: QueryStates, states: Tensor) -> regress.ObjectQueries:
-    """What the queries say of objects in the states of one layer."""
-    assert found.anchors is not None
-    boxes = found.boxes(states, found.anchors)
-    logits = found.maps(states) if found.spec.read == "masks" else None
-    if logits is not None and found.baseline.inside is not None:  # a mask begins as its box, and leaves that alone
-        logits = logits + found.baseline.inside * box.inwards(boxes.detach(), _size(logits))
-    return regress.ObjectQueries(found.class_logits(states), boxes, logits)
-
-
-def _objects_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
-    there = regress.Objects(target["labels"], target["boxes"], target.get("masks"))
-    points = _grid(there.masks) if there.masks is not None else None
-    of_layers = [object_queries(found, states) for states in found.states]
-    loss = _mean([regress.set_loss(queries, there, OBJECTS, points) for queries in of_layers])
-    with torch.no_grad():
-        score = _found_objects(of_layers[-1], there)
-    return loss, score
-
-
-def _found_objects(queries: regress.ObjectQueries, there: regress.Objects) -> Float[Tensor, "b"]:
-    """The share of objects that one of the likeliest detections, as many as there are objects, has with IoU 0.5."""
-    assert queries.boxes is not None
-    assert there.boxes is not None
-    scores = []
-    for classes, boxes, labels, right in zip(queries.classes, queries.boxes, there.labels, there.boxes, strict=True):
-        real = labels != IGNORE
-        count = int(real.sum())
-        best = objects.detections(classes[None], max(count, 1))
-        ours = box.corners(boxes[best.queries[0]])
-        same = best.labels[0][:, None] == labels[real][None]
-        overlap = box.overlap(ours[:, None], box.corners(right[real])[None])[0] * same
-        scores.append((overlap.amax(0) > 0.5).float().mean() if count else overlap.new_ones(()))
-    return torch.stack(scores)
-
-
-def _boxes(found: QueryStates, sizes: Sequence[Size]) -> list[dict[str, Any]]:
-    queries = object_queries(found, found.states[-1])
-    assert queries.boxes is not None
-    best = objects.detections(queries.classes, MOST)
-    corners = objects.boxes_of(best.queries, queries.boxes)
-    answers = []
-    for row, (height, width) in enumerate(sizes):
-        scaled = corners[row] * corners.new_tensor([width, height, width, height])
-        answer = {"boxes": scaled, "labels": best.labels[row], "scores": best.scores[row]}
-        if queries.maps is not None:
-            only = slice(row, row + 1)
-            inside, sure = objects.masks_of(best.queries[only], queries.maps[only], (height, width))
-            answer |= {"masks": inside[0], "scores": best.scores[row] * sure[0]}
-        answers.append(answer)
-    return answers
-
-
 # one answer a query
 
 
 def _presence_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
     there = target["presence"]
-    ratio = there.new_tensor(found.spec.positives, dtype=torch.float32) if found.spec.positives else None
-    loss = _mean([presence.presence_loss(found.presence(s), there, ratio) for s in found.states])
+    ratio = constant(found.spec.positives, there.device) if found.spec.positives else None
+    loss = layer_mean([presence.presence_loss(found.presence(s), there, ratio) for s in found.states])
     with torch.no_grad():
         known = there >= 0
         right = ((found.presence(found.states[-1]) > 0) == (there > 0.5)) & known
@@ -324,7 +267,7 @@ def _places(found: QueryStates, states: Tensor) -> Float[Tensor, "b j 2"]:
 
 def _direct_points_loss(found: QueryStates, target: Target) -> tuple[Tensor, Tensor]:
     points = target["points"]
-    loss = _mean([regress.point_loss(_places(found, states), points) for states in found.states])
+    loss = layer_mean([regress.point_loss(_places(found, states), points) for states in found.states])
     with torch.no_grad():
         near = _near(_places(found, found.states[-1]), points)
     return loss, near
@@ -372,13 +315,32 @@ READINGS: dict[str, tuple[Loss, Answer]] = {
     "share": (_share_loss, _share),
     "pixels": (_pixels_loss, _pixels),
     "density": (_density_loss, _density),
-    "boxes": (_objects_loss, _boxes),
-    "masks": (_objects_loss, _boxes),
+    "boxes": (objects_loss, found_boxes),
+    "masks": (objects_loss, found_boxes),
     "presence": (_presence_loss, _presence),
     "places": (_direct_points_loss, _direct_points),
     "identity": (_identity_loss, _identity),
 }
 """The loss and the answer of what `Map.map` and `Regress.regress` name."""
+SETS: dict[str, Callable[[QueryStates, Target], Begun]] = {"boxes": begin_objects, "masks": begin_objects}
+"""Of them those whose queries are assigned to objects first."""
+
+
+def begin(found: QueryStates, target: Target) -> Begun:
+    """Return what `loss_and_score` does up to the assignment of queries to objects, if there is one."""
+    read = found.spec.read
+    with torch.autocast(found.features.device.type, enabled=False):
+        begun = SETS[read](found, target) if read in SETS else None
+        result = None if begun else READINGS[read][0](found, target)
+
+    def finish(matched: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        if begun is None:
+            assert result is not None
+            return result
+        with torch.autocast(found.features.device.type, enabled=False):
+            return begun.finish(matched)
+
+    return Begun(finish, begun.costs if begun else ())
 
 
 def loss_and_score(found: QueryStates, target: Target) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:

@@ -1,5 +1,6 @@
 """The values that travel between the layers: samples, tokens, batches and segments."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,6 +32,7 @@ class Tokens:
     position: Float[Tensor, "b n 3"]  # t, y, x; text uses t alone
     padded: bool | None = None  # whether any token is padding, where that is known without a look at the mask
     words: Int[Tensor, "b n"] | None = None  # of text on the host: the number of each token's word, -1: of none
+    extent: tuple[int, int, int] | None = None  # the most frames, rows and columns of any sample, where that is known
 
     def __len__(self) -> int:
         return self.values.shape[0]
@@ -41,6 +43,17 @@ class Tokens:
         if self.padded is not None:
             return self.padded
         return self.mask.device.type != "cpu" or not bool(self.mask.all())
+
+    @property
+    def grid(self) -> tuple[int, int, int] | None:
+        """Frames, rows and columns of patches, where all samples have the same; None where they differ.
+
+        An accelerator is not asked: there it is None too where `extent` and `padded` do not say.
+        """
+        extent = self.extent if self.extent is not None else _extent(self.position)
+        if extent is None or self.may_be_padded or math.prod(extent) != self.values.shape[1]:
+            return None
+        return extent
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Tokens":
         """The same tokens on another device, which need not be asked for padding; `words` are for the host alone."""
@@ -58,6 +71,14 @@ class Tokens:
 _TENSORS = ("values", "mask", "position")
 
 
+def _extent(position: Float[Tensor, "b n 3"]) -> tuple[int, int, int] | None:
+    """The most frames, rows and columns of any sample; None where an accelerator would have to be asked."""
+    if position.device.type != "cpu" or not position.numel():
+        return None
+    frames, rows, columns = (int(last) + 1 for last in position.flatten(0, 1).amax(dim=0))
+    return frames, rows, columns
+
+
 @dataclass(frozen=True)
 class Batch:
     """Samples of ONE task: this rank's slice of one slot of an optimizer step."""
@@ -66,6 +87,7 @@ class Batch:
     inputs: dict[str, Tokens]  # by modality
     target: Any  # what the answer needs; see `unified/answers/`
     keys: Sequence[str]
+    asked: Int[Tensor, "t"] | None = None  # places of the words that are predicted, in (b, n) as one row; None: unknown
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -73,7 +95,8 @@ class Batch:
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
         """The same batch on another device; a target of several tensors is a dict of them."""
         inputs = {name: tokens.to(device, non_blocking=non_blocking) for name, tokens in self.inputs.items()}
-        return replace(self, inputs=inputs, target=_moved(self.target, device, non_blocking))
+        target, asked = (_moved(value, device, non_blocking) for value in (self.target, self.asked))
+        return replace(self, inputs=inputs, target=target, asked=asked)
 
 
 def _moved(value: Any, device: torch.device | str, non_blocking: bool) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from unified import seed
+from unified.answers.assignment import AssignmentError, assign, assignable
 from unified.answers.boxes import area, centres, corners, generalised_overlap, overlap
 from unified.answers.masks import dice_loss, mask_loss, sampled
 from unified.answers.objects import boxes_of, detections, masks_of, panoptic
@@ -19,7 +20,6 @@ from unified.answers.regress import (
     Objects,
     RegressError,
     SetWeights,
-    assign,
     costs,
     focal_loss,
     identity_loss,
@@ -122,7 +122,8 @@ def test_costs_are_those_of_each_pair() -> None:
 def test_assignment_is_the_cheapest_of_all() -> None:
     theirs = objects([[0, 1, 1], [2, IGNORE, 0], [IGNORE] * 3])
     cost = normal(3, 5, 3)
-    found = assign(cost, theirs).tolist()
+    (matched,) = assign([assignable(cost, theirs.labels != IGNORE)])
+    found = matched.tolist()
     assert found[2] == [IGNORE] * 3
     assert found[1][1] == IGNORE
     for b, held in ((0, [0, 1, 2]), (1, [0, 2])):
@@ -133,11 +134,28 @@ def test_assignment_is_the_cheapest_of_all() -> None:
         assert tuple(found[b][m] for m in held) == best
 
 
+def test_batches_of_several_tasks_are_assigned_at_once() -> None:
+    first, second, empty = normal(2, 4, 2), normal(3, 3, 1), torch.zeros(2, 4, 0)
+    real = torch.tensor([[True, False], [True, True]])
+    costs = [assignable(first, real), empty, assignable(second, torch.ones(3, 1, dtype=torch.bool))]
+    together = assign(costs)
+    for cost, found in zip(costs, together, strict=True):
+        torch.testing.assert_close(assign([cost])[0], found)
+    assert together[0][0, 1] == IGNORE
+    assert assign([]) == []
+
+
+def test_a_query_that_is_not_finite_is_matched_last() -> None:
+    cost = torch.tensor([[[math.nan], [5.0], [-math.inf]]])
+    assert assign([assignable(cost, torch.ones(1, 1, dtype=torch.bool))])[0].tolist() == [[2]]
+    assert assign([assignable(cost[:, :2], torch.ones(1, 1, dtype=torch.bool))])[0].tolist() == [[1]]
+
+
 def test_set_loss_of_one_object_is_written_out() -> None:
     ours, theirs = queries(1, 3, 2), objects([[1, IGNORE]])
     assert ours.boxes is not None
     assert theirs.boxes is not None
-    query = int(assign(costs(ours, theirs, BOXES), theirs)[0, 0])
+    query = int(assign([costs(ours, theirs, BOXES)])[0][0, 0])
     expected = 0.0
     for q, c in itertools.product(range(3), range(2)):
         expected += 2 * focal_loss(ours.classes[0, q, c], torch.tensor(float((q, c) == (query, 1)))).item()
@@ -179,7 +197,7 @@ def test_samples_and_the_order_of_objects_do_not_matter() -> None:
 
 
 def test_more_objects_than_queries_are_refused_with_both_numbers() -> None:
-    with pytest.raises(RegressError, match="3 objects and the task has 2 queries"):
+    with pytest.raises(AssignmentError, match="3 objects and the task has 2 queries"):
         set_loss(queries(1, 2, 2), objects([[0, 1, 1]]), BOXES)
     assert set_loss(queries(1, 3, 2), objects([[0, 1, 1]]), BOXES).isfinite().all()
 

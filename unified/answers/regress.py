@@ -6,13 +6,12 @@ Losses are one number a sample, in fp32, averaged over what the sample holds.
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from unified.answers.assignment import assign, assignable
 from unified.answers.boxes import corners, generalised_overlap
 from unified.answers.masks import dice_loss, mask_loss, sampled
 from unified.errors import UserError
@@ -65,7 +64,14 @@ def focal_loss(logits: Float[Tensor, "*n"], target: Float[Tensor, "*n"]) -> Floa
 def costs(
     queries: ObjectQueries, objects: Objects, weights: SetWeights, points: Float[Tensor, "_ p 2"] | None = None
 ) -> Float[Tensor, "b q m"]:
-    """What it would cost each query to stand for each object, for the whole batch at once. `points`: for masks."""
+    """What it would cost each query to stand for each object, for the whole batch at once; infinite for no object.
+
+    Args:
+        queries: what they say.
+        objects: what there is.
+        weights: what the terms count.
+        points: (x, y) in 0..1, where masks are compared.
+    """
     with torch.autocast(queries.classes.device.type, enabled=False):
         logits, labels = queries.classes.float(), objects.labels.clamp(min=0)
         gain = focal_loss(logits, torch.ones_like(logits)) - focal_loss(logits, torch.zeros_like(logits))
@@ -76,7 +82,7 @@ def costs(
             cost -= weights.overlap * generalised_overlap(corners(ours)[:, :, None], corners(theirs)[:, None])
         if queries.maps is not None and objects.masks is not None and points is not None:
             cost += _mask_costs(sampled(queries.maps, points), sampled(objects.masks.float(), points), weights)
-    return cost
+    return assignable(cost, objects.labels != IGNORE)
 
 
 def _mask_costs(logits: Float[Tensor, "b q p"], target: Float[Tensor, "b m p"], weights: SetWeights) -> Tensor:
@@ -87,54 +93,61 @@ def _mask_costs(logits: Float[Tensor, "b q p"], target: Float[Tensor, "b m p"], 
     return weights.mask * entropy + weights.dice * (1 - (2 * share @ inside + 1) / (total + 1))
 
 
-def assign(cost: Float[Tensor, "b q m"], objects: Objects) -> Int[Tensor, "b m"]:
-    """The query of each object at the least total cost (Hungarian matching), IGNORE where there is no object.
+def check_boxes(objects: Objects) -> None:
+    """Refuse boxes that are none with a `RegressError`: an accelerator would be waited for, so data are checked before.
 
-    Raises `RegressError` for more objects than queries and for boxes that are none.
+    Args:
+        objects: as they are given, on the host.
     """
-    real = (objects.labels != IGNORE).cpu().numpy()
-    _check(objects, real, queries=cost.shape[1])
-    # A query that is not finite matches last; its loss is not finite either, which is for the trainer to see.
-    finite = cost.nan_to_num(nan=1e9, posinf=1e9, neginf=-1e9).cpu().numpy()
-    found = np.full(real.shape, IGNORE, dtype=np.int64)
-    for sample, held in enumerate(real):
-        rows, columns = linear_sum_assignment(finite[sample][:, held])
-        found[sample, np.flatnonzero(held)[columns]] = rows
-    return torch.from_numpy(found).to(cost.device)
-
-
-def _check(objects: Objects, real: np.ndarray, queries: int) -> None:
-    most = int(real.sum(axis=1).max(initial=0))
-    if most > queries:
+    if objects.boxes is None:
+        return
+    boxes, real = objects.boxes, objects.labels != IGNORE
+    wrong = real & ~(boxes.isfinite().all(dim=-1) & (boxes[..., 2:] >= 0).all(dim=-1))
+    if bool(wrong.any()):
+        sample, place = wrong.nonzero()[0].tolist()
         raise RegressError(
-            f"a picture has {most} objects and the task has {queries} queries: each object needs a query of its own; "
-            f"give the task at least {most} queries, or leave objects out when the data are built"
+            f"sample {sample} of the batch, object {place}: its box is {boxes[sample, place].tolist()}; expected "
+            "finite cx, cy, w, h with w and h of at least 0; mend or drop it when the data are built"
         )
-    if objects.boxes is not None:
-        boxes = objects.boxes.cpu().numpy()
-        wrong = real & ~(np.isfinite(boxes).all(axis=-1) & (boxes[..., 2:] >= 0).all(axis=-1))
-        if wrong.any():
-            sample, place = np.argwhere(wrong)[0]
-            raise RegressError(
-                f"sample {sample} of the batch, object {place}: its box is {boxes[sample, place].tolist()}; expected "
-                "finite cx, cy, w, h with w and h of at least 0; mend or drop it when the data are built"
-            )
 
 
 def set_loss(
     queries: ObjectQueries, objects: Objects, weights: SetWeights, points: Float[Tensor, "_ p 2"] | None = None
 ) -> Float[Tensor, "b"]:
+    """Return `matched_loss` at the cheapest assignment, of objects on the host whose boxes are checked.
+
+    Training assigns the objects of all tasks and layers of a step at once instead.
+    """
+    check_boxes(objects)
+    (matched,) = assign([costs(queries, objects, weights, points)])
+    return matched_loss(queries, objects, matched, weights, points)
+
+
+def matched_loss(
+    queries: ObjectQueries,
+    objects: Objects,
+    matched: Int[Tensor, "b m"],
+    weights: SetWeights,
+    points: Float[Tensor, "_ p 2"] | None = None,
+) -> Float[Tensor, "b"]:
     """Focal loss of all queries' classes, and of matched queries L1 and GIoU of boxes, cross entropy and dice of masks.
 
-    Divided by the number of objects, or by 1 where there is none. `points` (x, y) in 0..1 are where masks are compared.
+    Divided by the number of objects, or by 1 where there is none.
+
+    Args:
+        queries: what they say.
+        objects: what there is.
+        matched: the query of each object, as `assign` gives it.
+        weights: what the terms count.
+        points: (x, y) in 0..1, where masks are compared.
     """
-    matched = assign(costs(queries, objects, weights, points), objects)
     real, index = matched != IGNORE, matched.clamp(min=0)
     number = real.sum(dim=1).clamp(min=1)
-    target = torch.zeros_like(queries.classes, dtype=torch.float32)
-    sample, place = real.nonzero(as_tuple=True)
-    target[sample, matched[sample, place], objects.labels[sample, place]] = 1.0
-    total = weights.classes * focal_loss(queries.classes, target).sum(dim=(1, 2))
+    samples, count, classes = queries.classes.shape
+    # One more place takes what is no object.
+    place = torch.where(real, matched * classes + objects.labels, count * classes)
+    target = queries.classes.new_zeros(samples, count * classes + 1, dtype=torch.float32).scatter_(1, place, 1.0)
+    total = weights.classes * focal_loss(queries.classes, target[:, :-1].view_as(queries.classes)).sum(dim=(1, 2))
     if queries.boxes is not None and objects.boxes is not None:
         ours = queries.boxes.float().gather(1, index[..., None].expand(-1, -1, 4))
         theirs = torch.where(real[..., None], objects.boxes.float(), 0.5)

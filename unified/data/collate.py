@@ -125,7 +125,14 @@ class Collator:
         target, corrupted = self._target(examples, indices, inputs.get("text"))
         if corrupted is not None:
             inputs["text"] = corrupted
-        return Batch(self.name, inputs, target, [example.key for example in examples])
+        return Batch(self.name, inputs, target, [example.key for example in examples], self._asked(target))
+
+    def _asked(self, target: Any) -> Tensor | None:
+        """The places of the words that are predicted, which a device need not be asked for then."""
+        if self.answer.candidates != "vocabulary":
+            return None
+        asked = target.mask if isinstance(target, Tokens) else target != IGNORE
+        return asked.flatten().nonzero()[:, 0]
 
     def _tokens(self, modality: str, examples: Sequence[Example], indices: NDArray[np.int64]) -> Tokens:
         values = [example.inputs[modality] for example in examples]

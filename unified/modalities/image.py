@@ -236,7 +236,8 @@ def _grid_size(height: int, width: int, patch: int) -> tuple[int, int]:
 
 def _tokens(values: Tensor, frames: int, rows: int, columns: int) -> Tokens:
     position, mask = _grid(frames, rows, columns, values.device)
-    return Tokens("image", values, mask.expand(len(values), -1), position.expand(len(values), -1, -1), padded=False)
+    mask, position = mask.expand(len(values), -1), position.expand(len(values), -1, -1)
+    return Tokens("image", values, mask, position, padded=False, extent=(frames, rows, columns))
 
 
 @lru_cache(maxsize=64)
@@ -254,7 +255,9 @@ def pad(parts: Sequence[Tokens]) -> Tokens:
         name: torch.cat([_lengthen(getattr(part, name), longest) for part in parts])
         for name in ("values", "mask", "position")
     }
-    return Tokens(parts[0].modality, columns["values"], columns["mask"], columns["position"])
+    extents = [part.extent for part in parts if part.extent is not None]
+    extent = tuple(max(sizes) for sizes in zip(*extents, strict=True)) if len(extents) == len(parts) else None
+    return Tokens(parts[0].modality, columns["values"], columns["mask"], columns["position"], extent=extent)  # type: ignore[arg-type]
 
 
 def _lengthen(value: Tensor, length: int) -> Tensor:
@@ -301,9 +304,12 @@ class ImageEmbedding(nn.Module):
         states = self.projection(self.normalise(tokens.values))
         position = shared(tokens.position)
         time = position[..., 0].long()
-        if time.device.type == "cpu" and int(time.max()) >= self.temporal.num_embeddings:
+        frames = None if tokens.extent is None else tokens.extent[0]
+        if frames is None and time.device.type == "cpu":
+            frames = int(time.max()) + 1
+        if frames is not None and frames > self.temporal.num_embeddings:
             raise DataError(
-                f"a video of {int(time.max()) + 1} frames exceeds the {self.temporal.num_embeddings} of this model "
+                f"a video of {frames} frames exceeds the {self.temporal.num_embeddings} of this model "
                 "(image.frames); take fewer"
             )
         mask = tokens.mask[: position.shape[0]]

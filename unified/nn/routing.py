@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from unified import seed
 from unified.errors import UserError
 from unified.nn.dispatch import choose
+from unified.transfers import constant
 from unified.types import Conditions
 
 BY_TOKEN = ("token", "context")
@@ -145,7 +146,7 @@ class HashRouter(nn.Module):
     def forward(self, conditions: Conditions) -> Float[Tensor, "r e"]:
         """Logits whose `top` largest are equal, the others far below."""
         rows = [_drawn(self.experts, self.top, self.name, key) for key in conditions.keys]
-        return torch.tensor(rows, device=conditions.real.device)
+        return constant(rows, conditions.real.device)
 
 
 @lru_cache(maxsize=4096)

@@ -32,8 +32,9 @@ class Windows:
     ) -> Float[Tensor, "b h n d"]:
         """`mask`: keys that may be attended, of which patches are all; None = all."""
         stop = self.start + self.rows * self.columns
-        others = [*range(self.start), *range(stop, query.shape[2])]
-        place = torch.tensor(others, device=query.device)
+        place = torch.cat(
+            [torch.arange(self.start, device=query.device), torch.arange(stop, query.shape[2], device=query.device)]
+        )
         seen = None if mask is None else mask[..., place]
         keys, values = key[:, :, place], value[:, :, place]
         inside = slice(self.start, stop)

@@ -1,9 +1,9 @@
 """The multi-task step: slots in one forward pass, one weighted loss, normalised over all ranks."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -12,15 +12,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unified import seed
+from unified.answers.assignment import assign
 from unified.buckets import whole_batches
 from unified.dist import rank, reduce_sum, rows_of_rank, waits_measured, world_size
-from unified.matching import Drawn, Scores, score
+from unified.matching import Begun, Drawn, Scores, begin
 from unified.model import UnifiedModel
 from unified.nn.encoder import Noise
 from unified.stopwatch import Stopwatch
 from unified.task import Match, Task
 from unified.train.load import routing_loss
 from unified.train.precision import PRECISIONS
+from unified.transfers import sent
 from unified.types import Batch, Tokens
 
 T = TypeVar("T")
@@ -80,12 +82,14 @@ class StepModel(nn.Module):
         device = self.model.device.type
         autocast = torch.autocast(device, self.computes_in, enabled=self.computes_in != torch.float32)
         with autocast, whole_batches(self.whole_batches), self.model.encoder.sharing() as passes:
-            scores = [self._score(item) for item in items]
+            begun = [self._begin(item) for item in items]
+            matched = iter(assign([cost for each in begun for cost in each.costs]))
+            scores = [self._finish(item, each, matched) for item, each in zip(items, begun, strict=True)]
         sums = torch.stack([s.loss.sum() for s in scores])
         local = torch.stack([torch.stack([s.loss.sum(), s.terms.sum(), s.correct.sum()]).float() for s in scores])
         whole = reduce_sum(local)
         count = len(items) if slots is None else slots
-        weights = sums.new_tensor([self.tasks[item.task].loss_weight for item in items])
+        weights = torch.stack([sums.new_full((), self.tasks[item.task].loss_weight) for item in items])
         factor = weights / count * world_size() / whole[:, 1].clamp(min=1)
         extra, load = routing_loss(passes, self.model.config.experts)
         loss = (factor * sums).sum()
@@ -93,10 +97,14 @@ class StepModel(nn.Module):
             loss = loss + extra * (len(items) / count)
         return loss, torch.cat([whole, local[:, :1]], dim=1), load
 
-    def _score(self, item: Item) -> Scores:
+    def _begin(self, item: Item) -> Begun:
         with self.watch.measure(item.task), waits_measured(self.watch):
             task = self.tasks[item.task]
-            return score(self.model, task, item.batch, labels=item.labels, noise=item.noise, name=item.task)
+            return begin(self.model, task, item.batch, labels=item.labels, noise=item.noise, name=item.task)
+
+    def _finish(self, item: Item, begun: Begun, matched: Iterator[Tensor]) -> Scores:
+        with self.watch.measure(item.task), waits_measured(self.watch):
+            return begun.finish(list(islice(matched, len(begun.costs))))
 
 
 def in_chunks(slots: Sequence[T], chunks: int) -> list[Sequence[T]]:
@@ -134,13 +142,13 @@ def draw_noise(
         if rate:
             uniform = seed.uniform(rows, 2 * depth, seed_value, "drop path", purpose, step, slot)
             kept = torch.from_numpy((uniform >= rate).astype(np.float32) / (1 - rate))
-            factors = kept.T.reshape(depth, 2, len(rows)).to(device)
+            factors = sent(kept.T.reshape(depth, 2, len(rows)), device)
         normal = None
         if gates is not None:
             layers, decisions, experts = gates
             generator = seed.torch_generator(seed_value, "gate noise", purpose, step, slot)
             most = len(task.inputs) + 2  # rows of one sequence: its inputs, a caption and its queries
-            normal = torch.randn(layers, decisions, most, experts, generator=generator).to(device)
+            normal = sent(torch.randn(layers, decisions, most, experts, generator=generator), device)
         return Noise(factors, normal)
 
     inputs = drawn(own, "inputs")

@@ -1,0 +1,68 @@
+"""What a training step may move between the host and an accelerator, in one place; all else stays where it is.
+
+A number that the host asks a device for costs a wait until everything that was queued is done. What the host knows
+already (sizes, lengths, places of words) travels with `Tokens` and `Batch` instead.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ALLOWED = {
+    "batches": "to the device, while the step before computes: nobody waits",
+    "noise": "to the device: drawn on the host by (seed, step, slot), alike for all devices; nobody waits",
+    "constants": "to the device, once for each: rows of routers, centres of bins, ratios of classes",
+    "matching": "to the host, waited for, once a step for all tasks and layers: Hungarian matching is a program of the "
+    "host; the assignments go back without a wait",
+    "log": "to the host, read a step later, when they have long arrived: losses, the norm of the gradient, whether it "
+    "was finite, the load of experts",
+    "stop": "to the host, read a step later: whether any rank was asked to stop",
+    "ranks": "to the host, waited for, once a record of several ranks: their times and memory, to name the slowest",
+    "expert parallelism": "to the host, waited for, once a routed layer: how many rows come from each process",
+    "fp16": "to the host, waited for, once a step: whether the gradient overflowed, as the next loss is scaled by it",
+    "DeepSpeed": "to the host, waited for, once a step: its engine asks for the norm of the gradient itself",
+}
+"""Every transfer of a step, with its reason; a test runs steps on a device without values, where any other fails."""
+
+
+class HostCopy:
+    """A tensor on its way to the host; whoever reads it later does not wait."""
+
+    def __init__(self, value: Tensor) -> None:
+        """Begin the copy; `value` must not be changed in place before the work that is queued now is done."""
+        self._value, self._arrived = value.detach(), None
+        if value.device.type == "cuda":
+            self._value = torch.empty_like(value, device="cpu", pin_memory=True).copy_(self._value, non_blocking=True)
+            self._arrived: Any = torch.cuda.Event()
+            self._arrived.record()
+
+    def read(self) -> Tensor:
+        """Return the tensor on the host; waits for it where it has not arrived."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._value.cpu()
+
+
+def sent(value: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the host on the device, without a wait."""
+    if device.type == "cuda" and value.device.type == "cpu":
+        value = value.pin_memory()
+    return value.to(device, non_blocking=True)
+
+
+def constant(numbers: Sequence[Any], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return numbers, or rows of them, as a tensor on the device, where they are kept: never change it in place."""
+    return _constant(_hashable(numbers), device, dtype)
+
+
+@lru_cache(maxsize=4096)
+def _constant(numbers: tuple[Any, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):  # training may ask for it next
+        return torch.tensor(numbers, dtype=dtype).to(device)
+
+
+def _hashable(numbers: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(_hashable(row) if isinstance(row, Sequence) else row for row in numbers)
