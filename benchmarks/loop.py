@@ -35,9 +35,11 @@ from unified.model_settings import ImageSettings, ModelSettings, TextSettings
 from unified.recipe import EngineSettings, Recipe, TrainSettings
 from unified.task import Match, Task
 from unified.train import loop
+from unified.train.outcome import Launched
 from unified.train.progress import Progress
 from unified.train.run_folder import RunFolder
 from unified.train.trainer import Trainer
+from unified.transfers import HostCopy
 
 STEPS, SAMPLES, SIDE, BATCH = 61, 64, 32, 8
 EVERY = TrainSettings.log_every
@@ -117,11 +119,13 @@ def in_turns(recipe: Recipe, out: Path) -> Sides:
 def bookkeeping(recipe: Recipe, trainer: Trainer, out: Path) -> dict[str, float]:
     """Seconds a step of what is not the network, by what it is."""
     sizes, numbers = [SAMPLES] * 16, iter(range(10**9))
-    slots, sums = trainer_slots(recipe), [[1.0, 1.0, 1.0, 1.0]] * 2
-    norms = {f"layers {number}": 1.0 for number in range(8)}
+    slots = trainer_slots(recipe)
+    norms = tuple(f"layers {number}" for number in range(8))
+    numbers_of_step = HostCopy(torch.ones(4 * len(slots) + 1 + len(norms)))
+    launched = Launched(1, slots, 1e-3, trainer._watch.lap(), numbers_of_step, norms)
     with RunFolder(out) as folder:
         progress = Progress(10**9, every=EVERY, tell=folder.append, peak=1e12, more=trainer.experts.record)
-        result = trainer._result(slots, sums, 1.0, norms, 1e-3)
+        result = trainer.finish(launched)
 
         def order() -> None:
             for slot in schedule(recipe, recipe.seed, next(numbers)):
@@ -132,7 +136,7 @@ def bookkeeping(recipe: Recipe, trainer: Trainer, out: Path) -> dict[str, float]
                 progress.step(next(numbers) + 2, **result.values())
 
         def worked() -> None:
-            trainer._result(slots, sums, 1.0, norms, 1e-3)
+            trainer.finish(launched)
 
         # Short sides and many rounds: other processes of the machine interrupt the fewest of them.
         best = best_seconds({"order of the data": order, "work done": worked, "log": logged}, rounds=300)

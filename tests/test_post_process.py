@@ -12,9 +12,9 @@ from transformers.models.detr.modeling_detr import DetrObjectDetectionOutput
 
 import unified
 from unified import seed
+from unified.object_readings import object_queries
 from unified.post_process import PostProcessError
 from unified.queries import QueryStates
-from unified.object_readings import object_queries
 from unified.readings import answers, heat_maps
 
 PIXELS = torch.randint(0, 256, (2, 3, 20, 30), dtype=torch.uint8, generator=seed.torch_generator("pictures"))

@@ -106,7 +106,7 @@ def windows(parts: Sequence[tuple[Attributes, Any]], side: int | None) -> Window
         count = tokens.values.shape[1]
         if attributes.modality == "image":
             grid = tokens.grid
-            return Windows(start, *grid[1:], side) if grid is not None and grid[0] == 1 else None
+            return Windows(start, grid[1], grid[2], side) if grid is not None and grid[0] == 1 else None
         start += count
     return None
 

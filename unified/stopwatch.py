@@ -31,11 +31,26 @@ class Stopwatch:
         finally:
             self._marks.append((name, begin, self._mark()))
 
+    def lap(self) -> "Lap":
+        """Return what was measured since the last lap, whose device may still be at work."""
+        marks, self._marks = self._marks, []
+        return Lap(marks, self._cuda)
+
     def seconds(self) -> dict[str, float]:
-        """Those since the last call, once the device has done the work."""
+        """Those since the last lap, once the device has done the work."""
+        return self.lap().seconds()
+
+
+class Lap:
+    """What a stopwatch measured in one stretch."""
+
+    def __init__(self, marks: list[tuple[str, Any, Any]], cuda: bool) -> None:
+        self._marks, self._cuda = marks, cuda
+
+    def seconds(self) -> dict[str, float]:
+        """Return seconds by name, once the device has done the work."""
         found: dict[str, float] = {}
         for name, begin, end in self._marks:
             spent = begin.elapsed_time(end) / 1000 if self._cuda else end - begin
             found[name] = found.get(name, 0.0) + spent
-        self._marks.clear()
         return found

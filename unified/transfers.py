@@ -33,10 +33,11 @@ class HostCopy:
 
     def __init__(self, value: Tensor) -> None:
         """Begin the copy; `value` must not be changed in place before the work that is queued now is done."""
-        self._value, self._arrived = value.detach(), None
+        self._value = value.detach()
+        self._arrived: Any = None
         if value.device.type == "cuda":
             self._value = torch.empty_like(value, device="cpu", pin_memory=True).copy_(self._value, non_blocking=True)
-            self._arrived: Any = torch.cuda.Event()
+            self._arrived = torch.cuda.Event()
             self._arrived.record()
 
     def read(self) -> Tensor:

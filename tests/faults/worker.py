@@ -26,8 +26,9 @@ from unified.data.loader import Steps
 from unified.data.shards import Shards
 from unified.dist import rank
 from unified.train import loop
-from unified.train import step as step_module
-from unified.train.trainer import StepResult, Trainer
+from unified.train.outcome import Launched
+from unified.train.step import StepModel
+from unified.train.trainer import Trainer
 
 
 def out() -> Path:
@@ -47,10 +48,10 @@ def at(kind: str, step: int, of: int, act: Callable[[Trainer, Sequence[Any]], No
     """Let rank `of` act when it begins `step`, counted from 1."""
 
     class Faulty(loop.Trainer):  # type: ignore[misc, name-defined]
-        def train_step(self, slots: Sequence[Any], **options: Any) -> StepResult:
+        def launch(self, slots: Sequence[Any], **options: Any) -> Launched:
             if self.step + 1 == step and rank() == of and once(kind):
                 act(self, slots)
-            return super().train_step(slots, **options)  # type: ignore[no-any-return]
+            return super().launch(slots, **options)  # type: ignore[no-any-return]
 
     loop.Trainer = Faulty  # type: ignore[misc]
 
@@ -151,14 +152,14 @@ def steep(step: int, of: int) -> None:
 
 
 def _spoil(kind: str, step: int, of: int, spoil: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    score = step_module.score
+    score = StepModel._finish
     armed: list[bool] = []
 
     def scored(*arguments: Any, **options: Any) -> Any:
         found = score(*arguments, **options)
         return replace(found, loss=spoil(found.loss)) if armed and armed.pop() else found
 
-    step_module.score = scored
+    StepModel._finish = scored
     at(kind, step, of, lambda *_: armed.append(True))
 
 

@@ -29,11 +29,12 @@ from unified.config import read_yaml
 from unified.data.loader import StepLoader
 from unified.data.schedule import Slot
 from unified.recipe import EngineSettings, Recipe
-from unified.train import step as step_module
 from unified.train.build import build
 from unified.train.engine import make_accelerator
 from unified.train.expert_parallel import ExpertShare
-from unified.train.trainer import NonFiniteError, Trainer
+from unified.train.outcome import NonFiniteError
+from unified.train.step import StepModel
+from unified.train.trainer import Trainer
 from unified.train.zero import Sharded
 from unified.types import IGNORE, Batch
 
@@ -160,7 +161,7 @@ def skipped(recipe: Recipe, folder: Path) -> Any:
         return loss
 
     recipe = replace(recipe, train=replace(recipe.train, non_finite="skip"))
-    score = step_module.score
+    score = StepModel._finish
     found: dict[str, Any] = {}
     curves = {}
     faults: dict[str, Callable[[Tensor], Tensor] | None] = {
@@ -176,9 +177,9 @@ def skipped(recipe: Recipe, folder: Path) -> Any:
             trainer.skipped.add(2)
         else:
             before = tensors_of(trainer)
-            step_module.score = spoilt(score, change)
+            StepModel._finish = spoilt(score, change)
             trainer.train_step(slots_of(loader, VARY[1]))
-            step_module.score = score
+            StepModel._finish = score
             found[fault] = differing(before, tensors_of(trainer))
         losses = [trainer.train_step(slots_of(loader, tasks)).losses for tasks in VARY[2:]]
         curves[fault] = (losses, tensors_of(trainer), trainer.skipped.steps)

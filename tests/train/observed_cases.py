@@ -43,18 +43,18 @@ def slow(recipe: Recipe, folder: Path) -> Any:
     trainer, loader = start(recipe, folder)
     told: list[Record] = []
     progress = Progress(3, every=3, tell=told.append, of_ranks=of_ranks, peak=1e9)
-    score = step.score
+    begin = step.begin
 
     def slower(*arguments: Any, **named: Any) -> Any:
         time.sleep(SLEEP * rank())
-        return score(*arguments, **named)
+        return begin(*arguments, **named)
 
     with closing(trainer.engine):
         for number in range(1, 4):
             done = trainer.train_step(loader.probe())
             progress.step(number, **done.values())
-            step.score = slower  # type: ignore[assignment]
-        step.score = score
+            step.begin = slower  # type: ignore[assignment]
+        step.begin = begin
     return told[-1]
 
 

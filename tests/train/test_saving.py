@@ -26,7 +26,8 @@ from unified.reports.run import read_run
 from unified.train import loop
 from unified.train.build import build
 from unified.train.engine import make_accelerator
-from unified.train.trainer import NonFiniteError, Trainer
+from unified.train.outcome import NonFiniteError
+from unified.train.trainer import Trainer
 from unified.types import DataError
 
 
@@ -73,7 +74,7 @@ def test_a_full_disk_beside_training_ends_the_run_at_a_later_step(
 def test_a_run_that_ends_beside_its_writing_still_has_that_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: type[UserError]
 ) -> None:
-    step = Trainer.train_step
+    step = Trainer.launch
 
     def nan(self: Trainer, slots: Any, **options: Any) -> Any:
         if self.step == 2:
@@ -86,7 +87,7 @@ def test_a_run_that_ends_beside_its_writing_still_has_that_checkpoint(
         return schedule(recipe, seed, number, origin)
 
     if end is NonFiniteError:
-        monkeypatch.setattr(Trainer, "train_step", nan)
+        monkeypatch.setattr(Trainer, "launch", nan)
     else:
         monkeypatch.setattr(loader, "schedule", gone)
     with pytest.raises(end, match="not finite" if end is NonFiniteError else "gone"):

@@ -20,14 +20,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from unified.checkpoint import Writer, newest
 from unified.data.loader import StepLoader
 from unified.data.schedule import Slot
-from unified.matching import score
 from unified.recipe import Recipe
-from unified.train import step as step_module
-from unified.train import trainer as trainer_module
+from unified.train import outcome
 from unified.train.build import build
 from unified.train.engine import make_accelerator
 from unified.train.optim import learning_rate
-from unified.train.trainer import NonFiniteError, Trainer
+from unified.train.outcome import NonFiniteError
+from unified.train.step import StepModel
+from unified.train.trainer import Trainer
 from unified.types import IGNORE, Batch, Tokens
 
 ROOT = Path(__file__).parent.parent.parent
@@ -174,14 +174,12 @@ def test_a_gate_that_is_not_finite_stops_with_task_and_samples(tmp_path: Path, v
 def test_only_ranks_whose_own_loss_is_not_finite_name_their_samples(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer, loader = start(tiny_recipe(tmp_path), tmp_path)
+    _, loader = start(tiny_recipe(tmp_path), tmp_path)
     slots = only(loader, "next")
     other = "task 'next', samples [\"of the other rank\"]"
-    monkeypatch.setattr(
-        trainer_module, "gather_objects", lambda value: [value, True if isinstance(value, bool) else [other]]
-    )
+    monkeypatch.setattr(outcome, "gather_objects", lambda value: [value, True if isinstance(value, bool) else [other]])
     sums = torch.tensor([[math.nan, 8.0, 0.0, 1.0]])  # over all ranks it is not, on this one it is finite
-    wrong = trainer._not_finite(slots, sums)
+    wrong = outcome.not_finite(1, slots, sums)
     assert wrong is not None
     assert "of the other rank" in wrong
     assert f'"{slots[0][1].keys[0]}"' not in wrong
@@ -191,11 +189,13 @@ def spoil(monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], Tensor]) -
     """Change the loss of the next slot alone."""
     left = [change]
 
-    def scored(*arguments: Any, **options: Any) -> Any:
-        found = score(*arguments, **options)
+    plain = StepModel._finish
+
+    def finished(*arguments: Any) -> Any:
+        found = plain(*arguments)
         return replace(found, loss=left.pop()(found.loss)) if left else found
 
-    monkeypatch.setattr(step_module, "score", scored)
+    monkeypatch.setattr(StepModel, "_finish", finished)
 
 
 def steep(loss: Tensor) -> Tensor:
@@ -206,12 +206,14 @@ def steep(loss: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("change", [lambda loss: loss * math.nan, lambda loss: loss + math.inf, steep])
 @pytest.mark.parametrize("model", ["dense", "token"])
+@pytest.mark.parametrize("at_once", [True, False])
 def test_a_skipped_step_changes_nothing_but_the_rate_of_the_next_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, change: Callable[[Tensor], Tensor]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, change: Callable[[Tensor], Tensor], at_once: bool
 ) -> None:
     recipe = tiny_recipe(tmp_path, train={"non_finite": "skip"})
     recipe = with_experts(recipe, "token", bias_rate=0.01) if model == "token" else recipe
     trainer, loader = start(recipe, tmp_path)
+    trainer.at_once = at_once
     trainer.train_step(loader.probe())
     before = copied(trainer)
     spoil(monkeypatch, change)
@@ -223,11 +225,43 @@ def test_a_skipped_step_changes_nothing_but_the_rate_of_the_next_ones(
     assert all(math.isfinite(loss) for loss in result.losses.values())
     assert (trainer.step, trainer.skipped.steps, trainer.skipped.record()) == (2, [2], {"skipped_steps": 1})
     passed, _ = start(recipe, tmp_path)
+    passed.at_once = at_once
     passed.train_step(loader.probe())
     passed.pass_over()
     passed.skipped.add(2)
     assert trainer.train_step(loader.probe()) == passed.train_step(loader.probe())
     assert trainer.train_step(loader.probe()).lr == 0.5 * learning_rate(3, recipe.optim, recipe.max_steps)
+
+
+def test_a_step_whose_numbers_are_read_later_changes_the_same(tmp_path: Path) -> None:
+    recipe = with_experts(tiny_recipe(tmp_path, optim={"ema": 0.9}), "token", bias_rate=0.01)
+    (now, loader), (later, _) = start(recipe, tmp_path), start(recipe, tmp_path)
+    later.at_once = False
+    for _ in range(3):
+        assert now.train_step(loader.probe(), norms_by_part=True) == later.train_step(
+            loader.probe(), norms_by_part=True
+        )
+        assert now.experts.record() == later.experts.record()
+    expected = copied(now)
+    for name, found in copied(later).items():
+        exact = not name.startswith("ema/")  # whose arithmetic is another one
+        torch.testing.assert_close(found, expected[name], rtol=0 if exact else 1e-6, atol=0 if exact else 1e-7)
+
+
+def test_nothing_changes_after_a_step_that_ends_the_run_and_is_read_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, loader = start(tiny_recipe(tmp_path), tmp_path)
+    trainer.at_once = False
+    trainer.train_step(loader.probe())
+    before, batch = copied(trainer), only(loader, "colour")
+    spoil(monkeypatch, lambda loss: loss * math.nan)
+    wrong = trainer.launch(batch)
+    trainer.launch(loader.probe())
+    with pytest.raises(NonFiniteError, match=r"step 2: the loss is not finite\. task 'colour'") as error:
+        trainer.finish(wrong)
+    assert batch[0][1].keys[0] in str(error.value)
+    assert [name for name, value in copied(trainer).items() if not torch.equal(value, before[name])] == []
 
 
 def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,6 +146,8 @@ class _Picked(Mapping[str, Tensor]):
 class _WithExperts(Whole):
     """What both engines do with the experts of a share."""
 
+    waits = True
+
     def __init__(
         self,
         accelerator: Accelerator,
@@ -179,7 +181,7 @@ class _WithExperts(Whole):
             self.experts.step()
         self.experts.zero_grad()
 
-    def norms(self, parts: Mapping[str, str]) -> dict[str, float]:
+    def norms(self, parts: Mapping[str, str]) -> tuple[tuple[str, ...], Float[Tensor, "p"]]:
         """As `Whole.norms`, without the experts that are split: their gradients are averaged by `step`."""
         return super().norms({name: part for name, part in parts.items() if name not in self.share.shapes})
 

@@ -4,11 +4,13 @@ import re
 from collections.abc import Iterable, Mapping
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from unified.dist import reduce_sum
 from unified.model import UnifiedModel
 from unified.nn.experts import ConditionalLinear
+from unified.transfers import constant
 
 THIRDS = 3
 
@@ -45,19 +47,20 @@ def _by_name(name: str, depth: int) -> str:
 
 def norms(
     gradients: Iterable[tuple[str, Tensor]], parts: Mapping[str, str], device: torch.device, *, split: bool
-) -> dict[str, float]:
-    """The norm of each part's gradient, from gradients by the parameter's name; a part that no task used has 0.
+) -> Float[Tensor, "p"]:
+    """The norm of each part's gradient, in the order in which `parts` names them; a part that no task used has 0.
 
-    Parameters that are in no part are left out.
-
-    `split`: over the processes, which then all call this.
+    Args:
+        gradients: by the parameter's name; those of parameters that are in no part are left out.
+        parts: that of each parameter, by its name.
+        device: where the norms are wanted.
+        split: whether gradients are split over the processes, which then all call this.
     """
     names = list(dict.fromkeys(parts.values()))
     sums = torch.zeros(len(names), device=device)
     found = [(name, gradient) for name, gradient in gradients if name in parts]
     if found:
-        place = torch.tensor([names.index(parts[name]) for name, _ in found], device=device)
+        place = constant([names.index(parts[name]) for name, _ in found], device, torch.long)
         squares = torch.stack(torch._foreach_norm([gradient.detach() for _, gradient in found])).float().square()
         sums.index_add_(0, place, squares.to(device))
-    whole = reduce_sum(sums) if split else sums
-    return dict(zip(names, whole.sqrt().tolist(), strict=True))
+    return (reduce_sum(sums) if split else sums).sqrt()

@@ -1,5 +1,6 @@
 """How busy the experts are: the losses that balance them, and what a run tells about them."""
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import add
@@ -14,6 +15,7 @@ from unified.model import UnifiedModel
 from unified.nn.balance import balance_loss, dead_experts, effective_experts, entropy, updated_bias, z_loss
 from unified.nn.experts import ConditionalLayer
 from unified.nn.routing import BY_TOKEN, FOLDED, HashRouter, TokenRouter, Usage
+from unified.transfers import HostCopy
 
 
 def routing_loss(
@@ -46,6 +48,7 @@ class ExpertLoad:
     def __init__(self, model: UnifiedModel) -> None:
         self._layers: dict[int, ConditionalLayer] = model.encoder.conditional_layers()
         self._sum: Tensor | None = None
+        self._taken: deque[HostCopy] = deque()
 
     @property
     def gates(self) -> tuple[int, int, int] | None:
@@ -57,22 +60,40 @@ class ExpertLoad:
         return None
 
     @torch.no_grad()
-    def step(self, load: Float[Tensor, "m d e"] | None, bias_rate: float) -> None:
-        """Take in the load of a step over all ranks, and move the biases of routers that have one against it."""
-        if load is None:
+    def step(
+        self, load: Float[Tensor, "m d e"] | None, bias_rate: float, held: bool | Float[Tensor, ""] = False
+    ) -> None:
+        """Take in the load of a step over all ranks, and move the biases of routers that have one against it.
+
+        Args:
+            load: of each layer, decision and expert; None: there are no experts.
+            bias_rate: by how much a bias moves.
+            held: whether the step changed nothing, and its load does not count; on the device 1 or 0.
+        """
+        if load is None or held is True:
             return
+        if isinstance(held, Tensor):
+            load = torch.where(held > 0, 0.0, load)
         self._sum = load if self._sum is None else self._sum + load
         for layer, of_layer in zip(self._layers.values(), load, strict=True):
             for router, of_decision in zip(layer.values(), of_layer, strict=True):
                 if isinstance(router, TokenRouter) and router.bias is not None:
                     router.bias.copy_(updated_bias(router.bias, of_decision, bias_rate))
 
+    def take(self) -> None:
+        """Begin to bring what the experts did until now to the host, for the next record."""
+        if self._sum is not None:
+            self._taken.append(HostCopy(self._sum))
+            self._sum = None
+
     def record(self) -> dict[str, Any]:
-        """What the experts did since the last record, by layer and decision: shares of the load, its entropy in nats,
+        """What the experts did between two records, by layer and decision: shares of the load, its entropy in nats,
         the number of experts that would be as diverse if equally busy, and of those that nothing reached."""
-        if self._sum is None:
+        if not self._taken:
+            self.take()
+        if not self._taken:
             return {}
-        load, self._sum = self._sum.cpu(), None
+        load = self._taken.popleft().read()
         found: dict[str, Any] = {}
         for (number, layer), of_layer in zip(self._layers.items(), load, strict=True):
             for name, busy in zip(layer.keys(), of_layer, strict=True):

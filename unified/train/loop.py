@@ -1,6 +1,7 @@
 """A run from its recipe to its last checkpoint: resume, train, evaluate, log, save."""
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,13 @@ from unified.train.build import Parts, build
 from unified.train.engine import make_accelerator
 from unified.train.first_samples import begin_at_baselines
 from unified.train.flops import gemm_peak
+from unified.train.outcome import Launched, NonFiniteError
 from unified.train.precision import PRECISIONS, resolved
 from unified.train.progress import Progress
 from unified.train.run_folder import RunFolder
 from unified.train.stop import StopRequest
 from unified.train.trackers import Trackers
-from unified.train.trainer import NonFiniteError, Trainer
+from unified.train.trainer import Trainer
 from unified.train.training_data import record_before, record_training
 from unified.train.watchdog import Watchdog
 from unified.training_record import joined, read_record, write_record
@@ -116,6 +118,7 @@ class _Session:
             # The share of bad samples is one of the whole run.
             self.loader.bad, self.loader.seen = state.get("bad_samples", 0), state.get("seen_samples", 0)
             logger.info("continuing %s from step %d of %d", out, start, recipe.max_steps)
+        self._launched: deque[Launched] = deque()
         self.trackers = Trackers(accelerator, recipe, out.name)
         peak = (
             gemm_peak(PRECISIONS[recipe.train.precision], accelerator.device, torch.get_num_threads())
@@ -165,17 +168,22 @@ class _Session:
         for step in range(self.trainer.step + 1, last + 1):
             self.watchdog.begin(step)
             if step in passed:
+                self._finish()
                 self.trainer.pass_over()
                 logger.info("step %d: passed over, as train.skip_steps says", step)
             else:
                 self._step(step, batches)
             stopping = stop.agreed(self.accelerator.device)
             self.writer.check()
-            if train.eval_every and (step % train.eval_every == 0 or step == last):
+            evaluating = train.eval_every and (step % train.eval_every == 0 or step == last)
+            saving = step == last or stopping or step % train.save_every == 0
+            if evaluating or saving:
+                self._finish()
+            if evaluating:
                 self.watchdog.enter("evaluating")
                 with self.progress.paused():
                     self._evaluate()
-            if step == last or stopping or step % train.save_every == 0:
+            if saving:
                 self.watchdog.enter("saving")
                 with self.progress.paused():
                     self._save()
@@ -186,15 +194,28 @@ class _Session:
                 return
 
     def _step(self, step: int, batches: Batches) -> None:
-        try:
+        with self._keeping_checkpoints():
             with self.progress.waiting():
                 _, slots, _ = next(batches)
             self.watchdog.has(slot.task for slot, _ in slots)
-            done = self.trainer.train_step(slots, norms_by_part=self.progress.recorded(step))
+            self._launched.append(self.trainer.launch(slots, norms_by_part=self.progress.recorded(step)))
+        self._finish(0 if self.trainer.at_once else 1)
+
+    def _finish(self, but: int = 0) -> None:
+        """Report the steps that were launched, `but` the last of which may still be under way."""
+        while len(self._launched) > but:
+            launched = self._launched.popleft()
+            with self._keeping_checkpoints():
+                done = self.trainer.finish(launched)
+            self.progress.step(launched.step, **done.values())
+
+    @contextlib.contextmanager
+    def _keeping_checkpoints(self) -> Iterator[None]:
+        try:
+            yield
         except (DataError, NonFiniteError):
             self.writer.wait()  # all ranks end here, and the run goes on from the last checkpoint that is complete
             raise
-        self.progress.step(step, **done.values())
 
     def _save(self) -> None:
         state = {

@@ -39,6 +39,14 @@ class GroupSkipAdamW(torch.optim.AdamW):
         finally:
             self.param_groups = everything
 
+    def step_unless(self, held: Float[Tensor, ""]) -> None:
+        """One step of the active groups, which changes nothing where `held` is 1: the kernels look, not the host."""
+        self.found_inf = held  # what fused kernels look at; GradScaler names it so
+        try:
+            self.step()
+        finally:
+            del self.found_inf
+
 
 def decayed(model: nn.Module) -> frozenset[str]:
     """Names of the parameters with weight decay: matrices, but no table of embeddings.
@@ -199,10 +207,23 @@ class Ema:
         self._average = {name: _own(parameter).float().clone() for name, parameter in _trained(model)}
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Move the average towards the weights: average ← decay · average + (1 − decay) · weights."""
+    def update(self, model: nn.Module, held: bool | Float[Tensor, ""] = False) -> None:
+        """Move the average towards the weights: average ← decay · average + (1 − decay) · weights.
+
+        Args:
+            model: whose weights.
+            held: whether the step changed nothing, and the average stays too; on the device 1 or 0.
+        """
+        if held is True:
+            return
         weights = [_own(parameter).float() for _, parameter in _trained(model)]
-        torch._foreach_lerp_(list(self._average.values()), weights, 1 - self.decay)
+        average = list(self._average.values())
+        if held is False:
+            torch._foreach_lerp_(average, weights, 1 - self.decay)
+            return
+        moves = torch._foreach_sub(weights, average)
+        torch._foreach_mul_(moves, (1 - self.decay) * (1 - held))
+        torch._foreach_add_(average, moves)
 
     def tensors(self) -> dict[str, Tensor]:
         """The average by parameter name, for a checkpoint."""

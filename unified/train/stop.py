@@ -7,7 +7,8 @@ from typing import Any, Self
 
 import torch
 
-from unified.dist import reduce_sum
+from unified.dist import reduce_sum, world_size
+from unified.transfers import HostCopy
 
 _MESSAGE = (
     b"\nstopping after this step, with a checkpoint; press Ctrl-C again to stop at once (and lose the last steps)\n"
@@ -23,6 +24,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.requested = False
         self._process = 0
+        self._told: HostCopy | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -50,5 +52,13 @@ class StopRequest:
             os.write(2, _MESSAGE)  # print and logging may be interrupted halfway and must not be entered again
 
     def agreed(self, device: torch.device | str = "cpu") -> bool:
-        """Whether any rank was asked to stop; all ranks call it after the same step, so they stop at the same one."""
-        return bool(reduce_sum(torch.tensor([float(self.requested)], device=device)).item())
+        """Whether any rank was asked to stop; all ranks call it after the same step, so they stop at the same one.
+
+        An accelerator tells of several ranks a step later, so that nobody waits for it.
+        """
+        if world_size() == 1:
+            return self.requested
+        told, self._told = self._told, HostCopy(reduce_sum(torch.full((), float(self.requested), device=device)))
+        if torch.device(device).type == "cpu":
+            told = self._told
+        return told is not None and bool(told.read())

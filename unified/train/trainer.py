@@ -1,9 +1,7 @@
 """One training run: step, save, resume."""
 
-import dataclasses
-import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,8 +12,6 @@ from torch import Tensor
 from unified import checkpoint
 from unified.answers.match import TEMPERATURES
 from unified.data.schedule import Slot
-from unified.dist import gather_objects
-from unified.errors import UserError
 from unified.log import logger
 from unified.nn.routing import GateError
 from unified.queries import NEWER
@@ -34,41 +30,18 @@ from unified.train.optim import (
     parameter_groups,
     uses_from_gradients,
 )
+from unified.train.outcome import Launched, NonFiniteError, Slots, StepResult, not_finite, where
 from unified.train.skipped import LASTS, Skipped
 from unified.train.step import TASK_METRICS, Item, StepModel, draw_noise, in_chunks
 from unified.train.work import Cost, Work, bucketed_on, work
 from unified.train.zero import wrapped
+from unified.transfers import HostCopy
 from unified.types import Batch
 
 _NEXT = (
     "Nothing was changed by this step: look at these samples, or lower optim.lr, and start again from the last "
     "checkpoint; --train.skip-steps passes over steps, --train.non-finite skip over all that are not finite"
 )
-
-
-class NonFiniteError(UserError):
-    """A gate, a loss or a gradient is not a finite number; raised before the optimizer changes anything."""
-
-
-@dataclasses.dataclass(frozen=True)
-class StepResult:
-    """What one optimizer step did, over all ranks."""
-
-    losses: dict[str, float]  # mean loss of each task's terms
-    metrics: dict[str, float]
-    samples: int
-    tokens: int  # through the encoder, with candidates and the padding that buckets of like length leave
-    flops: dict[str, int]
-    seconds: dict[str, float] = dataclasses.field(compare=False)
-    """Of the forward pass of each task on this rank; `WAITING`: spent in exchanges within it."""
-    seen: dict[str, int]  # samples of each task since its first one
-    norm: float
-    norms: dict[str, float]  # by part of the network, where they were asked for
-    lr: float
-
-    def values(self) -> dict[str, Any]:
-        """The fields by name, as `Progress.step` takes them."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
 class Trainer:
@@ -120,9 +93,12 @@ class Trainer:
             if share is None
             else beside_experts(accelerator, step_model, self.optimizer, recipe.optim.clip, share)
         )
+        self.at_once = self.model.device.type == "cpu" or self.scale is not None or self.engine.waits
+        """Whether the norm of the gradient is read before the weights change: on a CPU nobody has to wait for it."""
+        self._halted = torch.zeros((), device=self.model.device)
         self.whole_batches = step_model.whole_batches
         self._parts = parts_of(self.model)
-        self._watch.seconds()  # those of the probe are of no step
+        self._watch.lap()  # that of the probe is of no step
         check_running(recipe, accelerator, self.engine.module)
         self.ema = Ema(self.model, recipe.optim.ema) if recipe.optim.ema is not None else None
 
@@ -145,44 +121,85 @@ class Trainer:
         )
         return Item(slot.task, batch.to(self.model.device, non_blocking=True), labels, noise)
 
-    def train_step(self, slots: Sequence[tuple[Slot, Batch]], *, norms_by_part: bool = False) -> StepResult:
-        """A forward and a backward pass over the slots, or over each chunk of them, and one change of the weights."""
+    def train_step(self, slots: Slots, *, norms_by_part: bool = False) -> StepResult:
+        """One change of the weights, and what it was; see `launch`."""
+        return self.finish(self.launch(slots, norms_by_part=norms_by_part))
+
+    def launch(self, slots: Slots, *, norms_by_part: bool = False) -> Launched:
+        """Make a forward and a backward pass over the slots, or over each chunk of them, and one change of the weights.
+
+        An accelerator is not waited for, unless `at_once`: its numbers are read by `finish`, best a step later.
+
+        Args:
+            slots: those of the step, with this rank's batches.
+            norms_by_part: measure the norm of the gradient by part of the network, too.
+
+        Raises:
+            NonFiniteError: a gate is not finite, where asking costs no wait.
+        """
         optim = self.recipe.optim
         tasks = {slot.task for slot, _ in slots}
         lr = learning_rate(self.step, optim, self.recipe.max_steps) * self.skipped.factor(self.step + 1)
         for group in self.engine.param_groups():
             group["active"] = bool(tasks & set(group["tasks"]))
             group["lr"] = lr * group["lr_scale"]
-        sums, load, wrong = self._gradients(slots)
-        norms = self.engine.norms(self._parts) if norms_by_part and wrong is None else {}
-        norm = self.engine.step()
-        changed = math.isfinite(norm)
-        if wrong is None and not changed and (self.scale is None or self.scale.smallest):
-            wrong = f"step {self.step + 1}: the gradient is not finite. {_where(slots)}"
-        if wrong is not None:
-            self._skip(wrong)
-        elif self.scale is not None:
-            self._adapt_scale(finite=changed)
-        if changed:
-            settings = self.recipe.model.experts
-            self.experts.step(load, settings.bias_rate if settings else 0.0)
-            if self.ema is not None:
-                self.ema.update(self.model)
+        sums, load = self._gradients(slots)
+        parts, norms = self.engine.norms(self._parts) if norms_by_part else ((), sums.new_empty(0))
+        norm, held = self._change()
+        settings = self.recipe.model.experts
+        self.experts.step(load, settings.bias_rate if settings else 0.0, held)
+        if norms_by_part:
+            self.experts.take()
+        if self.ema is not None:
+            self.ema.update(self.model, held)
         self.step += 1
-        return self._result(slots, sums.tolist(), norm, norms if changed else {}, lr)
+        kind = torch.float64 if self.at_once else torch.float32  # engines may tell the norm in more digits
+        numbers = HostCopy(torch.cat([part.flatten().to(sums.device, kind) for part in (sums, norm, norms)]))
+        return Launched(self.step, slots, lr, self._watch.lap(), numbers, parts)
+
+    def _change(self) -> tuple[Tensor, bool | Tensor]:
+        """Clip the gradients and change the weights; return their norm, and whether nothing was changed, as it is not
+        finite."""
+        if self.at_once:
+            norm = self.engine.step()
+            return torch.tensor(norm, dtype=torch.float64), not math.isfinite(norm)
+        norm_there, held = self.engine.step_unread(self._halted)
+        if self.recipe.train.non_finite == "stop":
+            self._halted = held  # whatever is launched until the host reads of it changes nothing either
+        return norm_there, held
+
+    def finish(self, launched: Launched) -> StepResult:
+        """Read what a launched step did.
+
+        Args:
+            launched: of `launch`; steps are finished in their order, by all ranks.
+
+        Raises:
+            NonFiniteError: a loss or the gradient is not finite, and the run is to end. Nothing was changed by that
+                step, nor by one that was launched after it.
+        """
+        sums, norm, norms = launched.read()
+        changed = math.isfinite(norm)
+        wrong = not_finite(launched.step, launched.slots, sums)
+        if wrong is None and not changed and (self.scale is None or self.scale.smallest):
+            wrong = f"step {launched.step}: the gradient is not finite. {where(launched.slots)}"
+        if wrong is not None:
+            self._skip(launched.step, wrong)
+        elif self.scale is not None:
+            self._adapt_scale(launched.step, finite=changed)
+        return self._result(launched, sums.tolist(), norm, norms if changed else {})
 
     def pass_over(self) -> None:
         """Go on after a step that is not made: nothing changes but its number."""
         self.step += 1
 
-    def _gradients(self, slots: Sequence[tuple[Slot, Batch]]) -> tuple[Tensor, Tensor | None, str | None]:
+    def _gradients(self, slots: Slots) -> tuple[Tensor, Tensor | None]:
         """Forward and backward passes of a step; the sums and loads of `StepModel`, of all its slots.
 
-        The third result says what loss was not finite; the gradient is not finite either then.
+        Where a loss is not finite the gradient is not either.
         """
         chunks = in_chunks(slots, self.recipe.engine.chunks)
         found: list[tuple[Tensor, Tensor | None]] = []
-        wrong: str | None = None
         for number, chunk in enumerate(chunks, start=1):
             items = [self._item(slot, batch) for slot, batch in chunk]
             scale = self.scale.value if self.scale is not None else 1.0
@@ -191,63 +208,42 @@ class Trainer:
                 try:
                     loss, sums, load = self.engine.module(items, self.recipe.slots)
                 except GateError as error:  # weights are those of all ranks, so all end here
-                    raise NonFiniteError(f"step {self.step + 1}: {error}. {_where(slots)}. {_NEXT}") from error
-                wrong = wrong or self._not_finite(chunk, sums)
-                if wrong is not None:
-                    if self.recipe.train.non_finite == "stop":
-                        raise NonFiniteError(f"{wrong}. {_NEXT}")
-                    loss = loss * math.nan  # a loss may be infinite and its gradient not, and engines look at that
+                    raise NonFiniteError(f"step {self.step + 1}: {error}. {where(slots)}. {_NEXT}") from error
+                # A loss may be infinite and its gradient not, and engines look at that.
+                loss = loss * torch.where(torch.isfinite(sums[:, 0]).all(), 1.0, math.nan)
                 self.enter("backward")
                 self.engine.backward(loss)
             found.append((sums, load))
         loads = [load for _, load in found if load is not None]
-        return torch.cat([sums for sums, _ in found]), sum(loads[1:], loads[0]) if loads else None, wrong
+        return torch.cat([sums for sums, _ in found]), sum(loads[1:], loads[0]) if loads else None
 
-    def _skip(self, wrong: str) -> None:
+    def _skip(self, step: int, wrong: str) -> None:
         """Count a step that changed nothing, or end the run with what was `wrong`."""
         train = self.recipe.train
         if train.non_finite == "stop":
             raise NonFiniteError(f"{wrong}. {_NEXT}")
-        row = self.skipped.add(self.step + 1)
+        row = self.skipped.add(step)
         if row > train.max_skipped:
             raise NonFiniteError(
                 f"{wrong}. So are {row} steps in a row; train.max_skipped = {train.max_skipped}. {_NEXT}"
             )
         logger.warning("%s. The step changed nothing; the learning rate is halved for %d steps", wrong, LASTS)
 
-    def _adapt_scale(self, *, finite: bool) -> None:
+    def _adapt_scale(self, step: int, *, finite: bool) -> None:
         assert self.scale is not None
         self.scale.update(finite=finite)
         if not finite:
             logger.info(
                 "step %d: changed nothing, as a gradient overflowed fp16; the loss is scaled by %g from now on",
-                self.step + 1,
+                step,
                 self.scale.value,
             )
 
-    def _not_finite(self, slots: Sequence[tuple[Slot, Batch]], sums: Tensor) -> str | None:
-        """What loss is not finite: the same on all ranks, as the sums are. It names samples of the ranks at fault."""
-        finite = torch.isfinite(sums)
-        if bool(finite[:, 0].all()):
-            return None
-        own = [pair for pair, fine in zip(slots, finite[:, 3].tolist(), strict=True) if not fine]
-        whole = [pair for pair, fine in zip(slots, finite[:, 0].tolist(), strict=True) if not fine]
-        # Finite losses may still have a sum that is none.
-        bad = own if any(gather_objects(bool(own))) else whole
-        return f"step {self.step + 1}: the loss is not finite. {_where(bad)}"
-
-    def _result(
-        self,
-        slots: Sequence[tuple[Slot, Batch]],
-        sums: list[list[float]],
-        norm: float,
-        norms: dict[str, float],
-        lr: float,
-    ) -> StepResult:
+    def _result(self, launched: Launched, sums: list[list[float]], norm: float, norms: dict[str, float]) -> StepResult:
         whole: dict[str, list[float]] = {}
         flops: dict[str, int] = {}
         ranks, tokens = self.accelerator.num_processes, 0
-        for (slot, batch), row in zip(slots, sums, strict=True):
+        for (slot, batch), row in zip(launched.slots, sums, strict=True):
             before = whole.get(slot.task, [0.0] * 3)
             whole[slot.task] = [a + b for a, b in zip(before, row[:3], strict=True)]
             done = self._work(slot.task, batch)
@@ -262,14 +258,14 @@ class Trainer:
                 )
                 for task, (loss, terms, hits) in whole.items()
             },
-            samples=sum(len(slot) for slot, _ in slots),
+            samples=sum(len(slot) for slot, _ in launched.slots),
             tokens=tokens,
             flops=flops,
-            seconds=self._watch.seconds(),
-            seen={slot.task: slot.stop for slot, _ in slots},
+            seconds=launched.lap.seconds(),
+            seen={slot.task: slot.stop for slot, _ in launched.slots},
             norm=norm,
             norms=norms,
-            lr=lr,
+            lr=launched.lr,
         )
 
     def _work(self, task: str, batch: Batch) -> Work:
@@ -354,9 +350,3 @@ class Trainer:
         """The same with what it may lack, as the model has them before it is loaded."""
         own = self._may_lack
         return checkpoint.Lazy([*named, *own], lambda name: named[name] if name in named else own[name])
-
-
-def _where(slots: Iterable[tuple[Slot, Batch]]) -> str:
-    """The tasks and samples of slots of all ranks, for a message."""
-    parts = gather_objects([f"task {slot.task!r}, samples {json.dumps(list(batch.keys))}" for slot, batch in slots])
-    return "; ".join(dict.fromkeys(text for of_rank in parts for text in of_rank))

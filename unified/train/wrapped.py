@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from unified import seed
@@ -37,6 +38,8 @@ class Whole:
 
     split = False
     """Whether each process has a part of the gradients alone."""
+    waits = False
+    """Whether a step has to ask the device for the norm of the gradient before it changes the weights."""
 
     def __init__(self, accelerator: Accelerator, step_model: StepModel, optimizer: GroupSkipAdamW, clip: float) -> None:
         self.accelerator, self.optimizer, self.clip = accelerator, optimizer, clip
@@ -64,11 +67,14 @@ class Whole:
         """The gradients of a loss; within `part`."""
         self.accelerator.backward(loss * self._scale)
 
-    def norms(self, parts: Mapping[str, str]) -> dict[str, float]:
-        """The norm of the gradient by part, before `step`; `parts`: that of each parameter, by its name."""
+    def norms(self, parts: Mapping[str, str]) -> tuple[tuple[str, ...], Float[Tensor, "p"]]:
+        """The parts, and the norm of the gradient of each, before `step`.
+
+        `parts`: that of each parameter, by its name.
+        """
         device = self.accelerator.device
         found = gradient_norms.norms(self._gradients(), parts, device, split=self.split)
-        return {part: norm / self._scale for part, norm in found.items()}
+        return tuple(dict.fromkeys(parts.values())), found / self._scale
 
     def _gradients(self) -> Iterator[tuple[str, Tensor]]:
         """What this process has of each parameter's gradient, times the scale of the loss."""
@@ -86,6 +92,21 @@ class Whole:
             self.optimizer.step()
         self.optimizer.zero_grad()
         return norm
+
+    def step_unread(self, halted: Float[Tensor, ""]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Do what `step` does without asking the device, where the engine never `waits`.
+
+        Args:
+            halted: 1 where nothing is to be changed whatever the norm is, else 0.
+
+        Returns:
+            The norm, and 1 where nothing was changed, else 0: both on the device.
+        """
+        norm = clip_gradients(self.optimizer, self.clip)
+        held = torch.maximum((~torch.isfinite(norm)).to(halted), halted)
+        self.optimizer.step_unless(held)
+        self.optimizer.zero_grad()
+        return norm, held
 
     def _clipped(self) -> float:
         self._unscale()
@@ -153,6 +174,8 @@ class Whole:
 
 class Plain(Whole):
     """DeepSpeed without ZeRO (stage 0), which only reduces the gradients."""
+
+    waits = True
 
     def _wrap(self, step_model: StepModel) -> nn.Module:
         return self.accelerator.prepare(step_model, self.optimizer)[0]  # type: ignore[no-any-return]
