@@ -11,7 +11,7 @@ from unified.answers.match import similarity
 from unified.layout import Attributes
 from unified.model import UnifiedModel, text_tokens
 from unified.nn.attention import Cache
-from unified.transfers import constant
+from unified.transfers import HostCopy, constant
 from unified.types import Tokens
 
 
@@ -91,13 +91,19 @@ def _extend(
     beams: int,
     kind: Attributes,
 ) -> None:
-    """Add words until every caption is closed or has `limit` of them."""
+    """Add words until every caption is closed or has `limit` of them.
+
+    An accelerator tells a word later that all are closed, so that nobody waits; a closed caption stays as it is.
+    """
+    told: HostCopy | None = None
     for step in range(limit):
         states = _ask(model, state, step, kind)
         logits = similarity(model.project(states), candidates, scale)
         logits[:, model.config.spe_token_id] = -torch.inf  # the question is never the answer
         _grow(state, logits.log_softmax(dim=1), beams, model.config.end_token_id)
-        if bool(state.done.all()):
+        before, told = told, HostCopy(state.done.all())
+        known = told if state.done.device.type == "cpu" else before
+        if known is not None and bool(known.read()):
             break
 
 
@@ -119,8 +125,9 @@ def _ask(model: UnifiedModel, state: _Beams, step: int, kind: Attributes) -> Flo
 def _grow(state: _Beams, choices: Float[Tensor, "r v"], beams: int, end: int) -> None:
     """Append to each sample's beams the words that keep the `beams` most probable captions."""
     words = choices.shape[1]
-    choices = choices.masked_fill(state.done[:, None], -torch.inf)
-    choices[state.done, end] = 0.0  # a finished caption stays as it is
+    stays = torch.full_like(choices[:1], -torch.inf)
+    stays[:, end] = 0.0
+    choices = torch.where(state.done[:, None], stays, choices)  # a finished caption stays as it is
     joint = (state.total[:, None] + choices).view(-1, beams * words)
     total, flat = joint.topk(beams, dim=1)
     first = torch.arange(len(joint), device=flat.device)[:, None] * beams

@@ -16,6 +16,7 @@ from unified.answers import objects, regress
 from unified.answers.assignment import assign
 from unified.nn.queries import grid_points
 from unified.queries import QueryStates
+from unified.transfers import constant
 from unified.types import IGNORE
 
 Target = Mapping[str, Tensor]
@@ -105,7 +106,7 @@ def found_boxes(found: QueryStates, sizes: Sequence[Size]) -> list[dict[str, Any
     corners = objects.boxes_of(best.queries, queries.boxes)
     answers = []
     for row, (height, width) in enumerate(sizes):
-        scaled = corners[row] * corners.new_tensor([width, height, width, height])
+        scaled = corners[row] * constant((width, height, width, height), corners.device)
         answer = {"boxes": scaled, "labels": best.labels[row], "scores": best.scores[row]}
         if queries.maps is not None:
             only = slice(row, row + 1)

@@ -22,6 +22,7 @@ from unified.model import UnifiedModel
 from unified.queries import QueryStates
 from unified.query_spec import QuerySpec
 from unified.readings import answers, class_logits, heat_maps, highest
+from unified.transfers import constant
 
 Size = tuple[int, int]
 Answer = dict[str, Any]
@@ -285,7 +286,7 @@ def answer_of(field: Tensor, spec: QuerySpec, size: Size) -> Answer:
     """The answer that a field stands for, in the form of `unified.readings.answers`."""
     if spec.read == "points":
         point = highest(field[None])[0]
-        return {"points": point[:, :2] * point.new_tensor([size[1], size[0]]), "scores": point[:, 2]}
+        return {"points": point[:, :2] * constant((size[1], size[0]), point.device), "scores": point[:, 2]}
     return _ANSWERS[spec.read](field)
 
 
