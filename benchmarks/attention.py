@@ -1,6 +1,6 @@
 """Both ways of attention on this machine, by dtype and length: forward and backward of one layer's core.
 
-Which way runs is decided in `unified/nn/scaled_dot_product.py`. A row of the shapes that a quickstart, a small
+Which way runs is decided in `unified/nn/kernels.py`. A row of the shapes that a quickstart, a small
 classifier and a base-size image have; its ratio is the way that was chosen over the faster of the two.
 """
 
@@ -13,6 +13,7 @@ from benchmarks.measure import Row, best_seconds
 from benchmarks.step import precisions
 from unified import seed
 from unified.nn import scaled_dot_product
+from unified.nn.kernels import ATTENTION
 from unified.nn.scaled_dot_product import attend_fused, by_products
 from unified.train.precision import PRECISIONS
 
@@ -48,7 +49,7 @@ def rows() -> list[Row]:
         for shape in SHAPES:
             sides = {way: core(shape, dtype, products=way == "products") for way in ("fused", "products")}
             best = best_seconds(sides)
-            chosen = "products" if by_products(torch.device("cpu"), dtype, shape[2]) else "fused"
+            chosen = "products" if by_products(ATTENTION, torch.device("cpu"), dtype, shape[2]) else "fused"
             samples, heads, tokens, width = shape
             what = f"attention {samples} × {heads} heads, {tokens} tokens of {width}, {name}: {chosen} / faster way"
             detail = ", ".join(f"{way} {1e3 * seconds:.1f} ms" for way, seconds in best.items())

@@ -1,4 +1,4 @@
-"""Both ways of attention compute the same, with masks and gradients; device, dtype and keys choose between them."""
+"""Both ways of attention compute the same, with masks and gradients, and keep a bounded number of numbers."""
 
 import pytest
 import torch
@@ -7,9 +7,10 @@ from torch import Tensor
 
 from unified.layout import Attributes, attention_mask, layout
 from unified.nn import scaled_dot_product
-from unified.nn.scaled_dot_product import PRODUCTS_UP_TO, _Products, attend, attend_fused, by_products
+from unified.nn.kernels import ATTENTION, choose
+from unified.nn.scaled_dot_product import _Products, attend, attend_fused
 
-CPU = torch.device("cpu")
+LONGEST = choose(ATTENTION, "cpu", torch.float32).keys or 0
 
 
 def drawn(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -78,22 +79,10 @@ def test_autocast_changes_no_dtype_inside() -> None:
     torch.testing.assert_close(out, attend_fused(projected))
 
 
-def test_the_way_depends_on_device_dtype_and_keys_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    longest = PRODUCTS_UP_TO[torch.float32]
-    assert by_products(CPU, torch.float32, longest)
-    assert not by_products(CPU, torch.float32, longest + 1)
-    assert not by_products(torch.device("meta"), torch.float32, 8)
-    assert not by_products(CPU, torch.float16, 8)
-    for amx in (True, False):
-        monkeypatch.setattr(scaled_dot_product, "_has_amx", lambda amx=amx: amx)
-        assert by_products(CPU, torch.bfloat16, PRODUCTS_UP_TO[torch.bfloat16]) == amx
-        assert not by_products(CPU, torch.bfloat16, PRODUCTS_UP_TO[torch.bfloat16] + 1)
-
-
-@pytest.mark.parametrize("tokens", [16, PRODUCTS_UP_TO[torch.float32], PRODUCTS_UP_TO[torch.float32] + 1])
+@pytest.mark.parametrize("tokens", [16, LONGEST, LONGEST + 1])
 def test_what_is_kept_for_the_backward_pass_is_bounded(tokens: int) -> None:
     kept: list[int] = []
     projected = drawn(1, tokens, 3, 2, 8).requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(lambda x: (kept.append(x.numel()), x)[1], lambda x: x):
         attend_fused(projected)
-    assert sum(kept) <= 2 * projected.numel() + 2 * tokens * PRODUCTS_UP_TO[torch.float32]
+    assert sum(kept) <= 2 * projected.numel() + 2 * tokens * LONGEST

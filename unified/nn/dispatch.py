@@ -1,14 +1,15 @@
 """Dropless dispatch of tokens to experts: every token runs through the experts chosen for it.
 
 Rows (copies of tokens, one for each choice) are sorted by expert, each expert multiplies its own stretch, and the
-results are gathered back. Nothing scatters, so results and gradients are the same bit for bit in every run. On a GPU
-nothing here waits for the host where `torch.nn.functional.grouped_mm` takes the sizes (which itself waits unless it has
-a fused kernel: bf16 on Hopper and later).
+results are gathered back. Nothing scatters, so results and gradients are the same bit for bit in every run. On an
+accelerator nothing here waits for the host: rows are multiplied by `torch.nn.functional.grouped_mm` where it has a
+kernel that does not wait either (bf16 on Hopper and data-centre Blackwell), in blocks elsewhere (`kernels.TABLE`).
 """
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from unified.nn.blocks import Blocks, lay, outer, product
+from unified.nn.kernels import EXPERTS, chosen, has_whole_rows
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,11 @@ class Plan:
     experts: Int[Tensor, "r"]
     offsets: Int[Tensor, "e"]  # int32
     kept: Bool[Tensor, "t k"] | None = None  # False: beyond the capacity of its expert, contributes nothing
+
+    @cached_property
+    def blocks(self) -> Blocks:
+        """Where rows lie that are multiplied in blocks; found once for all layers that share the plan."""
+        return lay(self.offsets, self.experts)
 
 
 def choose(
@@ -243,11 +252,8 @@ class _Mlp(torch.autograd.Function):
 
 
 def _groups(plan: Plan, *matrices: Float[Tensor, "e _ _"]) -> Iterator[tuple[slice, int | slice]]:
-    """Rows and experts to multiply at once: all in one grouped product where that pays, else expert by expert.
-
-    On a CPU a grouped product is a loop as well, and rows of one expert that stay in the cache save more.
-    """
-    if _grouped(matrices):
+    """Rows and experts to multiply at once: expert by expert where that is the way, else all."""
+    if all(_way(each) != "loop" for each in matrices):
         yield slice(None), slice(None)
         return
     start = 0
@@ -256,15 +262,19 @@ def _groups(plan: Plan, *matrices: Float[Tensor, "e _ _"]) -> Iterator[tuple[sli
         start = stop
 
 
-def _grouped(matrices: tuple[Float[Tensor, "e _ _"], ...]) -> bool:
-    """Whether `grouped_mm` takes these sizes (rows must be multiples of 16 bytes) and is the faster way."""
-    fits = all(size * each.element_size() % 16 == 0 for each in matrices for size in each.shape[1:])
-    return fits and all(each.device.type != "cpu" and each.dtype != torch.float64 for each in matrices)
+def _way(matrix: Float[Tensor, "e _ _"]) -> str:
+    """The way to multiply rows by the matrices of their experts (`kernels.TABLE`): loop, grouped_mm or blocks."""
+    whole = has_whole_rows(matrix.dtype, *matrix.shape[1:])
+    return chosen(EXPERTS, matrix.device, matrix.dtype, whole_rows=whole).name
 
 
 def _product(rows: Float[Tensor, "r d"], matrix: Tensor, plan: Plan) -> Float[Tensor, "r o"]:
     """W x of each row; `matrix` is one expert's, or those of all."""
-    return rows @ matrix.t() if matrix.dim() == 2 else F.grouped_mm(rows, matrix.transpose(1, 2), offs=plan.offsets)
+    if matrix.dim() == 2:
+        return rows @ matrix.t()
+    if _way(matrix) == "grouped_mm":
+        return F.grouped_mm(rows, matrix.transpose(1, 2), offs=plan.offsets)
+    return product(rows, matrix.transpose(1, 2), plan.blocks)
 
 
 def _bias_of(bias: Float[Tensor, "e o"], expert: int | slice, plan: Plan) -> Tensor:
@@ -274,12 +284,20 @@ def _bias_of(bias: Float[Tensor, "e o"], expert: int | slice, plan: Plan) -> Ten
 
 def _product_back(rows: Float[Tensor, "r o"], matrix: Tensor, plan: Plan) -> Float[Tensor, "r d"]:
     """Wᵀ x of each row."""
-    return rows @ matrix if matrix.dim() == 2 else F.grouped_mm(rows, matrix, offs=plan.offsets)
+    if matrix.dim() == 2:
+        return rows @ matrix
+    if _way(matrix) == "grouped_mm":
+        return F.grouped_mm(rows, matrix, offs=plan.offsets)
+    return product(rows, matrix, plan.blocks)
 
 
 def _outer(left: Float[Tensor, "r o"], right: Float[Tensor, "r d"], matrix: Tensor, plan: Plan) -> Tensor:
     """The sum of a bᵀ over the rows of each expert, in the shape of `matrix`."""
-    return left.t() @ right if matrix.dim() == 2 else F.grouped_mm(left.t(), right, offs=plan.offsets)
+    if matrix.dim() == 2:
+        return left.t() @ right
+    if _way(matrix) == "grouped_mm":
+        return F.grouped_mm(left.t(), right, offs=plan.offsets)
+    return outer(left, right, len(matrix), plan.blocks)
 
 
 def _sums(rows: Float[Tensor, "r o"], share: Float[Tensor, "r 1"], matrix: Tensor, plan: Plan) -> Tensor:

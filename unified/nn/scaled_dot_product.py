@@ -5,7 +5,6 @@ probabilities of the forward pass instead of computing them twice. `python -m be
 """
 
 import math
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -13,29 +12,19 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-PRODUCTS_UP_TO = {torch.float32: 128, torch.bfloat16: 256}
-"""Keys up to which products are the faster way, by dtype; of bfloat16 on CPUs with AMX, others multiply it slowly.
-
-They keep one number for each query, key and head: at 256 keys, as many bytes a token as the rest of a layer does.
-"""
+from unified.nn.kernels import ATTENTION, CAPTION, CROSS, MASKED, chosen
 
 
-@lru_cache(maxsize=1)
-def _has_amx() -> bool:
-    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
-
-
-def by_products(device: torch.device, dtype: torch.dtype, keys: int) -> bool:
-    """Return whether products are the faster way. It never depends on the batch: processes that share one must agree.
+def by_products(operation: str, device: torch.device, dtype: torch.dtype, keys: int) -> bool:
+    """Return whether products are the way of `kernels.TABLE` for an attention; compiled code leaves it to torch.
 
     Args:
+        operation: which attention.
         device: where queries and keys are.
         dtype: their type.
         keys: how many each query sees.
     """
-    if device.type != "cpu" or keys > PRODUCTS_UP_TO.get(dtype, 0) or torch.compiler.is_compiling():
-        return False
-    return dtype == torch.float32 or _has_amx()
+    return not torch.compiler.is_compiling() and chosen(operation, device, dtype, keys=keys).name == "products"
 
 
 def attend(
@@ -50,7 +39,7 @@ def attend(
         query, key, value: as projected; keys are compared with queries over √d.
         mask: True: may be attended; None: all may. A query that may attend to nothing gets zeros.
     """
-    if mask is not None or not by_products(query.device, query.dtype, key.shape[2]):
+    if mask is not None or not by_products(CROSS, query.device, query.dtype, key.shape[2]):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     with torch.autocast(query.device.type, enabled=False):
         flat, keys, values = (x.flatten(0, 1) for x in (query, key, value))
@@ -66,7 +55,8 @@ def attend_fused(
         projected: queries, keys and values of each token.
         mask: as in `attend`, but that each token may attend to some.
     """
-    if by_products(projected.device, projected.dtype, projected.shape[1]):
+    operation = ATTENTION if mask is None else MASKED if mask.shape[2] == 1 else CAPTION
+    if by_products(operation, projected.device, projected.dtype, projected.shape[1]):
         return _Products.apply(projected, mask)  # type: ignore[no-any-return]
     query, key, value = projected.permute(2, 0, 3, 1, 4).unbind()
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)

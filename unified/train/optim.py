@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from unified.checkpoint import CheckpointError
 from unified.log import logger
+from unified.nn.kernels import OPTIMIZER, chosen
 from unified.recipe import OptimSettings
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -26,9 +27,10 @@ class GroupSkipAdamW(torch.optim.AdamW):
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float], eps: float) -> None:
+        """The kernel is that of `kernels.TABLE`: fused where it is so for all parameters, else foreach."""
         parameters = [parameter for group in groups for parameter in group["params"]]
-        fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
-        super().__init__(groups, lr=lr, betas=betas, eps=eps, fused=fused)
+        fused = all(chosen(OPTIMIZER, p.device, p.dtype).name == "fused" for p in parameters)
+        super().__init__(groups, lr=lr, betas=betas, eps=eps, fused=fused, foreach=not fused)
 
     def step(self, closure: Any = None) -> Any:
         """One step of the active groups."""
