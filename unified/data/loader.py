@@ -6,17 +6,17 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Event, Thread
 from time import monotonic, perf_counter
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from unified import dist
 from unified.config import RecipeError
 from unified.data.cache import SampleCache
 from unified.data.collate import Collator, Example
+from unified.data.pinned import pinned
 from unified.data.prefetch import Prefetcher, check_room
 from unified.data.remote import CachedShard
 from unified.data.scenes import SceneCollator, SceneExample, make_collator
@@ -31,7 +31,7 @@ from unified.modalities.base import Tokenizer
 from unified.modalities.image import PatchRows
 from unified.recipe import Recipe
 from unified.seed import torch_generator
-from unified.types import Batch, DataError, Tokens
+from unified.types import Batch, DataError
 
 SETTLED = 2000
 """Samples after which the share of bad ones is taken as it is; before, it is counted as if so many were seen."""
@@ -76,7 +76,7 @@ class Step:
 
     def pin_memory(self) -> Self:
         """The step in memory that a GPU reads directly; torch calls this in a thread."""
-        return replace(self, slots=[(slot, _pinned(batch)) for slot, batch in self.slots])
+        return replace(self, slots=pinned(self.slots))
 
 
 class Steps(Dataset[Step]):
@@ -375,15 +375,3 @@ def _set_up_worker(number: int) -> None:  # noqa: ARG001
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
-
-
-def _pinned(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.pin_memory()
-    if isinstance(value, Tokens):
-        return replace(value, values=_pinned(value.values), mask=_pinned(value.mask), position=_pinned(value.position))
-    if isinstance(value, Batch):
-        return replace(value, inputs=_pinned(value.inputs), target=_pinned(value.target))
-    if isinstance(value, dict):
-        return {name: _pinned(item) for name, item in value.items()}
-    return value

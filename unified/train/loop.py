@@ -11,8 +11,8 @@ from accelerate import Accelerator
 
 from unified import checkpoint
 from unified.config import RecipeError
-from unified.data.loader import Report, StepLoader
-from unified.data.schedule import START, Slot, record, resume
+from unified.data.loader import StepLoader
+from unified.data.schedule import START, record, resume
 from unified.data.sources import open_data
 from unified.dist import barrier, broadcast_object, of_ranks, rank
 from unified.evaluate.run import evaluate, flat_metrics
@@ -23,6 +23,7 @@ from unified.paths import checkpoints_of
 from unified.recipe import Recipe
 from unified.train.build import Parts, build
 from unified.train.engine import make_accelerator
+from unified.train.feeding import Feeder
 from unified.train.first_samples import begin_at_baselines
 from unified.train.flops import gemm_peak
 from unified.train.outcome import Launched, NonFiniteError
@@ -35,9 +36,8 @@ from unified.train.trainer import Trainer
 from unified.train.training_data import record_before, record_training
 from unified.train.watchdog import Watchdog
 from unified.training_record import joined, read_record, write_record
-from unified.types import Batch, DataError
+from unified.types import DataError
 
-Batches = Iterator[tuple[int, list[tuple[Slot, Batch]], Report]]
 Tell = Callable[[dict[str, Any]], None]
 
 
@@ -105,6 +105,7 @@ class _Session:
         else:
             begin_at_baselines(parts, self.loader)
         self.record = record_training(recipe, parts.labels, data)
+        self.feeder = Feeder(self.loader, accelerator.device)
         self.unchanged = not stored or state["data"] == self.loader.digests()
         self.trainer = Trainer(recipe, accelerator, parts, self.loader.probe(), enter=watchdog.enter)
         self.writer = checkpoint.Writer(
@@ -158,11 +159,10 @@ class _Session:
 
         An evaluation comes before the checkpoint of its step: a run that goes on from there has its numbers.
         """
-        # Where a step fails its traceback keeps the iterator, and loader processes would hold up the end of this one.
-        with contextlib.closing(iter(self.loader)) as batches:
-            self._train(stop, batches)
+        with self.feeder:
+            self._train(stop)
 
-    def _train(self, stop: StopRequest, batches: Batches) -> None:
+    def _train(self, stop: StopRequest) -> None:
         train, last = self.recipe.train, self.recipe.max_steps
         passed = train.passed_over()
         for step in range(self.trainer.step + 1, last + 1):
@@ -172,7 +172,7 @@ class _Session:
                 self.trainer.pass_over()
                 logger.info("step %d: passed over, as train.skip_steps says", step)
             else:
-                self._step(step, batches)
+                self._step(step)
             stopping = stop.agreed(self.accelerator.device)
             self.writer.check()
             evaluating = train.eval_every and (step % train.eval_every == 0 or step == last)
@@ -193,12 +193,13 @@ class _Session:
                 logger.info("stopped after step %d; the same command goes on from there", step)
                 return
 
-    def _step(self, step: int, batches: Batches) -> None:
+    def _step(self, step: int) -> None:
         with self._keeping_checkpoints():
             with self.progress.waiting():
-                _, slots, _ = next(batches)
-            self.watchdog.has(slot.task for slot, _ in slots)
-            self._launched.append(self.trainer.launch(slots, norms_by_part=self.progress.recorded(step)))
+                fed = next(self.feeder)
+            self.watchdog.has(slot.task for slot, _ in fed.slots)
+            recorded = self.progress.recorded(step)
+            self._launched.append(self.trainer.launch(fed.slots, moved=fed.moved, norms_by_part=recorded))
         self._finish(0 if self.trainer.at_once else 1)
 
     def _finish(self, but: int = 0) -> None:
@@ -218,11 +219,12 @@ class _Session:
             raise
 
     def _save(self) -> None:
+        seen, bad = self.feeder.counts
         state = {
             "schedule": record(self.loader.recipe, self.recipe.seed, self.trainer.step, self.origin),
             "data": self.loader.digests(),
-            "bad_samples": self.loader.bad,
-            "seen_samples": self.loader.seen,
+            "bad_samples": bad,
+            "seen_samples": seen,
         }
         self.trainer.save(self.writer, state)
         if self.trainer.new_temperatures:

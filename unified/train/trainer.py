@@ -121,17 +121,20 @@ class Trainer:
         )
         return Item(slot.task, batch.to(self.model.device, non_blocking=True), labels, noise)
 
-    def train_step(self, slots: Slots, *, norms_by_part: bool = False) -> StepResult:
+    def train_step(
+        self, slots: Slots, *, moved: Sequence[Batch] | None = None, norms_by_part: bool = False
+    ) -> StepResult:
         """One change of the weights, and what it was; see `launch`."""
-        return self.finish(self.launch(slots, norms_by_part=norms_by_part))
+        return self.finish(self.launch(slots, moved=moved, norms_by_part=norms_by_part))
 
-    def launch(self, slots: Slots, *, norms_by_part: bool = False) -> Launched:
+    def launch(self, slots: Slots, *, moved: Sequence[Batch] | None = None, norms_by_part: bool = False) -> Launched:
         """Make a forward and a backward pass over the slots, or over each chunk of them, and one change of the weights.
 
         An accelerator is not waited for, unless `at_once`: its numbers are read by `finish`, best a step later.
 
         Args:
-            slots: those of the step, with this rank's batches.
+            slots: those of the step, with this rank's batches on the host.
+            moved: the same batches on the device; None: they are copied here.
             norms_by_part: measure the norm of the gradient by part of the network, too.
 
         Raises:
@@ -143,7 +146,7 @@ class Trainer:
         for group in self.engine.param_groups():
             group["active"] = bool(tasks & set(group["tasks"]))
             group["lr"] = lr * group["lr_scale"]
-        sums, load = self._gradients(slots)
+        sums, load = self._gradients(slots, [batch for _, batch in slots] if moved is None else moved)
         parts, norms = self.engine.norms(self._parts) if norms_by_part else ((), sums.new_empty(0))
         norm, held = self._change()
         settings = self.recipe.model.experts
@@ -193,15 +196,15 @@ class Trainer:
         """Go on after a step that is not made: nothing changes but its number."""
         self.step += 1
 
-    def _gradients(self, slots: Slots) -> tuple[Tensor, Tensor | None]:
+    def _gradients(self, slots: Slots, moved: Sequence[Batch]) -> tuple[Tensor, Tensor | None]:
         """Forward and backward passes of a step; the sums and loads of `StepModel`, of all its slots.
 
         Where a loss is not finite the gradient is not either.
         """
-        chunks = in_chunks(slots, self.recipe.engine.chunks)
+        chunks, batches = in_chunks(slots, self.recipe.engine.chunks), iter(moved)
         found: list[tuple[Tensor, Tensor | None]] = []
         for number, chunk in enumerate(chunks, start=1):
-            items = [self._item(slot, batch) for slot, batch in chunk]
+            items = [self._item(slot, next(batches)) for slot, _ in chunk]
             scale = self.scale.value if self.scale is not None else 1.0
             with self.engine.part(last=number == len(chunks), scale=scale):
                 self.enter("forward")
