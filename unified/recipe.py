@@ -100,8 +100,8 @@ class TrainSettings:
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     """What products are computed in, over weights in fp32 (autocast). auto: bf16 where the GPU, or a CPU with AMX or
-    AVX512-bf16, multiplies it in hardware, else fp32; a run keeps what it began with. fp16, with a scale of the loss
-    that adapts, is for GPUs without bf16."""
+    AVX512-bf16, multiplies it in hardware, fp16 on older GPUs with tensor cores, else fp32; a run keeps what it began
+    with. fp16 has a scale of the loss that adapts, and is for GPUs alone."""
     checkpoint_activations: bool = False
     """Recompute activations in the backward pass, which saves memory and costs about a third more time."""
     log_every: int = 20

@@ -66,9 +66,9 @@ def test_order_and_bytes_are_those_of_the_loader(tmp_path: Path, monkeypatch: py
         assert [slot for slot, _ in step.slots] == [slot for slot, _ in slots]
         for (_, host), moved, (_, batch) in zip(step.slots, step.moved, slots, strict=True):
             assert host.keys == moved.keys == batch.keys
-            pairs = zip(tensors([host.inputs, host.target]), tensors([batch.inputs, batch.target]), strict=True)
+            pairs = zip(tensors(host), tensors(batch), strict=True)
             assert all(torch.equal(a, b) for a, b in pairs)
-            pairs = zip(tensors([moved.inputs, moved.target]), tensors(batch.to("cpu")), strict=True)
+            pairs = zip(tensors(moved), tensors(batch.to("cpu")), strict=True)
             assert all(torch.equal(a, b) for a, b in pairs)
 
 

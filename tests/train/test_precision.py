@@ -9,7 +9,7 @@ import torch
 from tiny import tiny_recipe
 
 from unified.config import RecipeError
-from unified.recipe import Recipe
+from unified.recipe import EngineSettings, Recipe
 from unified.train import engine, loop, precision
 from unified.train.plan import make_plan
 from unified.train.precision import PRECISIONS, check_precision, has_fast_bf16, resolved
@@ -83,3 +83,40 @@ def test_processes_that_resolve_auto_differently_are_refused(tmp_path: Path, mon
 
 def test_this_machine_answers() -> None:
     assert has_fast_bf16() in (True, False)
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((7, 0), "fp16"), ((7, 5), "fp16"), ((6, 1), "fp32"), ((5, 2), "fp32")]
+)
+def test_auto_on_a_gpu_without_bf16_is_what_it_multiplies_fast(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capability: tuple[int, int],
+    expected: str,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    recipe = tiny_recipe(tmp_path)
+    with caplog.at_level(logging.INFO):
+        assert resolved(of(recipe, "auto")).train.precision == expected
+    assert f"auto is {expected}" in caplog.text
+    assert ("scale of the loss" in caplog.text) == (expected == "fp16")
+    assert f"{capability[0]}.{capability[1]} does not multiply bf16 in hardware" in caplog.text
+    caplog.clear()
+    check_precision(of(recipe, "bf16"))
+    assert f"it is emulated, and slower than fp32. Hint: --train.precision {expected}" in caplog.text
+    check_precision(of(recipe, "fp16"))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    with pytest.raises(RecipeError, match=f"expected at least 8.0, or an emulation.*precision {expected}"):
+        check_precision(of(recipe, "bf16"))
+
+
+def test_auto_is_fp32_under_an_engine_that_is_exact_in_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "has_fast_bf16", lambda: True)
+    recipe = of(tiny_recipe(tmp_path), "auto")
+    for stage, expected in ((0, "fp32"), (1, "bf16")):
+        assert resolved(replace(recipe, engine=EngineSettings("deepspeed", stage))).train.precision == expected

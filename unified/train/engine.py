@@ -23,6 +23,7 @@ from unified.log import logger
 from unified.nn.experts import ConditionalLayer
 from unified.recipe import Recipe
 from unified.train.deepspeed_settings import deepspeed_settings
+from unified.train.devices import check_gpu, ways
 from unified.train.precision import check_agreed, check_precision
 from unified.train.trackers import check_trackers
 
@@ -82,6 +83,7 @@ def check_expert_parallel(recipe: Recipe) -> None:
 
 def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
     """Join the processes that a launcher started (one process needs none), for the engine that is asked for."""
+    check_gpu()
     check_precision(recipe)
     check_trackers(recipe)
     check_expert_parallel(recipe)
@@ -233,3 +235,4 @@ def check_running(recipe: Recipe, accelerator: Accelerator, wrapped: nn.Module) 
         torch.get_num_threads(),
         recipe.train.precision,
     )
+    logger.info("%s", ways(recipe, accelerator.device))

@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Self
 
 import torch
-from torch import Tensor
 
 from unified.data.loader import StepLoader
 from unified.data.pinned import tensors
@@ -120,8 +119,3 @@ class Feeder:
         if self._last is None:
             return self._loader.seen, self._loader.bad
         return self._last.seen, self._last.bad
-
-
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor of the host on a device, without waiting for the copy."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

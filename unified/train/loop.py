@@ -14,7 +14,7 @@ from unified.config import RecipeError
 from unified.data.loader import StepLoader
 from unified.data.schedule import START, record, resume
 from unified.data.sources import open_data
-from unified.dist import barrier, broadcast_object, of_ranks, rank
+from unified.dist import barrier, broadcast_object, of_ranks, rank, world_size
 from unified.evaluate.run import evaluate, flat_metrics
 from unified.evaluate.training_data import check_unseen
 from unified.log import logger
@@ -26,6 +26,7 @@ from unified.train.engine import make_accelerator
 from unified.train.feeding import Feeder
 from unified.train.first_samples import begin_at_baselines
 from unified.train.flops import gemm_peak
+from unified.train.out_of_memory import Load, OutOfMemoryError, told
 from unified.train.outcome import Launched, NonFiniteError
 from unified.train.precision import PRECISIONS, resolved
 from unified.train.progress import Progress
@@ -107,7 +108,8 @@ class _Session:
         self.record = record_training(recipe, parts.labels, data)
         self.feeder = Feeder(self.loader, accelerator.device)
         self.unchanged = not stored or state["data"] == self.loader.digests()
-        self.trainer = Trainer(recipe, accelerator, parts, self.loader.probe(), enter=watchdog.enter)
+        with told(recipe, Load("before the first step", []), accelerator.device):
+            self.trainer = Trainer(recipe, accelerator, parts, self.loader.probe(), enter=watchdog.enter)
         self.writer = checkpoint.Writer(
             checkpoints_of(out, recipe.train.checkpoints),
             keep_last=recipe.train.keep_last,
@@ -199,7 +201,9 @@ class _Session:
                 fed = next(self.feeder)
             self.watchdog.has(slot.task for slot, _ in fed.slots)
             recorded = self.progress.recorded(step)
-            self._launched.append(self.trainer.launch(fed.slots, moved=fed.moved, norms_by_part=recorded))
+            load = Load(f"step {step}", [(slot.task, len(batch)) for slot, batch in fed.slots])
+            with told(self.recipe, load, self.accelerator.device):
+                self._launched.append(self.trainer.launch(fed.slots, moved=fed.moved, norms_by_part=recorded))
         self._finish(0 if self.trainer.at_once else 1)
 
     def _finish(self, but: int = 0) -> None:
@@ -216,6 +220,10 @@ class _Session:
             yield
         except (DataError, NonFiniteError):
             self.writer.wait()  # all ranks end here, and the run goes on from the last checkpoint that is complete
+            raise
+        except OutOfMemoryError:
+            if world_size() == 1:  # other ranks may be elsewhere, and waiting asks all of them
+                self.writer.wait()
             raise
 
     def _save(self) -> None:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -110,18 +110,26 @@ def parameter_groups(
     return list(groups.values())
 
 
-def uses_from_gradients(model: nn.Module, run_task: Mapping[str, Callable[[], Tensor]]) -> dict[str, frozenset[str]]:
+def uses_from_gradients(
+    model: nn.Module,
+    run_task: Mapping[str, Callable[[], Tensor]],
+    around: Callable[[str], AbstractContextManager[None]] = lambda _task: nullcontext(),
+) -> dict[str, frozenset[str]]:
     """The tasks that give each trained parameter a gradient, found by one backward pass a task.
 
-    `run_task`: for each task a function that returns a loss. Gradients are None afterwards.
+    Args:
+        model: whose gradients are None afterwards.
+        run_task: for each task a function that returns a loss.
+        around: a context for both passes of a task.
     """
     uses: dict[str, set[str]] = {name: set() for name, p in model.named_parameters() if p.requires_grad}
     for task, run in run_task.items():
         model.zero_grad(set_to_none=True)
-        loss = run()
-        if not loss.requires_grad:
-            raise ValueError(f"task {task!r}: its loss depends on no parameter that is trained")
-        loss.backward()  # type: ignore[no-untyped-call]
+        with around(task):
+            loss = run()
+            if not loss.requires_grad:
+                raise ValueError(f"task {task!r}: its loss depends on no parameter that is trained")
+            loss.backward()  # type: ignore[no-untyped-call]
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:
                 uses[name].add(task)

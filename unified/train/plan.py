@@ -95,7 +95,11 @@ class Plan:
         recipe = self.recipe
         steps = range(min(sum(block_quotas(recipe)) // recipe.slots, recipe.max_steps))
         slots = [[slot.task for slot in schedule(recipe, recipe.seed, step)] for step in steps]
-        return max(self._activations(chunk) for tasks in slots for chunk in in_chunks(tasks, recipe.engine.chunks))
+        return max(self.activations_of(tasks) for tasks in slots)
+
+    def activations_of(self, tasks: Sequence[str]) -> int:
+        """Bytes of one process in a step of slots of these tasks, in the pass that needs most."""
+        return max(self._of_pass(chunk) for chunk in in_chunks(tasks, self.recipe.engine.chunks))
 
     @cached_property
     def engines(self) -> dict[str, EngineSettings]:
@@ -159,7 +163,7 @@ class Plan:
         found: Mapping[str, Any] = deepspeed_settings(replace(self.recipe, engine=engine))["zero_optimization"]
         return found
 
-    def _activations(self, tasks: Sequence[str]) -> int:
+    def _of_pass(self, tasks: Sequence[str]) -> int:
         slots = [self.slots[task] for task in tasks]
         return sum(slot.kept for slot in slots) + max(slot.passing for slot in slots)
 

@@ -7,6 +7,7 @@ import yaml
 from unified.data.schedule import schedule
 from unified.parameters import Parameters, active
 from unified.recipe import Recipe
+from unified.train.devices import run_device, seems_here, unusable_gpu, ways
 from unified.train.plan import Plan, make_plan
 from unified.train.recipe_diff import plain
 from unified.train.traffic import LINKS, seconds
@@ -27,8 +28,15 @@ def describe(plan: Plan) -> str:
     """The plan for people."""
     start = [] if plan.start is None else [plan.start]
     return "\n\n".join(
-        [_parameters(plan), _work(plan), _memory(plan), _traffic(plan), _steps(plan), *start, *plan.notes]
+        [_parameters(plan), _work(plan), _memory(plan), _traffic(plan), _steps(plan), *start, _here(plan), *plan.notes]
     )
+
+
+def _here(plan: Plan) -> str:
+    """By what this machine would compute, and why not by a GPU that seems to be in it."""
+    reason = unusable_gpu(seems_here=seems_here())
+    without = "" if reason is None else f"\nan NVIDIA GPU seems to be here, but cannot be used: {reason}"
+    return f"{ways(plan.recipe, run_device())}{without}"
 
 
 def _parameters(plan: Plan) -> str:

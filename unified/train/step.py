@@ -20,7 +20,6 @@ from unified.model import UnifiedModel
 from unified.nn.encoder import Noise
 from unified.stopwatch import Stopwatch
 from unified.task import Match, Task
-from unified.train.feeding import sent
 from unified.train.load import routing_loss
 from unified.train.precision import PRECISIONS
 from unified.transfers import sent

@@ -30,6 +30,7 @@ from unified.train.optim import (
     parameter_groups,
     uses_from_gradients,
 )
+from unified.train.out_of_memory import Load, told
 from unified.train.outcome import Launched, NonFiniteError, Slots, StepResult, not_finite, where
 from unified.train.skipped import LASTS, Skipped
 from unified.train.step import TASK_METRICS, Item, StepModel, draw_noise, in_chunks
@@ -80,7 +81,12 @@ class Trainer:
         step_model.whole_batches = share is not None
         self._watch = step_model.watch
         runs = {slot.task: partial(self._probe, step_model, slot, batch) for slot, batch in probe}
-        uses = uses_from_gradients(self.model, runs)
+        sizes = {slot.task: len(batch) for slot, batch in probe}
+        uses = uses_from_gradients(
+            self.model,
+            runs,
+            lambda task: told(recipe, Load("before the first step", [(task, sizes[task])]), accelerator.device),
+        )
         groups = parameter_groups(self.model, uses, recipe.optim, depth=recipe.model.depth)
         self.optimizer = GroupSkipAdamW(groups, lr=recipe.optim.lr, betas=recipe.optim.betas, eps=recipe.optim.eps)
         self._may_lack = {
