@@ -18,7 +18,7 @@ NAMES = ("x", "up_weight", "up_bias", "down_weight", "down_bias", "weights")
 @pytest.fixture(params=["loop", "grouped_mm", "blocks"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """All ways to multiply, each of which runs on a CPU as well; it takes the loop on its own."""
-    monkeypatch.setattr(dispatch, "_way", lambda _: request.param)
+    monkeypatch.setattr(dispatch, "_way", lambda *_: request.param)
     return str(request.param)
 
 
@@ -259,7 +259,7 @@ def test_nothing_asks_the_host_on_the_way_of_accelerators(run: Any, dtype: torch
 
 def test_sizes_and_dtypes_that_a_grouped_product_refuses_take_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     def way(width: int, dtype: torch.dtype) -> str:
-        return dispatch._way(torch.empty(5, 16, width, dtype=dtype, device="meta"))
+        return dispatch._way(torch.empty(5, 16, width, device="meta"), dtype)
 
     assert way(16, torch.bfloat16) == "grouped_mm"
     assert way(12, torch.bfloat16) == "blocks"
@@ -269,7 +269,7 @@ def test_sizes_and_dtypes_that_a_grouped_product_refuses_take_blocks(monkeypatch
     with pytest.raises(RuntimeError, match="multiple of 16"):  # the reason for the rule
         F.grouped_mm(x, w, offs=offsets)
     leaves, index = problem(width=5, hidden=7)
-    monkeypatch.setattr(dispatch, "_way", lambda _: "blocks")
+    monkeypatch.setattr(dispatch, "_way", lambda *_: "blocks")
     assert_same(outcome(leaves, mlp(leaves, plan(index, 5))), outcome(leaves, plain_mlp(leaves, index)), 5e-6)
 
 

@@ -8,8 +8,7 @@ kernel that does not wait either (bf16 on Hopper and data-centre Blackwell), in 
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,11 +37,7 @@ class Plan:
     experts: Int[Tensor, "r"]
     offsets: Int[Tensor, "e"]  # int32
     kept: Bool[Tensor, "t k"] | None = None  # False: beyond the capacity of its expert, contributes nothing
-
-    @cached_property
-    def blocks(self) -> Blocks:
-        """Where rows lie that are multiplied in blocks; found once for all layers that share the plan."""
-        return lay(self.offsets, self.experts)
+    blocks: Blocks | None = None  # where rows lie that are multiplied in blocks
 
 
 def choose(
@@ -126,7 +121,7 @@ def expert_linear(
     Computes in the dtype of autocast where it is on. Keeps `x` alone for the backward pass.
     """
     x, weights = entry(x, plan, weights)
-    return _Linear.apply(x, weight, bias, weights, plan)
+    return _Linear.apply(x, weight, bias, weights, _laid(plan, x.dtype, weight))
 
 
 def expert_mlp(
@@ -144,6 +139,7 @@ def expert_mlp(
     `x` and the hidden rows before and after the GELU.
     """
     x, weights = entry(x, plan, weights)
+    plan = _laid(plan, x.dtype, up_weight, down_weight)
     return _Mlp.apply(x, up_weight, up_bias, down_weight, down_bias, weights, plan)
 
 
@@ -253,7 +249,7 @@ class _Mlp(torch.autograd.Function):
 
 def _groups(plan: Plan, *matrices: Float[Tensor, "e _ _"]) -> Iterator[tuple[slice, int | slice]]:
     """Rows and experts to multiply at once: expert by expert where that is the way, else all."""
-    if all(_way(each) != "loop" for each in matrices):
+    if all(_way(each, each.dtype) != "loop" for each in matrices):
         yield slice(None), slice(None)
         return
     start = 0
@@ -262,18 +258,25 @@ def _groups(plan: Plan, *matrices: Float[Tensor, "e _ _"]) -> Iterator[tuple[sli
         start = stop
 
 
-def _way(matrix: Float[Tensor, "e _ _"]) -> str:
+def _way(matrix: Float[Tensor, "e _ _"], dtype: torch.dtype) -> str:
     """The way to multiply rows by the matrices of their experts (`kernels.TABLE`): loop, grouped_mm or blocks."""
-    whole = has_whole_rows(matrix.dtype, *matrix.shape[1:])
-    return chosen(EXPERTS, matrix.device, matrix.dtype, whole_rows=whole).name
+    return chosen(EXPERTS, matrix.device, dtype, whole_rows=has_whole_rows(dtype, *matrix.shape[1:])).name
+
+
+def _laid(plan: Plan, dtype: torch.dtype, *weights: Float[Tensor, "e _ _"]) -> Plan:
+    """The plan, with blocks where they are the way; laid before the first pass, and used in both."""
+    if plan.blocks is not None or all(_way(each, dtype) != "blocks" for each in weights):
+        return plan
+    return replace(plan, blocks=lay(plan.offsets, plan.experts))
 
 
 def _product(rows: Float[Tensor, "r d"], matrix: Tensor, plan: Plan) -> Float[Tensor, "r o"]:
     """W x of each row; `matrix` is one expert's, or those of all."""
     if matrix.dim() == 2:
         return rows @ matrix.t()
-    if _way(matrix) == "grouped_mm":
+    if _way(matrix, matrix.dtype) == "grouped_mm":
         return F.grouped_mm(rows, matrix.transpose(1, 2), offs=plan.offsets)
+    assert plan.blocks is not None
     return product(rows, matrix.transpose(1, 2), plan.blocks)
 
 
@@ -286,8 +289,9 @@ def _product_back(rows: Float[Tensor, "r o"], matrix: Tensor, plan: Plan) -> Flo
     """Wᵀ x of each row."""
     if matrix.dim() == 2:
         return rows @ matrix
-    if _way(matrix) == "grouped_mm":
+    if _way(matrix, matrix.dtype) == "grouped_mm":
         return F.grouped_mm(rows, matrix, offs=plan.offsets)
+    assert plan.blocks is not None
     return product(rows, matrix, plan.blocks)
 
 
@@ -295,8 +299,9 @@ def _outer(left: Float[Tensor, "r o"], right: Float[Tensor, "r d"], matrix: Tens
     """The sum of a bᵀ over the rows of each expert, in the shape of `matrix`."""
     if matrix.dim() == 2:
         return left.t() @ right
-    if _way(matrix) == "grouped_mm":
+    if _way(matrix, matrix.dtype) == "grouped_mm":
         return F.grouped_mm(left.t(), right, offs=plan.offsets)
+    assert plan.blocks is not None
     return outer(left, right, len(matrix), plan.blocks)
 
 

@@ -148,6 +148,7 @@ def machine(device: torch.device) -> Machine:
     return Machine("hip" if device.type == "cuda" else device.type)
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # compilers need not look into the cache
 def chosen(
     operation: str, device: torch.device, dtype: torch.dtype, *, keys: int = 0, whole_rows: bool = True
 ) -> Kernel:
