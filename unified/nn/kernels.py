@@ -73,7 +73,14 @@ TABLE = (
     Kernel(_ATTENTION, "fused", "torch 2.13 aten/src/ATen/native/transformers/sdp_utils_cpp.cpp", ("cpu",)),
     Kernel(_ATTENTION, "cudnn", f"{_SDP}: check_prefer_cudnn_attention", ("cuda",), HALF, since=(9, 0), until=(11, 0)),
     Kernel(WITHOUT_MASK, "flash", f"{_SDP}: check_flash_attention_hardware_support", ("cuda",), HALF, since=(8, 0)),
-    Kernel(_ATTENTION, "efficient", f"{_SDP}: can_use_mem_efficient_attention", ("cuda",), HALF, since=(8, 0)),
+    Kernel(
+        _ATTENTION,
+        "efficient",
+        f"{_SDP}: check_mem_efficient_hardware_support",
+        ("cuda",),
+        (torch.bfloat16,),
+        since=(8, 0),
+    ),
     Kernel(
         _ATTENTION,
         "efficient",
@@ -92,8 +99,13 @@ TABLE = (
     # Shapes without values stand for the newest device.
     Kernel((EXPERTS,), "grouped_mm", "torch/_meta_registrations.py", ("meta",), (torch.bfloat16,), whole_rows=True),
     Kernel((EXPERTS,), "blocks", "unified/nn/blocks.py: no device is asked for sizes"),
-    Kernel((OPTIMIZER,), "fused", "torch/optim/adamw.py: fused", ("cpu", "cuda", "hip")),
-    Kernel((OPTIMIZER,), "foreach", "torch/optim/adamw.py: foreach"),
+    Kernel(
+        (OPTIMIZER,),
+        "fused AdamW",
+        "torch/utils/_foreach_utils.py: _get_fused_kernels_supported_devices",
+        ("cpu", "cuda", "hip", "mps", "xpu", "hpu", "mtia"),
+    ),
+    Kernel((OPTIMIZER,), "foreach AdamW", "torch/optim/adam.py: _multi_tensor_adam"),
     # Autocast computes it in fp32 (torch/docs/source/amp.md); torch has one kernel a device.
     Kernel((LAYER_NORM,), "native", "torch.nn.functional.layer_norm"),
 )

@@ -29,7 +29,7 @@ class GroupSkipAdamW(torch.optim.AdamW):
     def __init__(self, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float], eps: float) -> None:
         """The kernel is that of `kernels.TABLE`: fused where it is so for all parameters, else foreach."""
         parameters = [parameter for group in groups for parameter in group["params"]]
-        fused = all(chosen(OPTIMIZER, p.device, p.dtype).name == "fused" for p in parameters)
+        fused = all(chosen(OPTIMIZER, p.device, p.dtype).name == "fused AdamW" for p in parameters)
         super().__init__(groups, lr=lr, betas=betas, eps=eps, fused=fused, foreach=not fused)
 
     def step(self, closure: Any = None) -> Any:
