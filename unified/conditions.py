@@ -15,6 +15,7 @@ from unified.modalities import MODALITIES
 from unified.model_settings import ExpertSettings
 from unified.nn.experts import Experts
 from unified.nn.routing import BY_TOKEN, FOLDED, RoutingError
+from unified.transfers import constant
 from unified.types import Conditions, Segment
 
 VISUAL = frozenset({"image"})
@@ -162,11 +163,10 @@ class Conditioner:
     def values(self, keys: tuple[str, ...], device: torch.device) -> Tensor:
         """What the router is given for each row: attribute bits (r, a), or the place of its name (r,)."""
         router = self._experts["router"]
-        with torch.inference_mode(False):  # they are kept, and training may ask for them next
-            if router == "attribute":
-                return torch.tensor([[float(bit) for bit in name] for name in keys], device=device)
-            names = {"task": self._families, "modality": tuple(MODALITIES)}.get(router)
-            return torch.tensor([0 if names is None else names.index(name) for name in keys], device=device)
+        if router == "attribute":
+            return constant([[float(bit) for bit in name] for name in keys], device)
+        names = {"task": self._families, "modality": tuple(MODALITIES)}.get(router)
+        return constant([0 if names is None else names.index(name) for name in keys], device, torch.long)
 
     def conditions(self, keys: Sequence[str], device: torch.device) -> Conditions:
         """The conditions of rows by name, without tokens: to ask routers what they would choose."""

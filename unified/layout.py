@@ -10,6 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from unified.nn.windows import Windows
+from unified.transfers import sent
 from unified.types import Segment
 
 PREFIX = slice(0, 1)
@@ -131,4 +132,4 @@ def visibility(whole: Layout, device: torch.device) -> Bool[Tensor, "n n"] | Non
     prior = place[None, :] <= place[:, None] - query[:, None].long()
     sees_causal = causal[:, None] & causal[None, :] & ~query[None, :] & prior
     itself = torch.eye(len(kinds), dtype=torch.bool)
-    return (~causal[None, :] | sees_causal | itself).to(device)
+    return sent(~causal[None, :] | sees_causal | itself, device)

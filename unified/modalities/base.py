@@ -70,8 +70,8 @@ def shared(position: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 3"] | Float[T
     return position[:1] if position.shape[0] > 1 and position.stride(0) == 0 else position
 
 
-def timeline(samples: int, length: int) -> Float[Tensor, "b n 3"]:
+def timeline(samples: int, length: int, device: torch.device | None = None) -> Float[Tensor, "b n 3"]:
     """Positions (t, 0, 0) of sequences without space, one memory for all samples."""
-    position = torch.zeros(1, length, 3)
-    position[0, :, 0] = torch.arange(length)
+    position = torch.zeros(1, length, 3, device=device)
+    position[0, :, 0] = torch.arange(length, device=device)
     return position.expand(samples, -1, -1)

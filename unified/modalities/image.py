@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from unified.config import RecipeError, build, nearest
 from unified.modalities.base import FORMAT, check_format, read_json, shared
 from unified.paths import find
+from unified.transfers import sent
 from unified.types import DataError, Tokens
 
 SPEC = "preprocessor_config.json"
@@ -245,7 +246,7 @@ def _grid(frames: int, rows: int, columns: int, device: torch.device) -> tuple[T
     """Positions (1, n, 3) of all patches in reading order, and a mask (1, n) that is true throughout."""
     axes = [torch.arange(size, dtype=torch.float32) for size in (frames, rows, columns)]
     position = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(1, -1, 3)
-    return position.to(device), torch.ones(position.shape[:2], dtype=torch.bool, device=device)
+    return sent(position, device), torch.ones(position.shape[:2], dtype=torch.bool, device=device)
 
 
 def pad(parts: Sequence[Tokens]) -> Tokens:
@@ -340,7 +341,7 @@ def _normalisation(
     """`shift` and `scale` of pixels 0 to 255 in patches of `area` pixels: always fp32, no buffers to cast or refill."""
     centre, spread = torch.tensor(mean), torch.tensor(std)
     shift, scale = -centre / spread, 1 / (255 * spread)
-    return tuple(part.repeat(area).to(device, non_blocking=True) for part in (shift, scale))  # type: ignore[return-value]
+    return tuple(sent(part.repeat(area), device) for part in (shift, scale))  # type: ignore[return-value]
 
 
 def sincos(place: Float[Tensor, "b n 2"], width: int) -> Float[Tensor, "b n w"]:

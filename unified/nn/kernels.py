@@ -103,7 +103,7 @@ TABLE = (
         (OPTIMIZER,),
         "fused AdamW",
         "torch/utils/_foreach_utils.py: _get_fused_kernels_supported_devices",
-        ("cpu", "cuda", "hip", "mps", "xpu", "hpu", "mtia"),
+        ("cpu", "cuda", "hip", "mps", "xpu", "hpu", "mtia", "meta"),
     ),
     Kernel((OPTIMIZER,), "foreach AdamW", "torch/optim/adam.py: _multi_tensor_adam"),
     # Autocast computes it in fp32 (torch/docs/source/amp.md); torch has one kernel a device.
