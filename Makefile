@@ -6,7 +6,7 @@ export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: install quickstart test test-slow test-faults lint bench clean
+.PHONY: install quickstart test test-slow test-faults lint bench gpu-bundle clean
 
 install: $(INSTALLED)
 
@@ -45,5 +45,10 @@ lint: install
 bench: install
 	$(BIN)/python -m benchmarks
 
+# What a machine without network lacks to run benchmarks/gpu.sh; versions of its Python: `make gpu-bundle GPU_PYTHONS=3.12`.
+GPU_PYTHONS ?= 3.11 3.12
+gpu-bundle: install
+	$(BIN)/python -m benchmarks.gpu.bundle gpu-bundle --pythons $(GPU_PYTHONS)
+
 clean:
-	rm -rf .venv data runs out dist
+	rm -rf .venv data runs out dist gpu-bundle

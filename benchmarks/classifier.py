@@ -17,7 +17,7 @@ import webdataset
 from accelerate.state import AcceleratorState
 from transformers import ViTConfig, ViTForImageClassification
 
-from benchmarks.loader import glyph
+from benchmarks.drawn import glyph
 from benchmarks.measure import Row, best_seconds
 from benchmarks.step import precisions
 from unified import seed

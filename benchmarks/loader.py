@@ -13,17 +13,15 @@ not write in that order. Cutting is this copy in short runs, which take about tw
 decoded in 39 µs, so that 0.9 leaves 4 µs for all else: reading it and its class number alone takes 6.
 """
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import matplotlib
 import numpy as np
 import torch
 import webdataset
-from PIL import Image, ImageDraw, ImageFont
 
+from benchmarks.drawn import glyph, photograph
 from benchmarks.measure import Row, best_seconds, table
 from unified.data.decode import decode, decode_image
 from unified.data.loader import StepLoader
@@ -33,7 +31,6 @@ from unified.data.write import ShardWriter
 from unified.labels import Labels
 from unified.modalities.image import ImageSpec, ImageTokenizer
 from unified.recipe import DataSettings, Recipe
-from unified.seed import generator
 from unified.task import Match, Task
 
 BATCH = 64
@@ -50,31 +47,6 @@ PAIRS = {
     ("kept", "decode alone"): "-",
 }
 """What is put over what, and the ratio to reach."""
-
-
-def photograph(number: int, side: int) -> bytes:
-    """A JPEG with the sizes of detail of a photograph: noise at every scale, weaker the finer."""
-    draw = generator("benchmark", number)
-    pixels = np.zeros((side, side, 3), dtype=np.float32)
-    for cells in (4, 8, 16, 32, 64, 128):
-        noise = draw.normal(0, 100 / cells**0.5, (cells, cells, 3)).clip(-127, 127) + 128
-        pixels += (
-            np.asarray(Image.fromarray(noise.astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)) - 128.0
-        )
-    stream = io.BytesIO()
-    Image.fromarray((pixels + 128).clip(0, 255).astype(np.uint8)).save(stream, "jpeg", quality=90)
-    return stream.getvalue()
-
-
-def glyph(number: int, side: int) -> bytes:
-    """A PNG of a character."""
-    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    font = ImageFont.truetype(path, side * 2 // 3, layout_engine=ImageFont.Layout.BASIC)
-    image = Image.new("L", (side, side), 255)
-    ImageDraw.Draw(image).text((side // 2, side // 2), chr(0x21 + number % 500), fill=0, font=font, anchor="mm")
-    stream = io.BytesIO()
-    image.save(stream, "png")
-    return stream.getvalue()
 
 
 def write_shards(folder: Path, count: int, side: int, column: str) -> None:

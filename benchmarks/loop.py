@@ -25,7 +25,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from benchmarks.loader import glyph
+from benchmarks.drawn import glyph
 from benchmarks.measure import Row, best_seconds, table
 from unified.data.loader import StepLoader
 from unified.data.order import positions

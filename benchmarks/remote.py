@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.loader import glyph, photograph
+from benchmarks.drawn import glyph, photograph
 from benchmarks.measure import Row, best_seconds, table
 from tests.shard_server import serve
 from unified.data.index import IndexBuilder, build_index, index_path, write_index

@@ -24,6 +24,8 @@ from unified.task import Match, Task
 from unified.train.precision import PRECISIONS, has_fast_bf16
 from unified.types import Batch
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -54,7 +56,7 @@ def draw(shape: Shape) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def ours(
-    shape: Shape, pixels: torch.Tensor, ids: torch.Tensor, precision: torch.dtype
+    shape: Shape, pixels: torch.Tensor, ids: torch.Tensor, precision: torch.dtype, device: torch.device = CPU
 ) -> tuple[UnifiedModel, Callable[[], object]]:
     """A `UnifiedModel` and one training step of it on a retrieval batch."""
     image = {"patch": shape.patch, "positions": "sincos", "position_scale": 1.0, "grid": 14, "frames": 8}
@@ -65,15 +67,16 @@ def ours(
         families=["retrieve"],
     )  # fmt: skip
     with seed.seeded(0, "benchmark"):
-        model = UnifiedModel(config).train()
+        model = UnifiedModel(config).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     task = Task("", {"png": "image"}, "txt", Match("batch"), "accuracy", shape.batch, family="retrieve")
     # [SPE] takes one place of the text, so that both sides encode sequences of `shape.text` tokens.
     target = {"tokens": text_tokens(ids[:, 1:]), "group": torch.arange(shape.batch)}
-    batch = Batch("retrieve", {"image": patches(pixels, shape.patch)}, target, [str(i) for i in range(shape.batch)])
+    images = {"image": patches(pixels, shape.patch)}
+    batch = Batch("retrieve", images, target, [str(i) for i in range(shape.batch)]).to(device)
 
     def run() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
             loss = score(model, task, batch).loss.mean()
         loss.backward()
         optimizer.step()
@@ -83,7 +86,12 @@ def ours(
 
 
 def clip(
-    shape: Shape, pixels: torch.Tensor, ids: torch.Tensor, precision: torch.dtype, attention: str
+    shape: Shape,
+    pixels: torch.Tensor,
+    ids: torch.Tensor,
+    precision: torch.dtype,
+    attention: str,
+    device: torch.device = CPU,
 ) -> Callable[[], object]:
     """The same step of `transformers`' CLIP, by one of its attention implementations."""
     towers = {
@@ -106,12 +114,13 @@ def clip(
         attn_implementation=attention,
     )
     with seed.seeded(0, "benchmark"):
-        model = CLIPModel(config).train()
+        model = CLIPModel(config).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    pixels, ids = pixels.to(device), ids.to(device)
     visible = torch.ones_like(ids)
 
     def run() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
             normalised = (pixels.float() / 255 - 0.5) / 0.5  # as part of the step, like ours
             loss = model(input_ids=ids, pixel_values=normalised, attention_mask=visible, return_loss=True).loss
         loss.backward()
