@@ -20,7 +20,7 @@ SHARDS = "quickstart.zip"
 PYTHONS = ("3.11", "3.12")
 PACKAGES = (
     *("transformers", "huggingface_hub", "tokenizers", "safetensors", "regex", "PyYAML", "tqdm", "packaging"),
-    *("filelock", "typing_extensions", "fsspec", "httpx2", "httpcore2", "h11", "anyio", "idna", "truststore"),  # the hub's own
+    *("filelock", "typing_extensions", "fsspec", "httpx2", "httpcore2", "h11", "anyio", "idna", "truststore"),
     *("typer", "click", "rich", "shellingham", "markdown-it-py", "mdurl", "Pygments", "annotated-doc"),
     *("accelerate", "psutil"),
     *("jaxtyping", "wadler_lindig", "pillow", "simplejpeg", "pycocotools"),

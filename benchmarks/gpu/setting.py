@@ -83,7 +83,7 @@ class Setting:
 
 
 def experts_of(kind: str, shape: Shape) -> ExpertSettings | None:
-    """The experts of a kind of network: none, merged by attributes, or with tokens sent to them at a dense one's work."""
+    """The experts of a kind of network: none, merged by attributes, or with tokens sent to them, at equal work."""
     if kind == "dense":
         return None
     if kind == "attribute":
