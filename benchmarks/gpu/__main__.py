@@ -73,14 +73,14 @@ def main() -> None:
         packages, shards = unpack(told.bundle, Path(temporary))
         surroundings = environment(told.device, packages, Path(temporary))
         found = preflight(told.device, surroundings)
-        for name, reason in found["lacking"].items():
-            print(f"cannot import {name}: {reason}")
         if "machine" not in found:
             print(f"{told.device} cannot be used: {found['reason']}", file=sys.stderr)
             sys.exit(2)
+        for name, reason in found["lacking"].items():
+            print(f"cannot import {name}: {reason}")
         results = Results(out, found["machine"])
         given = ["--device", told.device, *(["--tiny"] if told.tiny else [])]
-        given += ["--shards", str(shards)] if shards is not None and not told.tiny else []
+        given += ["--shards", str(shards)] if shards is not None else []
 
         def command(section: Section, parts: Sequence[str], seconds: float) -> list[str]:
             this = [sys.executable, "-m", "benchmarks.gpu.child", section.name, *parts]
@@ -101,7 +101,7 @@ def preflight(device: str, surroundings: Mapping[str, str]) -> dict[str, Any]:
         done = subprocess.run(command, env=dict(surroundings), capture_output=True, text=True, timeout=PREFLIGHT)
         return json.loads(done.stdout)  # type: ignore[no-any-return]
     except (subprocess.TimeoutExpired, json.JSONDecodeError) as error:
-        return {"lacking": {}, "reason": f"the preflight did not end well ({error})"}
+        return {"reason": f"the preflight did not end well ({error})"}
 
 
 if __name__ == "__main__":

@@ -59,10 +59,10 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     try:
-        found: dict[str, Any] = {"machine": machine(sys.argv[1])}
+        found: dict[str, Any] = {"machine": machine(sys.argv[1]), "lacking": imports()}
     except Exception as error:  # noqa: BLE001  # a driver or build that does not fit may raise anything
         found = {"reason": f"{type(error).__name__}: {error}".splitlines()[0]}
-    print(json.dumps(found | {"lacking": imports()}), file=out, flush=True)
+    print(json.dumps(found), file=out, flush=True)
 
 
 if __name__ == "__main__":

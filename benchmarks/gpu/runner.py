@@ -73,22 +73,25 @@ class Runner:
             self.command(section, pending, seconds), env=dict(self.environment), stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=said, text=True, start_new_session=True,
         )  # fmt: skip
-        end, lines = time.monotonic() + seconds, queue.SimpleQueue[str | None]()
+        end, before = time.monotonic() + seconds, len(pending)
+        lines = queue.SimpleQueue[str | None]()
         assert process.stdout is not None
-        threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
-        before, code = len(pending), None
-        try:
-            while (line := lines.get(timeout=max(end - time.monotonic(), 0.0))) is not None:
-                row = json.loads(line)
-                pending.remove(row["part"])
-                self.tell({"section": section.name, **row})
-            code = process.wait(timeout=max(end - time.monotonic(), 0.0))
-        except (queue.Empty, subprocess.TimeoutExpired):
-            code = None
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # and the loader processes that it may have left
-            process.wait()
+        with process.stdout as stream:
+            reader = threading.Thread(target=_read, args=(stream, lines), daemon=True)
+            reader.start()
+            try:
+                while (line := lines.get(timeout=max(end - time.monotonic(), 0.0))) is not None:
+                    row = json.loads(line)
+                    pending.remove(row["part"])
+                    self.tell({"section": section.name, **row})
+                code = process.wait(timeout=max(end - time.monotonic(), 0.0))
+            except (queue.Empty, subprocess.TimeoutExpired):
+                code = None
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # and the loader processes that it may have left
+                process.wait()
+                reader.join()
         # A process that fails before its first row would be started for ever.
         return -1 if code == 1 and len(pending) == before else code
 

@@ -57,10 +57,14 @@ def shares_of_peaks(rate: float, setting: Setting) -> dict[str, float]:
     peak = gemm_peak(PRECISIONS[setting.precision], setting.device, torch.get_num_threads())
     found = {"TFLOP/s": rate / 1e12, "GEMM TFLOP/s": peak / 1e12, "MFU": rate / peak}
     if setting.device.type == "cuda":
-        name = torch.cuda.get_device_name(setting.device)
-        printed = next((value for pattern, value in DATA_SHEET if re.search(pattern, name)), None)
+        printed = data_sheet(torch.cuda.get_device_name(setting.device))
         found |= {} if printed is None else {"MFU of data sheet": rate / printed}
     return found
+
+
+def data_sheet(name: str) -> float | None:
+    """The printed peak of a device, by its name; None where it is not known."""
+    return next((value for pattern, value in DATA_SHEET if re.search(pattern, name)), None)
 
 
 def stalls(setting: Setting, step: Callable[[], object]) -> dict[str, Any]:
