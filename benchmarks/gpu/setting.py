@@ -2,6 +2,7 @@
 
 import gc
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -122,6 +123,18 @@ def trainer_of(recipe: Recipe, slots: Slots, folder: Path) -> tuple[Trainer, Par
     AcceleratorState._reset_state(reset_partial_state=True)  # one for a process otherwise
     accelerator, parts = make_accelerator(recipe, folder), build(recipe)
     return Trainer(recipe, accelerator, parts, slots), parts
+
+
+def stepping(trainer: Trainer, slots: Slots) -> Callable[[], None]:
+    """A step as the loop makes it: on a GPU its numbers are read while the next one runs."""
+    launched: deque[Any] = deque()
+
+    def step() -> None:
+        launched.append(trainer.launch(slots))
+        if len(launched) > (0 if trainer.at_once else 1):
+            trainer.finish(launched.popleft())
+
+    return step
 
 
 def pinned(setting: Setting, slots: Slots) -> Slots:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu.setting import Setting, pinned, recipe_of, seconds_of, slots_of, trainer_of
+from benchmarks.gpu.setting import Setting, pinned, recipe_of, seconds_of, slots_of, stepping, trainer_of
 from benchmarks.measure import best_seconds
 from benchmarks.step import clip, draw, ours
 from unified.train.flops import gemm_peak
@@ -37,7 +37,8 @@ def of_trainer(kind: str, setting: Setting) -> dict[str, Any]:
     recipe, shape = recipe_of(setting, kind), setting.shape
     slots = pinned(setting, slots_of(shape))
     trainer, _ = trainer_of(recipe, slots, setting.folder)
-    seconds = seconds_of(setting, lambda: trainer.train_step(slots))
+    step = stepping(trainer, slots)
+    seconds = seconds_of(setting, step)
     bucketed = bucketed_on(setting.device)
     done = work(recipe.tasks["retrieve"], slots[0][1], None, trainer.model.config.vocabulary_size, bucketed=bucketed)
     rate = 3 * Cost(trainer.model).forward(done) / seconds
@@ -47,8 +48,8 @@ def of_trainer(kind: str, setting: Setting) -> dict[str, Any]:
         "tokens/s": done.tokens / seconds,
         "peak GiB": setting.peak() / 2**30,
         **shares_of_peaks(rate, setting),
-        **stalls(setting, lambda: trainer.train_step(slots)),
-        "kernels": kernels(setting, lambda: trainer.train_step(slots)),
+        **stalls(setting, step),
+        "kernels": kernels(setting, step),
     }
 
 

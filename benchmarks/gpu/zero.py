@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.setting import MissedError, Setting, pinned, recipe_of, seconds_of, slots_of, trainer_of
+from benchmarks.gpu.setting import MissedError, Setting, pinned, recipe_of, seconds_of, slots_of, stepping, trainer_of
 from unified.recipe import EngineSettings
 
 STEPS = 5
@@ -37,9 +37,9 @@ def _trained(setting: Setting, engine: EngineSettings) -> dict[str, Any]:
     trainer, parts = trainer_of(recipe_of(setting, engine=engine), slots, setting.folder)
     before = _weights(parts.model.named_parameters())
     for _ in range(STEPS):
-        trainer.train_step(slots)
+        trainer.train_step(slots)  # reads what it did at once
     after = _weights(parts.model.named_parameters())
-    seconds = seconds_of(setting, lambda: trainer.train_step(slots))
+    seconds = seconds_of(setting, stepping(trainer, slots))
     peak = setting.peak() / 2**30
     trainer.engine.close()
     return {"before": before, "after": after, "ms": 1e3 * seconds, "peak": peak}
