@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,6 +19,8 @@ from benchmarks.gpu.sections import NAMES, SECTIONS, Section
 
 SECONDS = 540.0
 """Limit of all sections together; what no longer fits is left out."""
+PATIENCE = {"cuda": 1.0, "cpu": 10.0}
+"""Factor of all limits: a CPU is for trying the script, slow at that, and not lent by the minute."""
 PREFLIGHT = 90.0
 BAD = ("failed", "missed")
 
@@ -45,7 +48,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true", help="sizes that a CPU does in seconds: is the script right?")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="SECTION", help=", ".join(NAMES))
     parser.add_argument("--out", type=Path, help="file of results (default: benchmarks/results/gpu-DATE.json)")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="limit of all together (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="limit of all on a GPU (default: %(default)s)")
     parser.add_argument(
         "--bundle", type=Path, default=FOLDER, help="folder of `make gpu-bundle` (default: %(default)s)"
     )
@@ -86,8 +89,9 @@ def main() -> None:
             this = [sys.executable, "-m", "benchmarks.gpu.child", section.name, *parts]
             return [*this, "--seconds", str(seconds), *given]
 
-        chosen = [section for section in SECTIONS if section.name in told.only]
-        Runner(command, results.add, surroundings).run(chosen, found["lacking"], begin + told.seconds)
+        factor = PATIENCE[told.device]
+        chosen = [replace(one, seconds=factor * one.seconds) for one in SECTIONS if one.name in told.only]
+        Runner(command, results.add, surroundings).run(chosen, found["lacking"], begin + factor * told.seconds)
     text = table(results.rows)
     out.with_suffix(".md").write_text(text + "\n")
     print(f"\n{text}\n\n{time.monotonic() - begin:.0f} s; results in {out}")
@@ -98,7 +102,9 @@ def preflight(device: str, surroundings: Mapping[str, str]) -> dict[str, Any]:
     """What `benchmarks.gpu.preflight` finds."""
     command = [sys.executable, "-m", "benchmarks.gpu.preflight", device]
     try:
-        done = subprocess.run(command, env=dict(surroundings), capture_output=True, text=True, timeout=PREFLIGHT)
+        done = subprocess.run(
+            command, env=dict(surroundings), capture_output=True, text=True, timeout=PATIENCE[device] * PREFLIGHT
+        )
         return json.loads(done.stdout)  # type: ignore[no-any-return]
     except (subprocess.TimeoutExpired, json.JSONDecodeError) as error:
         return {"reason": f"the preflight did not end well ({error})"}

@@ -92,7 +92,7 @@ def kernels(setting: Setting, step: Callable[[], object]) -> list[dict[str, Any]
         setting.wait()
     key = "self_device_time_total" if cuda else "self_cpu_time_total"
     rows = sorted(profiled.key_averages(), key=lambda row: getattr(row, key), reverse=True)
-    whole = sum(getattr(row, key) for row in rows)
+    whole = sum(getattr(row, key) for row in rows) or 1.0  # a profiler that may not look sees nothing
     return [
         {"name": row.key[:120], "ms": getattr(row, key) / 1e3, "share": getattr(row, key) / whole, "calls": row.count}
         for row in rows[:KERNELS]
