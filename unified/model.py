@@ -397,4 +397,4 @@ def text_tokens(ids: Int[Tensor, "b n"], mask: Tensor | None = None) -> Tokens:
     """Text ids as tokens; positions count from 0."""
     visible = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
     padded = False if mask is None else None
-    return Tokens("text", ids, visible, timeline(*ids.shape, ids.device), padded)
+    return Tokens("text", ids, visible, timeline(ids.shape[0], ids.shape[1], ids.device), padded)
