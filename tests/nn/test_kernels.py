@@ -115,7 +115,7 @@ def test_every_row_is_taken_somewhere() -> None:
     reached = {
         choose(operation, device, dtype, capability=capability, amx=True, keys=keys)
         for operation, device, dtype, capability, keys in itertools.product(
-            OPERATIONS, ("cpu", "cuda", "meta"), kernels.FLOATS, capabilities, (8, 1000)
+            OPERATIONS, ("cpu", "cuda", "meta", "vulkan"), kernels.FLOATS, capabilities, (8, 1000)
         )
     }
     assert set(TABLE) - reached == set()
@@ -151,15 +151,14 @@ def test_a_line_says_what_is_taken_and_what_a_device_is_too_old_for() -> None:
     assert "experts: blocks" in describe(Machine("meta"), torch.bfloat16, experts=True, whole_rows=False)
 
 
-@pytest.mark.parametrize(("device", "fused"), [("cpu", True), ("meta", False)])
-def test_the_optimizer_takes_the_way_of_the_table_with_the_same_numbers(device: str, fused: bool) -> None:
-    parameter = nn.Parameter(torch.ones(3, device=device))
+def test_the_optimizer_takes_the_way_of_the_table() -> None:
+    for device in ("cpu", "cuda", "mps", "xpu", "meta"):
+        assert choose(OPTIMIZER, device, torch.float32, capability=T4).name == "fused AdamW"
+    assert choose(OPTIMIZER, "vulkan", torch.float32).name == "foreach AdamW"
+    parameter = nn.Parameter(torch.ones(3))
     optimizer = GroupSkipAdamW([{"params": [parameter], "active": True}], lr=0.1, betas=(0.9, 0.99), eps=1e-8)
-    assert optimizer.defaults["fused"] == fused
-    assert optimizer.defaults["foreach"] == (not fused)
-    parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
-    assert parameter.device.type == device
+    assert optimizer.defaults["fused"]
+    assert not optimizer.defaults["foreach"]
 
 
 def test_fused_and_foreach_steps_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ def test_a_run_with_new_tasks_can_be_loaded_before_its_next_checkpoint(
     def broken(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop.Trainer, "train_step", broken)
+    monkeypatch.setattr(loop.Trainer, "launch", broken)
     more = replace(recipe, tasks={**recipe.tasks, "next": tiny_recipe(tmp_path).tasks["next"]}, max_steps=4)
     with pytest.raises(KeyboardInterrupt):
         run(more, out)
