@@ -20,6 +20,8 @@ ALLOWED = {
     "log": "to the host, read a step later, when they have long arrived: losses, the norm of the gradient, whether it "
     "was finite, the load of experts",
     "stop": "to the host, read a step later: whether any rank was asked to stop",
+    "bad samples": "to the host, waited for, once a step of several ranks: how many were replaced, as all end together "
+    "where there are too many",
     "ranks": "to the host, waited for, once a record of several ranks: their times and memory, to name the slowest",
     "expert parallelism": "to the host, waited for, once a routed layer: how many rows come from each process",
     "fp16": "to the host, waited for, once a step: whether the gradient overflowed, as the next loss is scaled by it",

@@ -99,7 +99,8 @@ class Trainer:
             if share is None
             else beside_experts(accelerator, step_model, self.optimizer, recipe.optim.clip, share)
         )
-        self.at_once = self.model.device.type == "cpu" or self.scale is not None or self.engine.waits
+        looks = self.optimizer.defaults["fused"]  # whether its kernels see a gradient that is not finite
+        self.at_once = self.model.device.type == "cpu" or self.scale is not None or self.engine.waits or not looks
         """Whether the norm of the gradient is read before the weights change: on a CPU nobody has to wait for it."""
         self._halted = torch.zeros((), device=self.model.device)
         self.whole_batches = step_model.whole_batches
