@@ -29,7 +29,7 @@ from unified.evaluate.run import evaluate
 from unified.evaluate.spec import Dense, Spec, load_spec
 from unified.evaluate.table import LOWER, MAIN, UNITS, metric_name
 from unified.log import logger
-from unified.paths import checkpoints_of
+from unified.checkpoint.place import checkpoints_of
 from unified.reports.figures import DPI
 from unified.reports.run import Curve, Run, read_run
 from unified.types import DataError

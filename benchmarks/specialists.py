@@ -19,7 +19,7 @@ from unified.evaluate.results import read_results, write_results
 from unified.evaluate.run import evaluate
 from unified.evaluate.spec import Spec, load_spec
 from unified.log import logger
-from unified.paths import checkpoints_of
+from unified.checkpoint.place import checkpoints_of
 from unified.recipe import Recipe
 from unified.train import loop
 

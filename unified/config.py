@@ -1,6 +1,5 @@
 """YAML to frozen dataclasses: strict, with `extends`, and with errors that say what would fit."""
 
-import difflib
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -11,19 +10,16 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from unified.errors import UserError
+from unified.errors import nearest as nearest  # which those who read recipes take from here
+from unified.paths import find
 
 T = TypeVar("T")
+ENTRIES = ("tasks", "evaluations")
+"""Sections whose keys are names that a file gives: a null there leaves out what was inherited."""
 
 
 class RecipeError(UserError):
     """A recipe, a spec or a flag says something that cannot be; the message says where and what would fit."""
-
-
-def nearest(word: str, known: Sequence[str]) -> str:
-    """«; did you mean 'x'?» followed by all that exists: the end of an error about an unknown name."""
-    close = difflib.get_close_matches(word, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
-    return f"{hint} There are: {', '.join(sorted(known)) or 'none'}"
 
 
 class _Loader(yaml.SafeLoader):
@@ -43,14 +39,68 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def read_yaml(path: Path | str) -> dict[str, Any]:
-    """The mapping in a YAML file merged over the files that its `extends:` names (paths relative to it)."""
-    return _read(Path(path), ())
+def read_yaml(path: Path | str, names: str = "recipes") -> dict[str, Any]:
+    """Return the mapping in a YAML file, merged over the files that its `extends:` names.
+
+    An entry of `tasks` or `evaluations` that is null leaves out the inherited one of that name.
+
+    Args:
+        path: The file.
+        names: Folder of the project whose files `extends:` may name without path and ending (`extends: quickstart`).
+
+    Raises:
+        RecipeError: The file or one that it extends is missing or wrong, or a null entry leaves out nothing.
+    """
+    content = _read(Path(path), names, (), frozenset())
+    for section in ENTRIES:
+        if isinstance(content.get(section), Mapping):
+            content[section] = {name: value for name, value in content[section].items() if value is not None}
+    return content
 
 
-def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+def _read(path: Path, names: str, above: tuple[Path, ...], inherited: frozenset[tuple[str, str]]) -> dict[str, Any]:
+    """The merged content of a file; `inherited`: section and name of entries that it may leave out besides its own."""
     if path.resolve() in above:
         raise RecipeError(f"{path}: extends itself through {' -> '.join(p.name for p in above)}")
+    content = _content(path)
+    bases = content.pop("extends", [])
+    merged: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        file = _extended(path, base, names)
+        merged = merge(merged, _read(file, names, (*above, path.resolve()), inherited | _entries(merged)))
+    known = inherited | _entries(merged)
+    for section, name in _entries(content):
+        if content[section][name] is None and (section, name) not in known:
+            there = nearest(name, sorted(other for of, other in known if of == section))
+            raise RecipeError(
+                f"{path}: {section}.{name}: null leaves out an entry of a file that is extended, and none has it{there}"
+            )
+    return merge(merged, content)
+
+
+def _entries(content: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
+    """Section and name of the named entries of a file."""
+    parts = {section: content.get(section) for section in ENTRIES}
+    return frozenset((section, name) for section, part in parts.items() if isinstance(part, Mapping) for name in part)
+
+
+def _extended(path: Path, base: Any, names: str) -> Path:
+    """The file that `extends: base` in `path` means: one beside it, or one of the project by its name."""
+    if not isinstance(base, str) or not base:
+        raise RecipeError(f"{path}: extends: expected a file or a name in {names}, got {base!r}")
+    beside = path.parent / base
+    if beside.is_file():
+        return beside
+    try:
+        found = find(names, base, ".yaml", at=path.parent)
+    except FileNotFoundError as error:
+        raise RecipeError(f"{path}: extends: {error}") from error
+    if not found.is_file():
+        raise RecipeError(f"{path}: extends: expected a file, got the folder {found}")
+    return found
+
+
+def _content(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RecipeError(f"{path}: no such file{nearest(path.name, [p.name for p in path.parent.glob('*.yaml')])}")
     try:
@@ -60,11 +110,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         raise RecipeError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: expected a mapping of keys to values, found {type(content).__name__}")
-    bases = content.pop("extends", [])
-    merged: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
-        merged = merge(merged, _read(path.parent / base, (*above, path.resolve())))
-    return merge(merged, content)
+    return content
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

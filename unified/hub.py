@@ -25,13 +25,12 @@ from transformers import AutoModel, AutoModelForZeroShotImageClassification, Aut
 
 from unified import checkpoint, processor
 from unified.card import model_card
-from unified.checkpoint.place import STEP
+from unified.checkpoint.place import STEP, checkpoints_of
 from unified.config import nearest
 from unified.configuration import UnifiedConfig
 from unified.errors import UserError
 from unified.modalities.base import read_json
 from unified.model import UnifiedModel
-from unified.paths import checkpoints_of
 from unified.processor import UnifiedProcessor
 from unified.result_files import FORMAT as RESULTS
 from unified.result_files import upgraded

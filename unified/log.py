@@ -3,14 +3,16 @@
 import logging
 import sys
 
-from unified.dist import rank
-
 logger = logging.getLogger("unified")
 
 
 class _RankZero(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        return rank() == 0 or record.levelno >= logging.ERROR
+        if record.levelno >= logging.ERROR or "torch.distributed" not in sys.modules:
+            return True
+        from unified.dist import rank  # not above: help and versions are told without torch, which takes seconds
+
+        return rank() == 0
 
 
 def set_up(level: int = logging.INFO) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from unified import cli, hub
+from unified.cli import ends
 from unified.config import RecipeError
 from unified.evaluate.commands import eval_command
 
@@ -25,7 +26,7 @@ def full() -> None:
 
 def test_ctrl_c_ends_a_command_with_status_130_and_a_word(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli._guarded(interrupted)
+        ends.guarded(interrupted)
     assert caught.value.code == 130
     assert capsys.readouterr().err == "interrupted\n"
 
@@ -39,7 +40,7 @@ def test_train_takes_the_flag_that_the_launcher_of_deepspeed_adds(capsys: pytest
 
 def test_errors_of_the_file_system_end_a_command_with_their_message() -> None:
     with pytest.raises(SystemExit, match=r"error: .*No space left on device: 'results\.json'"):
-        cli._guarded(full)
+        ends.guarded(full)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from unified.config import read_yaml
 from unified.errors import UserError
 from unified.log import logger
 
@@ -31,6 +32,18 @@ _WRITING, _REMOVING = ".writing_", ".removing_"  # folders under these names are
 
 class CheckpointError(UserError):
     """A checkpoint cannot be written or read; the message names the file, what was expected and what else is there."""
+
+
+def checkpoints_of(run: Path, place: str = "") -> Location:
+    """Where a run keeps its checkpoints: at `place` (`train.checkpoints`), by default as the recipe in its folder says.
+
+    A path, relative ones to the run's folder, or a URL.
+    """
+    if not place:
+        recipe = run / "recipe.yaml"
+        place = read_yaml(recipe).get("train", {}).get("checkpoints", "") if recipe.is_file() else ""
+    place = place or "checkpoints"
+    return place if "://" in place else run / place
 
 
 class Place:

@@ -1,28 +1,23 @@
 """The commands for people; each one's `--help` is complete and has an example."""
 
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 from tyro.conf import Positional, arg
-from tyro.extras import SubcommandApp
 
 import unified.cli.convert  # adds its commands
 import unified.cli.fold  # adds its commands
 import unified.cli.predict  # adds its commands
 import unified.cli.report  # noqa: F401 - adds its commands
-from unified import log
-from unified.cli.app import app
+from unified import __version__
+from unified.cli.app import app, check_names, command, group, make_ready
+from unified.cli.ends import guarded
 from unified.config import RecipeError
-from unified.errors import UserError
 
-shards = SubcommandApp()
-tokenizer = SubcommandApp()
-app.command(shards, name="shards", help="Build, look at, check and index shards.")
-app.command(tokenizer, name="tokenizer", help="Train tokenizers.")
+group("shards", "Build, look at, check and index shards.")
+group("tokenizer", "Train tokenizers.")
 
 TRAIN_HELP = """usage: python train.py RECIPE [--out RUN] [--dry-run] [--FLAG VALUE ...]    (= unified train RECIPE ...)
 
@@ -43,7 +38,7 @@ example: python train.py recipes/quickstart.yaml --optim.lr 1e-3 --max-steps 200
 
 def train(arguments: Sequence[str] | None = None) -> None:
     """`train.py`: run a recipe."""
-    _guarded(_train, list(sys.argv[1:] if arguments is None else arguments))
+    guarded(_train, list(sys.argv[1:] if arguments is None else arguments))
 
 
 def _train(arguments: list[str]) -> None:
@@ -53,13 +48,10 @@ def _train(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(TRAIN_HELP)
         sys.exit(0 if arguments else 2)
-    from unified import dist
     from unified.cli.flags import with_flags
     from unified.config import build, read_yaml
     from unified.paths import find
     from unified.recipe import Recipe
-    from unified.train.loop import run
-    from unified.train.plan_text import dry_run
 
     name, *rest = arguments
     path = find("recipes", name, ".yaml")
@@ -68,6 +60,11 @@ def _train(arguments: list[str]) -> None:
     processes, rest = _take(rest, "--processes", "")
     recipe = build(Recipe, read_yaml(path), path.name)
     recipe = with_flags(recipe, [flag for flag in rest if flag != "--dry-run"], prog=f"train.py {name}")
+    make_ready()
+    from unified import dist
+    from unified.train.loop import run
+    from unified.train.plan_text import dry_run
+
     if dry:
         dry_run(recipe, _whole(processes, "--processes") if processes else None)
     elif processes:
@@ -98,7 +95,7 @@ def _take(arguments: list[str], flag: str, default: str) -> tuple[str, list[str]
     return default, rest
 
 
-@shards.command(name="build")
+@command("shards build")
 def shards_build(
     source: Annotated[str, Positional, arg(metavar="SOURCE")],
     out: Annotated[Path, Positional, arg(metavar="OUT")],
@@ -170,7 +167,7 @@ def shards_build(
     commands.build(source, out, kind=kind, options=options, skip_existing=skip_existing)
 
 
-@shards.command(name="inspect")
+@command("shards inspect")
 def shards_inspect(
     path: Annotated[str, Positional, arg(metavar="PATH")],
     /,
@@ -191,7 +188,7 @@ def shards_inspect(
     commands.inspect(path, out, count=count)
 
 
-@shards.command(name="verify")
+@command("shards verify")
 def shards_verify(path: Annotated[str, Positional, arg(metavar="PATH")], /) -> None:
     """Recompute hashes and decode everything; name shard, key and column of what is wrong.
 
@@ -205,7 +202,7 @@ def shards_verify(path: Annotated[str, Positional, arg(metavar="PATH")], /) -> N
     commands.verify(path)
 
 
-@shards.command(name="index")
+@command("shards index")
 def shards_index(path: Annotated[str, Positional, arg(metavar="PATH")], /) -> None:
     """Write the index beside each shard anew.
 
@@ -219,7 +216,7 @@ def shards_index(path: Annotated[str, Positional, arg(metavar="PATH")], /) -> No
     commands.index(path)
 
 
-@tokenizer.command(name="train")
+@command("tokenizer train")
 def tokenizer_train(
     corpus_and_out: Annotated[tuple[Path, ...], Positional, arg(metavar="CORPUS… OUT")],
     /,
@@ -240,10 +237,10 @@ def tokenizer_train(
     train_command(corpus_and_out[:-1], corpus_and_out[-1], vocabulary_size=vocab_size)
 
 
-@app.command(name="eval")
+@command("eval")
 def evaluate(
     model: Annotated[str, Positional, arg(metavar="MODEL")],
-    specs: Annotated[tuple[str, ...], Positional, arg(metavar="SPEC")],
+    specs: Annotated[tuple[str, ...], Positional, arg(metavar="SPEC [SPEC ...]")],
     /,
     shots: Annotated[tuple[int, ...], arg(metavar="K …")] = (0,),
     seeds: int = 5,
@@ -265,7 +262,7 @@ def evaluate(
     eval_command(model, specs, shots=shots, seeds=seeds, out=out)
 
 
-@app.command(name="compare")
+@command("compare")
 def compare(
     a: Annotated[Path, Positional, arg(metavar="A")],
     b: Annotated[Path, Positional, arg(metavar="B")],
@@ -284,7 +281,7 @@ def compare(
     compare_command(a, b)
 
 
-@app.command(name="export")
+@command("export")
 def export(
     run: Annotated[Path, Positional, arg(metavar="RUN")],
     out: Annotated[Path, Positional, arg(metavar="OUT")],
@@ -312,7 +309,7 @@ def export(
     write(run, out, results=results, max_shard_size=max_shard_size or MAX_SHARD_SIZE)
 
 
-@app.command(name="push")
+@command("push")
 def push(
     folder: Annotated[Path, Positional, arg(metavar="FOLDER")],
     repository: Annotated[str, Positional, arg(metavar="REPOSITORY")],
@@ -331,7 +328,7 @@ def push(
     hub.push(folder, repository)
 
 
-@app.command(name="train")
+@command("train")
 def train_pointer() -> None:
     """Pretrain a recipe: `unified train RECIPE [--flags]`, the same as `python train.py RECIPE`."""
     sys.stdout.write(TRAIN_HELP)
@@ -342,19 +339,15 @@ def main() -> None:
     if sys.argv[1:2] == ["train"]:
         train(sys.argv[2:])
     else:
-        _guarded(app.cli, prog="unified", description="Train, evaluate and share generalist perception models.")
+        guarded(_command, sys.argv[1:])
 
 
-def _guarded(command: Callable[..., object], *arguments: object, **options: object) -> None:
-    """Run a command; errors that are meant for people end it with their message alone."""
-    log.set_up()
-    if not torch.cuda.is_available():
-        # transformers and accelerate import deepspeed where it is installed, which otherwise prints what it guesses.
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    try:
-        command(*arguments, **options)
-    except (UserError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        sys.exit(130)  # what shells report for a program that Ctrl-C ends
+def _command(arguments: list[str]) -> None:
+    if arguments in (["--version"], ["-V"]):
+        sys.stdout.write(f"unified {__version__}\n")
+        return
+    if arguments[:1] == ["help"]:  # `unified help eval` is a habit from other commands
+        arguments = [*arguments[1:], "--help"]
+    check_names(arguments)
+    description = "Train, evaluate and share generalist perception models. `unified --version` tells the version."
+    app.cli(prog="unified", description=description, args=arguments)

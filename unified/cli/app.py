@@ -1,5 +1,71 @@
 """The `unified` command, which the files beside this one add their commands to."""
 
+import functools
+import os
+from collections.abc import Callable, Sequence
+from typing import ParamSpec, TypeVar
+
 from tyro.extras import SubcommandApp
 
-app = SubcommandApp()
+from unified.config import RecipeError
+from unified.errors import nearest
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_GROUPS: dict[str, SubcommandApp] = {"": SubcommandApp()}
+_NAMES: dict[str, list[str]] = {"": []}
+"""The commands of each group; the group "" is `unified` itself."""
+app = _GROUPS[""]
+
+
+def group(name: str, text: str) -> None:
+    """Add a group of commands, such as `unified shards`, with its line of help."""
+    _GROUPS[name] = SubcommandApp()
+    _NAMES[name] = []
+    _NAMES[""].append(name)
+    app.command(_GROUPS[name], name=name, help=text)
+
+
+def command(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Add the decorated function as a command: `eval`, or `shards build` in a group that was added."""
+    above, _, own = name.rpartition(" ")
+
+    def add(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def run(*arguments: P.args, **options: P.kwargs) -> R:
+            make_ready()
+            return function(*arguments, **options)
+
+        _GROUPS[above].command(run, name=own)
+        _NAMES[above].append(own)
+        return function
+
+    return add
+
+
+def make_ready() -> None:
+    """Set up the process for a command that runs; help and wrong arguments do without, as this imports torch."""
+    import torch
+
+    if not torch.cuda.is_available():
+        # transformers and accelerate import deepspeed where it is installed, which otherwise prints what it guesses.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+def check_names(arguments: Sequence[str]) -> None:
+    """Refuse a command that does not exist, with a `RecipeError` that names the nearest."""
+    above = ""
+    for word in arguments[:2]:
+        if above not in _NAMES or word.startswith("-"):
+            return
+        if word not in _NAMES[above]:
+            raise RecipeError(f"{' '.join(['unified', above]).strip()}: {word!r} is not a command{_hint(word, above)}")
+        above = word
+
+
+def _hint(word: str, above: str) -> str:
+    """What may have been meant: a command of this group, otherwise one of another group that has this very name."""
+    elsewhere = [f"{name} {word}".strip() for name, commands in _NAMES.items() if name != above and word in commands]
+    if elsewhere:
+        return f"; did you mean 'unified {elsewhere[0]}'? There are: {', '.join(sorted(_NAMES[above]))}"
+    return nearest(word, _NAMES[above])

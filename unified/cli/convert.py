@@ -5,16 +5,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
-from tyro.extras import SubcommandApp
 
-from unified.cli.app import app
+from unified.cli.app import command, group
 from unified.config import RecipeError
 
-formats = SubcommandApp()
-app.command(formats, name="convert", help="Read and write checkpoints of other code bases.")
+group("convert", "Read and write checkpoints of other code bases.")
 
 
-@formats.command(name="uni-perceiver")
+@command("convert uni-perceiver")
 def convert_uni_perceiver(
     source: Annotated[str, Positional, arg(metavar="SOURCE")],
     out: Annotated[Path, Positional, arg(metavar="OUT")],

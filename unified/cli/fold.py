@@ -6,11 +6,11 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from unified.cli.app import app
+from unified.cli.app import command
 from unified.config import RecipeError
 
 
-@app.command(name="fold")
+@command("fold")
 def fold(
     model: Annotated[str, Positional, arg(metavar="MODEL")],
     out: Annotated[Path, Positional, arg(metavar="OUT")],

@@ -5,10 +5,10 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from unified.cli.app import app
+from unified.cli.app import command
 
 
-@app.command(name="predict")
+@command("predict")
 def predict(
     model: Annotated[str, Positional, arg(metavar="MODEL")],
     images: Annotated[tuple[Path, ...], Positional, arg(metavar="IMAGE…")],

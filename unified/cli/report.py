@@ -4,15 +4,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
-from tyro.extras import SubcommandApp
 
-from unified.cli.app import app
+from unified.cli.app import command, group
 
-report = SubcommandApp()
-app.command(report, name="report", help="Figures that explain a model, with their numbers as JSON.")
+group("report", "Figures that explain a model, with their numbers as JSON.")
 
 
-@report.command(name="interference")
+@command("report interference")
 def interference(
     model: Annotated[str, Positional, arg(metavar="MODEL")],
     /,
@@ -48,7 +46,7 @@ def interference(
     interference_command(model, ask, data=data, against=against, out=out)
 
 
-@report.command(name="routing")
+@command("report routing")
 def routing(
     model: Annotated[str, Positional, arg(metavar="MODEL")],
     /,
@@ -76,7 +74,7 @@ def routing(
     routing_command(model, data=data, batches=batches, seed=seed, out=out)
 
 
-@report.command(name="run")
+@command("report run")
 def run(
     path: Annotated[Path, Positional, arg(metavar="RUN")],
     /,

@@ -237,7 +237,7 @@ def load_spec(reference: str | Path | Spec) -> Spec:
         return recognise(path)
     if path.suffix not in {".yaml", ".yml"} or not path.is_file():
         raise RecipeError(_unknown(reference))
-    return _parse(read_yaml(path), path)
+    return _parse(read_yaml(path, "recipes/eval"), path)
 
 
 def _unknown(reference: str | Path) -> str:

@@ -15,7 +15,7 @@ from unified import checkpoint
 from unified.conditions import key
 from unified.matching import token_kinds
 from unified.nn.routing import BY_TOKEN
-from unified.paths import checkpoints_of
+from unified.checkpoint.place import checkpoints_of
 from unified.recipe import Recipe
 from unified.reports.source import ReportError
 from unified.train.run_folder import read_metrics, read_recipe

@@ -19,7 +19,7 @@ from unified.evaluate.run import evaluate, flat_metrics
 from unified.evaluate.training_data import check_unseen
 from unified.log import logger
 from unified.official.kept import keep_of_start
-from unified.paths import checkpoints_of
+from unified.checkpoint.place import checkpoints_of
 from unified.recipe import Recipe
 from unified.train.build import Parts, build
 from unified.train.engine import make_accelerator
