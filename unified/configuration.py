@@ -64,8 +64,14 @@ class UnifiedConfig(PretrainedConfig):  # type: ignore[misc]
     A folded model has the router "rows", the names of its `rows`, and `folded`, the router that it came from. With one
     row it has no `layers` of experts, and the row says what it may be asked.
     """
-    tasks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    """The kinds of token of each task that the model was made for (`Attributes`), as folding and reports ask for."""
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What is kept of each task that the model was made for.
+
+    `kinds`: its kinds of token (`Attributes`), as folding and reports ask for. `id2label`: the names of its classes by
+    number, where it has a label set or queries with names. Of tasks that match, `read` and `inputs` (modalities), the
+    `templates` of their label set, and how a caption takes its `vocabulary`. `id2label` of the configuration itself
+    is that of the one task that picks from a label set, where there is one.
+    """
     queries: dict[str, Any] | None = None
     """The decoder of task queries, in the keys of a recipe's `model.queries`, and `tasks`: a `QuerySpec` of each."""
     prompts: dict[str, Any] | None = None
@@ -90,15 +96,22 @@ class UnifiedConfig(PretrainedConfig):  # type: ignore[misc]
         families: Sequence[str],
         tasks: Mapping[str, Sequence[Attributes]] | None = None,
         queries: Mapping[str, QuerySpec] | None = None,
+        answers: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> Self:
         """The configuration of a recipe's model with these tokenizers and one temperature a family.
 
-        `tasks`: the kinds of token of each task; `queries`: of each that queries answer.
+        `tasks`: the kinds of token of each task; `queries`: of each that queries answer; `answers`: what else is kept
+        of tasks that match, such as `id2label`.
         """
         image, text = tokenizers["image"], tokenizers["text"]
         assert isinstance(image, ImageTokenizer)
         assert isinstance(text, TextTokenizer)
+        specs, kept = queries or {}, answers or {}
+        named = {name: _by_number(spec.names) for name, spec in specs.items() if spec.names}
+        classes = [answer["id2label"] for answer in kept.values() if "id2label" in answer]
+        flat = {"id2label": classes[0], "label2id": {n: i for i, n in classes[0].items()}} if len(classes) == 1 else {}
         return cls(
+            **flat,
             width=settings.width,
             depth=settings.depth,
             heads=settings.heads,
@@ -106,8 +119,15 @@ class UnifiedConfig(PretrainedConfig):  # type: ignore[misc]
             layer_scale=settings.layer_scale,
             drop_path=settings.drop_path,
             experts=plain(settings.experts, settings.depth) if settings.experts else None,
-            queries={**asdict(settings.queries), "tasks": plain_specs(queries or {})} if settings.queries else None,
-            tasks={name: [asdict(kind) for kind in kinds] for name, kinds in (tasks or {}).items()},
+            queries={**asdict(settings.queries), "tasks": plain_specs(specs)} if settings.queries else None,
+            tasks={
+                name: {
+                    "kinds": [asdict(kind) for kind in kinds],
+                    **({"id2label": named[name]} if name in named else {}),
+                    **kept.get(name, {}),
+                }
+                for name, kinds in (tasks or {}).items()
+            },
             image=_image(settings.image, image.height, image.width, image.mean, image.std),
             text=_text(settings.text),
             vocabulary_size=text.size,
@@ -118,10 +138,24 @@ class UnifiedConfig(PretrainedConfig):  # type: ignore[misc]
 
     def kinds(self, task: str) -> list[Attributes]:
         """What the tokens of one of `tasks` are; JSON has lists where `Attributes` has tuples."""
-        return [Attributes(**{**kind, "given": tuple(kind["given"])}) for kind in self.tasks[task]]
+        return [Attributes(**{**kind, "given": tuple(kind["given"])}) for kind in self.tasks[task]["kinds"]]
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """The configuration that a config.json holds; one of a newer format is refused."""
         check_format(config_dict, "config.json")
-        return super().from_dict(config_dict, **kwargs)
+        tasks = {name: _task(entry) for name, entry in (config_dict.get("tasks") or {}).items()}
+        return super().from_dict({**config_dict, "tasks": tasks}, **kwargs)
+
+
+def _by_number(names: Sequence[str]) -> dict[int, str]:
+    return dict(enumerate(names))
+
+
+def _task(entry: Any) -> dict[str, Any]:
+    """An entry of `tasks` as it is held: JSON has texts for numbers, and earlier versions listed the kinds alone."""
+    if isinstance(entry, list):
+        return {"kinds": entry}
+    if "id2label" in entry:
+        return {**entry, "id2label": {int(number): name for number, name in entry["id2label"].items()}}
+    return dict(entry)

@@ -32,7 +32,7 @@ def predict(
     Args:
         model: A run (its newest complete checkpoint), an exported folder, or a hub name.
         images: Files.
-        tasks: Some of the model's tasks; default: all that queries answer, and a run's captions and labels.
+        tasks: Some of the model's tasks; default: all about images: what queries answer, captions, label sets.
         names: Other names for tasks whose queries are made from names (answer.from_names).
         labels: Words to choose from for the whole image, or one name of a label set (labels/NAME, a file).
         threshold: The lowest score of objects and points that are told.

@@ -15,11 +15,10 @@ from unified.labels import Labels, load_labels
 from unified.log import logger
 from unified.modalities.frames import check_frames
 from unified.processor import read_images
+from unified.reports.matched import Matched, matched_tasks
 from unified.reports.prediction_facts import Shown, facts
 from unified.reports.prediction_figure import sheet
 from unified.reports.source import FORMAT, ReportError, Subject, open_subject
-from unified.task import Match, Task
-from unified.train.run_folder import read_recipe
 from unified.types import DataError
 from unified.views import Views, see
 
@@ -47,7 +46,7 @@ class Questions:
     queries: tuple[str, ...]  # those that queries answer, in one pass over the encoder
     names: Mapping[str, tuple[str, ...]]  # other names for some of them
     encoded: Mapping[str, Tensor]  # the representations of names that queries are made of, by task
-    captions: Mapping[str, Task]
+    captions: Mapping[str, Matched]
     labels: Mapping[str, tuple[Labels, str | None]]  # and the family whose temperature is theirs
 
 
@@ -61,7 +60,7 @@ def predict_command(reference: str, images: Sequence[Path], ask: Ask, out: Path)
     if not 0 <= ask.threshold <= 1:
         raise ReportError(f"--threshold: {ask.threshold}; expected a score from 0 to 1")
     subject = open_subject(reference)
-    questions = chosen(subject, matched_tasks(reference), ask)
+    questions = chosen(subject, matched_tasks(reference, subject.model.config), ask)
     out.mkdir(parents=True, exist_ok=True)
     pictures: dict[str, dict[str, Any]] = {}
     failed = []
@@ -107,21 +106,7 @@ def _check_frames(file: Path, picture: UInt8[Tensor, "*t 3 h w"], subject: Subje
         )
 
 
-def matched_tasks(reference: str) -> dict[str, Task]:
-    """The tasks about images that a run learned besides those with queries; an exported model does not list them."""
-    file = Path(reference) / "recipe.yaml"
-    recipe = read_recipe(file) if file.is_file() else None
-    tasks = recipe.tasks if recipe is not None else {}
-    return {name: task for name, task in tasks.items() if set(task.inputs.values()) == {"image"} and _answerable(task)}
-
-
-def _answerable(task: Task) -> bool:
-    """Whether the answer is a caption, or one of a set of labels."""
-    answer = task.answer
-    return isinstance(answer, Match) and (answer.read == "caption" or answer.candidates not in ("batch", "vocabulary"))
-
-
-def chosen(subject: Subject, matched: Mapping[str, Task], ask: Ask) -> Questions:
+def chosen(subject: Subject, matched: Mapping[str, Matched], ask: Ask) -> Questions:
     """The tasks that are asked for, or all; errors about names that there are not."""
     specs = subject.model.queries.specs if subject.model.queries is not None else {}
     known = [*specs, *(name for name in matched if name not in specs)]
@@ -140,9 +125,9 @@ def chosen(subject: Subject, matched: Mapping[str, Task], ask: Ask) -> Questions
     for name in tasks:
         if name in specs:
             continue
-        task, candidates = matched[name], getattr(matched[name].answer, "candidates", "")
-        if candidates != "vocabulary":
-            labels[name] = (load_labels(candidates), task.family or name)
+        task = matched[name]
+        if task.labels is not None:
+            labels[name] = (task.labels, task.family)
     queries = tuple(name for name in tasks if name in specs)
     captions = {name: matched[name] for name in tasks if name not in specs and name not in labels}
     names = other_names(subject, queries, ask.names)
@@ -209,8 +194,7 @@ def answer(subject: Subject, questions: Questions, picture: UInt8[Tensor, "*t 3 
         return found
     inputs = model.processor(images=[picture])
     for task, what in questions.captions.items():
-        how = what.answer.vocabulary if isinstance(what.answer, Match) else "embedding"
-        (text,) = model.caption(inputs, family=what.family or task, vocabulary=how)
+        (text,) = model.caption(inputs, family=what.family, vocabulary=what.vocabulary)
         found.append(Shown(task, "caption", {"caption": text}))
     for task, (labels, family) in questions.labels.items():
         shares = model.classify(inputs, labels.names, templates=labels.templates, family=family)[0].float().cpu()

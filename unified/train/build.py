@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -54,7 +55,7 @@ def build(recipe: Recipe, *, fresh: bool = True) -> Parts:
     tokenizers = load_tokenizers(recipe.model.image, recipe.model.text)
     labels = {name: load_labels(reference) for name, reference in label_sets(recipe).items()}
     named = {name: load_labels(reference) for name, reference in query_names(recipe).items()}
-    config = network(recipe, tokenizers)
+    config = network(recipe, tokenizers, labels)
     with seed.seeded(recipe.seed, "initial weights"):
         model = UnifiedModel(config)
     text, kept = tokenizers["text"], frozenset[str]()
@@ -127,12 +128,27 @@ def made_of_names(task: Task) -> bool:
     return not isinstance(task.answer, Match) and task.answer.from_names
 
 
-def network(recipe: Recipe, tokenizers: Mapping[str, Tokenizer]) -> UnifiedConfig:
-    """The configuration of a recipe's model."""
+def network(
+    recipe: Recipe, tokenizers: Mapping[str, Tokenizer], labels: Mapping[str, Labels] | None = None
+) -> UnifiedConfig:
+    """The configuration of a recipe's model, which keeps `labels`, the label sets by task."""
     inside = recipe.model.queries is not None and recipe.model.queries.place == "encoder"
     kinds = {name: token_kinds(task, name, inside=inside) for name, task in recipe.tasks.items()}
     specs = query_specs(recipe, tokenizers["image"])
-    return UnifiedConfig.from_settings(recipe.model, tokenizers, _of_model(recipe), kinds, specs)
+    answers = {
+        name: _kept(task, task.answer, (labels or {}).get(name))
+        for name, task in recipe.tasks.items()
+        if isinstance(task.answer, Match)
+    }
+    return UnifiedConfig.from_settings(recipe.model, tokenizers, _of_model(recipe), kinds, specs, answers)
+
+
+def _kept(task: Task, answer: Match, labels: Labels | None) -> dict[str, Any]:
+    """What a model keeps of a task that matches, so that it can be asked without the recipe and its files."""
+    kept: dict[str, Any] = {"inputs": list(task.inputs.values()), "read": answer.read}
+    if labels is not None:
+        kept |= {"id2label": dict(enumerate(labels.names)), "templates": list(labels.templates)}
+    return kept | ({"vocabulary": answer.vocabulary} if answer.read == "caption" else {})
 
 
 def _of_model(recipe: Recipe) -> list[str]:
