@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from benchmarks.generalist import best_floor
 from unified import checkpoint, hub, log
+from unified.checkpoint.place import checkpoints_of
 from unified.errors import UserError
 from unified.evaluate.dense import FLOOR
 from unified.evaluate.nearest import NEAREST
@@ -29,7 +30,6 @@ from unified.evaluate.run import evaluate
 from unified.evaluate.spec import Dense, Spec, load_spec
 from unified.evaluate.table import LOWER, MAIN, UNITS, metric_name
 from unified.log import logger
-from unified.checkpoint.place import checkpoints_of
 from unified.reports.figures import DPI
 from unified.reports.run import Curve, Run, read_run
 from unified.types import DataError

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks.generalist import table
 from unified import checkpoint, hub, log
+from unified.checkpoint.place import checkpoints_of
 from unified.config import build, nearest, read_yaml
 from unified.data.schedule import count
 from unified.errors import UserError
@@ -19,7 +20,6 @@ from unified.evaluate.results import read_results, write_results
 from unified.evaluate.run import evaluate
 from unified.evaluate.spec import Spec, load_spec
 from unified.log import logger
-from unified.checkpoint.place import checkpoints_of
 from unified.recipe import Recipe
 from unified.train import loop
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoModel, pipeline
 
 import tests.loopback_hub as loopback
-from unified import checkpoint, hub, seed
+from unified import checkpoint, hub, publish, seed
 from unified.configuration import UnifiedConfig
 from unified.export import export
 from unified.modalities import load_tokenizers
@@ -201,11 +201,11 @@ def test_a_run_without_average_says_so(run: Path, exported: Path, tmp_path: Path
 
 def test_push_checks_what_it_is_given(run: Path, exported: Path) -> None:
     with pytest.raises(hub.HubError, match="not an exported model"):
-        hub.push(run, "org/name")
+        publish.push(run, "org/name")
     with pytest.raises(hub.HubError, match="org/name"):
-        hub.push(exported, "name")
+        publish.push(exported, "name")
     with pytest.raises(hub.HubError, match="upload failed"):
-        hub.push(exported, "org/name")
+        publish.push(exported, "org/name")
 
 
 @pytest.fixture
@@ -231,8 +231,8 @@ def test_a_pushed_model_loads_by_its_name(server: str, exported: Path, tmp_path:
     )
     write_record(folder, TrainingRecord(shards, ()))
     code = f"""
-from unified import hub
-hub.push({str(folder)!r}, "org/tiny")
+from unified import hub, publish
+publish.push({str(folder)!r}, "org/tiny")
 model, processor = hub.load("org/tiny")
 assert [shard.location for shard in model.training_record.shards] == ["", "x/y.tar"]
 print(model.classify(processor(images=picture), {LABELS!r}).tolist())

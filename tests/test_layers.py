@@ -25,8 +25,10 @@ WORDS = {
 TENSORS = {"nn", "modalities", "answers"}
 MEANING = {
     "card",
+    "card_head",
     "configuration",
     "model",
+    "model_inputs",
     "initial",
     "baselines",
     "queries",
@@ -37,6 +39,7 @@ MEANING = {
     "views",
     "post_process",
     "processor",
+    "publish",
     "hub",
     "export",
     "labels",
@@ -67,9 +70,11 @@ ONLY_IN = {
     "accelerate": {"train"},
     "deepspeed": {"train"},
     "tyro": {"cli"},
-    "huggingface_hub": {"hub", "export"},
+    "huggingface_hub": {"hub", "export", "publish"},
 }
-FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem not in ("__init__", "__main__"))
+FILES = sorted(
+    path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem not in ("__init__", "__main__")
+)
 
 
 def part(path: Path) -> str:

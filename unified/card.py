@@ -1,23 +1,13 @@
 """The card of an exported model: what it is, how to use it, and what was measured."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from unified import __version__
+from unified.card_head import LANGUAGE, as_yaml, card_head
 from unified.configuration import UnifiedConfig
 from unified.model import UnifiedModel
-from unified.training_record import ZERO_SHOT_LABEL, training_note
-
-FRONT = """---
-library_name: unified
-pipeline_tag: zero-shot-image-classification
-tags:
-- unified
-- uni-perceiver
-- feature-extraction
-- image-to-text
----
-"""
+from unified.training_record import ZERO_SHOT_LABEL, TrainingRecord, training_note
 
 
 def model_card(
@@ -26,12 +16,18 @@ def model_card(
     source: str,
     results: Mapping[str, Any] | None,
     facts: Mapping[str, str] | None = None,
+    *,
+    record: TrainingRecord | None = None,
+    base_model: str | None = None,
+    license_name: str | None = None,
+    language: Sequence[str] = LANGUAGE,
 ) -> str:
     """Markdown with a YAML head; `results` is the content of a results.json of `unified eval`.
 
-    `facts`: more rows of the table of what the model is.
+    `facts`: more rows of the table of what the model is; the keywords as in `card_head`.
     """
-    parts = [FRONT, f"# {name}\n", _shape(model, source, facts or {}), _use(name)]
+    head = card_head(name, record, results, base_model=base_model, license_name=license_name, language=language)
+    parts = [as_yaml(head), f"# {name}\n", _shape(model, source, facts or {}), _use(name)]
     if results is not None:
         parts.append(_table(results))
     return "\n".join(parts)

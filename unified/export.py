@@ -1,7 +1,7 @@
 """A run as a folder for the hub, in Hugging Face's file names, without ever holding the whole model."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from safetensors.torch import save_file
 
 from unified import hub
 from unified.card import model_card
+from unified.card_head import LANGUAGE
+from unified.config import read_yaml
 from unified.configuration import UnifiedConfig
 from unified.hub import HubError, RunWeights, Weights
 from unified.log import logger
@@ -31,11 +33,13 @@ def export(
     results: str | Path | None = None,
     weights: Weights = "auto",
     max_shard_size: str | int = MAX_SHARD_SIZE,
+    license_name: str | None = None,
+    language: Sequence[str] = LANGUAGE,
 ) -> None:
     """Write a run's newest complete checkpoint as a folder for the hub, with a model card.
 
     `results` are those of `unified eval`, for the card's table. The folder `out` must be new, empty, or an earlier
-    export. No more than one file of weights, of at most `max_shard_size` (bytes, or such as `5GB`), is held at a time.
+    export. `license_name` and `language` are the hub's short names, for the card. No more than one file of weights, of at most `max_shard_size` (bytes, or such as `5GB`), is held at a time.
     """
     run, out = hub.run_folder(run), Path(out)
     there = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
@@ -51,9 +55,26 @@ def export(
     hub.read_processor(run / "model").save_pretrained(out)
     copy_kept(run / "model", out)
     write_record(out, record)
-    card = model_card(out.resolve().name, model, found.source, measured)
+    card = model_card(
+        out.resolve().name,
+        model,
+        found.source,
+        measured,
+        record=record,
+        base_model=_base_model(run),
+        license_name=license_name,
+        language=language,
+    )
     (out / "README.md").write_text(card, encoding="utf-8")
     logger.info("%s: %s, ready for unified.load and unified push", out, found.source)
+
+
+def _base_model(run: Path) -> str | None:
+    """The model on the hub that a run started from; None where it began anew, or from a folder."""
+    recipe = run / "recipe.yaml"
+    start = (read_yaml(recipe).get("start") or {}) if recipe.is_file() else {}
+    name = str(start.get("model", ""))
+    return name if hub.is_hub_name(name) and not Path(name).exists() else None
 
 
 def _empty_model(run: Path, found: RunWeights) -> UnifiedModel:

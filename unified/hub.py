@@ -1,4 +1,4 @@
-"""Models by name: load them from the hub, a folder or a run, and publish them.
+"""Models by name: load them from the hub, a folder or a run, and write them as folders.
 
 An exported folder is flat, in Hugging Face's file names: config.json, model.safetensors, processor_config.json,
 tokenizer.json, tokenizer_config.json and README.md, the model card.
@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
+import torch
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
-    LocalTokenNotFoundError,
     OfflineModeIsEnabled,
+    RevisionNotFoundError,
 )
 from torch import Tensor
 from transformers import AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
@@ -34,7 +35,7 @@ from unified.model import UnifiedModel
 from unified.processor import UnifiedProcessor
 from unified.result_files import FORMAT as RESULTS
 from unified.result_files import upgraded
-from unified.training_record import FILE, TrainingRecord, as_text, read_record, write_record
+from unified.training_record import TrainingRecord, read_record, write_record
 
 FILES = ("*.json", "*.safetensors", "README.md")  # nothing else is fetched, least of all pickles or code
 ALIGNED = 64  # bytes
@@ -85,38 +86,76 @@ def register() -> None:
     AutoModelForZeroShotImageClassification.register(UnifiedConfig, UnifiedModel, exist_ok=True)
 
 
-def load(reference: str | Path, *, weights: Weights = "auto") -> tuple[UnifiedModel, UnifiedProcessor]:
-    """A model ready for use, with its processor attached.
+def load(
+    reference: str | Path,
+    *,
+    weights: Weights = "auto",
+    revision: str | None = None,
+    device: str | int | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> tuple[UnifiedModel, UnifiedProcessor]:
+    """Load a model ready for use, with its processor attached.
 
-    `reference` is a name on the hub (`org/name`), an exported folder, the folder of a run, of which the newest
-    complete checkpoint is read, or one of its checkpoints (`runs/x/checkpoints/step_00000500`). `weights`: a run's
-    moving average (`ema`), its plain `weights`, or `auto`, the moving average where the run keeps one.
+    Args:
+        reference: A name on the hub (`org/name`), an exported folder, the folder of a run, of which the newest complete
+            checkpoint is read, or one of its checkpoints (`runs/x/checkpoints/step_00000500`).
+        weights: A run's moving average (`ema`), its plain `weights`, or `auto`, the moving average where it keeps one.
+        revision: Branch, tag or commit of a name on the hub; None: its main branch.
+        device: Where the model goes, such as "cuda"; None: the CPU.
+        dtype: Floating type of the weights, such as "bfloat16" or `torch.bfloat16`; None: as they are stored.
+
+    Raises:
+        HubError: There is no such model or revision, its files do not fit, or device or dtype cannot be.
     """
-    loaded = open_model(reference, weights=weights)
+    loaded = open_model(reference, weights=weights, revision=revision, dtype=dtype)
+    if device is not None:
+        try:
+            loaded.model.to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise HubError(f"device: expected one of this machine, got {device!r}: {first_line(error)}") from error
     return loaded.model, loaded.processor
 
 
-def open_model(reference: str | Path, *, weights: Weights = "auto") -> Loaded:
+def open_model(
+    reference: str | Path,
+    *,
+    weights: Weights = "auto",
+    revision: str | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> Loaded:
     """As `load`, and says where the weights come from."""
     register()
-    folder = _folder(reference)
+    kind = {} if dtype is None else {"dtype": _dtype(dtype)}
+    folder = _folder(reference, revision)
     if _is_run(folder):
-        loaded = _load_run(folder, weights)
+        loaded = _load_run(folder, weights, **kind)
     elif (run := _run_of(folder)) is not None:
-        loaded = _load_run(run, weights, folder)
+        loaded = _load_run(run, weights, folder, **kind)
     elif weights == "ema":
         raise HubError(f"{folder}: an exported model has one set of weights; weights='ema' is for runs")
     else:
-        loaded = _load_exported(folder, str(reference))
+        loaded = _load_exported(folder, str(reference), **kind)
     loaded.processor.limit_frames(loaded.model.config.image["frames"])
     loaded.model.processor, loaded.model.training_record = loaded.processor, loaded.record
     loaded.model.eval()
     return loaded
 
 
-def _folder(reference: str | Path) -> Path:
+def _dtype(given: str | torch.dtype) -> torch.dtype:
+    found = getattr(torch, given.removeprefix("torch."), None) if isinstance(given, str) else given
+    if isinstance(found, torch.dtype) and found.is_floating_point and found.itemsize > 1:
+        return found
+    raise HubError(f"dtype: expected float32, bfloat16, float16 or float64, got {given!r}")
+
+
+def _folder(reference: str | Path, revision: str | None = None) -> Path:
     """The folder that a reference names, fetched from the hub where it is a name there."""
     folder = Path(reference)
+    if revision is not None and (folder.exists() or not is_hub_name(str(reference))):
+        raise HubError(
+            f"revision: expected a name on the hub (org/name), got {str(reference)!r}. Hint: leave the revision out; "
+            "a checkpoint of a run is named by its folder"
+        )
     if folder.is_dir():
         if _is_run(folder) or (folder / "config.json").is_file() or _run_of(folder) is not None:
             return folder
@@ -129,10 +168,15 @@ def _folder(reference: str | Path) -> Path:
     above = folder.parent
     if above != Path() and above.is_dir():
         raise AbsentError(f"{folder}: no such folder{nearest(folder.name, _folders(above))}")
-    if not _HUB_NAME.fullmatch(str(reference)):
+    if not is_hub_name(str(reference)):
         near = nearest(str(reference), _folders(Path("runs"), "runs/") + _folders(Path()))
         raise AbsentError(f"{str(reference)!r} is neither a folder nor a hub name (org/name){near}")
-    return _fetch(str(reference))
+    return _fetch(str(reference), revision)
+
+
+def is_hub_name(reference: str) -> bool:
+    """Whether a reference has the form of a name on the hub, org/name."""
+    return _HUB_NAME.fullmatch(reference) is not None
 
 
 def _folders(above: Path, prefix: str = "") -> list[str]:
@@ -141,15 +185,28 @@ def _folders(above: Path, prefix: str = "") -> list[str]:
     return [f"{prefix}{path.name}" for path in sorted(above.iterdir()) if path.is_dir() and path.name[0] != "."]
 
 
-def _fetch(name: str) -> Path:
+def _fetch(name: str, revision: str | None) -> Path:
     """The local copy of a hub repository."""
     try:
-        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
+    except RevisionNotFoundError as error:
+        known = nearest(str(revision), _revisions(name))
+        raise AbsentError(f"{name}: no revision {revision!r}{known}, and the names of commits") from error
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        at = "" if revision is None else f", revision {revision!r}"
         raise AbsentError(
-            f"{name!r}: no folder of that name here, and the hub gave none: {_first_line(error)}. Check the name, and "
+            f"{name!r}{at}: no folder of that name here, and the hub gave none: {first_line(error)}. Check the name, and "
             "whether the machine is online and HF_HUB_OFFLINE unset; a private model needs `hf auth login`"
         ) from error
+
+
+def _revisions(name: str) -> list[str]:
+    """Branches and tags of a repository, as far as the hub tells them."""
+    try:
+        found = HfApi().list_repo_refs(name)
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
+        return []
+    return [ref.name for ref in (*found.branches, *found.tags)]
 
 
 def _is_run(folder: Path) -> bool:
@@ -163,10 +220,10 @@ def _run_of(step: Path) -> Path | None:
     return run if STEP.fullmatch(step.name) and _is_run(run) else None
 
 
-def _load_run(run: Path, weights: Weights, path: checkpoint.Location | None = None) -> Loaded:
+def _load_run(run: Path, weights: Weights, path: checkpoint.Location | None = None, **kind: torch.dtype) -> Loaded:
     found = run_weights(run, weights, path)
     config = UnifiedConfig.from_pretrained(run / "model")
-    model = _model(found.path, None, config=config, state_dict=dict(found.tensors))
+    model = _model(found.path, None, config=config, state_dict=dict(found.tensors), **kind)
     return Loaded(model, read_processor(run / "model"), found.source, read_record(run / "model"))
 
 
@@ -208,7 +265,7 @@ def run_weights(run: Path, weights: Weights, path: checkpoint.Location | None = 
     return RunWeights(str(path), origin, f"{kind} of the run {run.resolve().name} at step {found.step}")
 
 
-def _load_exported(folder: Path, name: str) -> Loaded:
+def _load_exported(folder: Path, name: str, **kind: torch.dtype) -> Loaded:
     config = read_json(folder / "config.json")
     if config.get("model_type") != UnifiedConfig.model_type:
         raise HubError(
@@ -218,7 +275,7 @@ def _load_exported(folder: Path, name: str) -> Loaded:
     if not any(folder.glob("*.safetensors")):
         found = ", ".join(sorted(path.name for path in folder.iterdir()))
         raise HubError(f"{name}: no weights (model.safetensors); there are {found}")
-    return Loaded(_model(name, folder), read_processor(folder), name, read_record(folder))
+    return Loaded(_model(name, folder, **kind), read_processor(folder), name, read_record(folder))
 
 
 def _model(name: str, folder: Path | None, **options: Any) -> UnifiedModel:
@@ -285,7 +342,8 @@ def write(
     loaded.processor.save_pretrained(folder)
     loaded.model.save_pretrained(folder)
     write_record(folder, loaded.record)
-    card = model_card(name, loaded.model, loaded.source, results, facts)
+    base = loaded.source if is_hub_name(loaded.source) and not Path(loaded.source).exists() else None
+    card = model_card(name, loaded.model, loaded.source, results, facts, record=loaded.record, base_model=base)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -302,36 +360,6 @@ def read_results(file: Path) -> dict[str, Any]:
     return upgraded(content)
 
 
-def push(folder: str | Path, repository: str, *, private: bool = False) -> str:
-    """Upload an exported folder to the hub as `org/name`; returns the address of the commit."""
-    folder = Path(folder)
-    missing = [name for name in ("config.json", "README.md", "processor_config.json") if not (folder / name).is_file()]
-    if missing or not any(folder.glob("*.safetensors")):
-        raise HubError(
-            f"{folder}: not an exported model ({', '.join(missing or ['model.safetensors'])} missing); "
-            "`unified export RUN OUT` makes one"
-        )
-    if not _HUB_NAME.fullmatch(repository):
-        raise HubError(f"{repository!r}: expected the name of a repository on the hub, org/name")
-    hub = HfApi()
-    try:
-        hub.create_repo(repository, private=private, exist_ok=True)
-        commit = hub.create_commit(repository, _uploads(folder), commit_message="Upload model")
-    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise HubError(
-            f"{repository}: the upload failed: {_first_line(error)}. Log in with `hf auth login` and a token that may "
-            "write there, and unset HF_HUB_OFFLINE"
-        ) from error
-    return str(commit.commit_url)
-
-
-def _uploads(folder: Path) -> list[CommitOperationAdd]:
-    """The files of an exported folder, without paths of this machine in its record of training data."""
-    files = [path for path in sorted(folder.iterdir()) if any(path.match(pattern) for pattern in FILES)]
-    found = [CommitOperationAdd(path.name, path) for path in files if path.name != FILE]
-    record = read_record(folder)
-    return found if record is None else [*found, CommitOperationAdd(FILE, as_text(record.published()).encode())]
-
-
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, without the rest of a long message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -72,7 +72,9 @@ def load_labels(reference: str | Path) -> Labels:
             raise RecipeError(f"labels: {error}") from error
     if path.is_dir():
         return _from_folder(path)
-    content: dict[str, Any] = read_yaml(path, "recipes/labels") if path.suffix in {".yaml", ".yml"} else {"names": _lines(path)}
+    content: dict[str, Any] = (
+        read_yaml(path, "recipes/labels") if path.suffix in {".yaml", ".yml"} else {"names": _lines(path)}
+    )
     return _checked(content, path)
 
 

@@ -22,6 +22,7 @@ from unified.layout import PREFIX, Attributes, Layout, asked, attention_mask, la
 from unified.modalities.base import timeline
 from unified.modalities.image import ImageEmbedding, patches
 from unified.modalities.text import TextEmbedding
+from unified.model_inputs import processed
 from unified.nn.attention import Cache
 from unified.nn.encoder import Encoder, Noise
 from unified.nn.prompts import Classifier
@@ -196,7 +197,7 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         """
         from unified.asking import ask  # which imports this module's types
 
-        return ask(self, self.tokens(**inputs), tasks, names=names, noise=noise)
+        return ask(self, self.tokens(**processed(inputs, "ask")), tasks, names=names, noise=noise)
 
     def project(self, states: Float[Tensor, "*n w"], unit: bool = True) -> Float[Tensor, "*n w"]:
         """Unit-length representations of states: the same norm and projection for inputs and candidates."""
@@ -264,7 +265,7 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
 
         `role`: "candidate" for texts that images are compared with, which conditional layers tell from others.
         """
-        return self.represent(self.tokens(**{**features, **(inputs or {})}), role, family=family)
+        return self.represent(self.tokens(**{**features, **processed(inputs, "embed")}), role, family=family)
 
     def tokens(
         self,
@@ -355,7 +356,7 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         family: str | None = None,
     ) -> Float[Tensor, "b c"]:
         """Probability of each candidate for each sample; `family` names the temperature, and what routers look at."""
-        tokens = self.tokens(**inputs)
+        tokens = self.tokens(**processed(inputs, "classify"))
         features = self.represent(tokens, family=family, unit=False)
         candidates = self.candidates(labels, templates, given=tokens, family=family)
         logits = similarity(F.normalize(features, dim=-1), candidates, self.scale(family))
@@ -378,9 +379,8 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         """
         from unified.generation import generate  # the decoding loop imports this module's types
 
-        found = generate(
-            self, self.tokens(**inputs), beams=beams, max_length=max_length, family=family, vocabulary=vocabulary
-        )
+        tokens = self.tokens(**processed(inputs, "caption"))
+        found = generate(self, tokens, beams=beams, max_length=max_length, family=family, vocabulary=vocabulary)
         tokenizer = self._processor().tokenizers["text"]
         return [tokenizer.text(ids) for ids in found]
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 import unified.cli.convert  # adds its commands
 import unified.cli.fold  # adds its commands
@@ -288,6 +288,8 @@ def export(
     /,
     results: Path | None = None,
     max_shard_size: str | None = None,
+    license: Annotated[str | None, arg(metavar="NAME")] = None,
+    language: Annotated[tuple[str, ...], arg(metavar="CODE …")] = ("en",),
 ) -> None:
     """Write a run's newest complete checkpoint as a Hugging Face folder with a model card.
 
@@ -298,6 +300,8 @@ def export(
         out: Folder to write.
         results: Results of `unified eval` for the card; default results.json of the run, where there is one.
         max_shard_size: Largest file of weights, such as 500MB, and the memory that is used; default 5GB.
+        license: The hub's short name of the model's licence, such as apache-2.0, for the card; default unknown.
+        language: Codes of the languages of its texts (ISO 639), for the card.
     """
     from unified.export import MAX_SHARD_SIZE
     from unified.export import export as write
@@ -306,7 +310,8 @@ def export(
         raise RecipeError(f"{out}: a file is there already; name a folder to write")
     beside = run / "results.json"
     results = results or (beside if beside.is_file() else None)
-    write(run, out, results=results, max_shard_size=max_shard_size or MAX_SHARD_SIZE)
+    size = max_shard_size or MAX_SHARD_SIZE
+    write(run, out, results=results, max_shard_size=size, license_name=license, language=language)
 
 
 @command("push")
@@ -314,18 +319,28 @@ def push(
     folder: Annotated[Path, Positional, arg(metavar="FOLDER")],
     repository: Annotated[str, Positional, arg(metavar="REPOSITORY")],
     /,
+    private: Annotated[bool, FlagCreatePairsOff] = False,
+    public: Annotated[bool, FlagCreatePairsOff] = False,
 ) -> None:
-    """Upload an exported folder to the Hugging Face hub.
+    """Upload an exported folder to the Hugging Face hub, and print its address.
 
-    Example: unified push out/quickstart my-org/quickstart
+    Example: unified push out/quickstart my-org/quickstart --public
 
     Args:
         folder: What `unified export` wrote.
         repository: org/name.
+        private: For you and your organisation alone, as new repositories are.
+        public: For everybody. A repository that is there already stays as it is without either.
     """
-    from unified import hub
+    from unified import publish
 
-    hub.push(folder, repository)
+    if private and public:
+        raise RecipeError("--private and --public exclude each other; give one of them")
+    done = publish.push(folder, repository, private=True if private else False if public else None)
+    sys.stdout.write(
+        f"{done.url} ({'private' if done.private else 'public'})\ncommit {done.commit}\n"
+        f'load it with unified.load("{repository}")\n'
+    )
 
 
 @command("train")

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unified import checkpoint
+from unified.checkpoint.place import checkpoints_of
 from unified.conditions import key
 from unified.matching import token_kinds
 from unified.nn.routing import BY_TOKEN
-from unified.checkpoint.place import checkpoints_of
 from unified.recipe import Recipe
 from unified.reports.source import ReportError
 from unified.train.run_folder import read_metrics, read_recipe

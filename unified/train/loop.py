@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from unified import checkpoint
+from unified.checkpoint.place import checkpoints_of
 from unified.config import RecipeError
 from unified.data.loader import StepLoader
 from unified.data.schedule import START, record, resume
@@ -19,7 +20,6 @@ from unified.evaluate.run import evaluate, flat_metrics
 from unified.evaluate.training_data import check_unseen
 from unified.log import logger
 from unified.official.kept import keep_of_start
-from unified.checkpoint.place import checkpoints_of
 from unified.recipe import Recipe
 from unified.train.build import Parts, build
 from unified.train.engine import make_accelerator
