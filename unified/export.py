@@ -38,8 +38,19 @@ def export(
 ) -> None:
     """Write a run's newest complete checkpoint as a folder for the hub, with a model card.
 
-    `results` are those of `unified eval`, for the card's table. The folder `out` must be new, empty, or an earlier
-    export. `license_name` and `language` are the hub's short names, for the card. No more than one file of weights, of at most `max_shard_size` (bytes, or such as `5GB`), is held at a time.
+    No more than one file of weights is held at a time.
+
+    Args:
+        run: The folder of the run.
+        out: A folder that is new, empty, or an earlier export.
+        results: Results of `unified eval`, for the table and the head of the card.
+        weights: As in `unified.load`.
+        max_shard_size: Largest file of weights, in bytes or such as `5GB`.
+        license_name: The hub's short name of the model's licence, for the card; None: not known.
+        language: Codes of the languages of its texts (ISO 639), for the card.
+
+    Raises:
+        HubError: There is no such run or checkpoint, results cannot be read, or something else is in `out`.
     """
     run, out = hub.run_folder(run), Path(out)
     there = sorted(path.name for path in out.iterdir()) if out.is_dir() else []

@@ -195,8 +195,8 @@ def _fetch(name: str, revision: str | None) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         at = "" if revision is None else f", revision {revision!r}"
         raise AbsentError(
-            f"{name!r}{at}: no folder of that name here, and the hub gave none: {first_line(error)}. Check the name, and "
-            "whether the machine is online and HF_HUB_OFFLINE unset; a private model needs `hf auth login`"
+            f"{name!r}{at}: no folder of that name here, and the hub gave none: {first_line(error)}. Check the name, "
+            "and whether the machine is online and HF_HUB_OFFLINE unset; a private model needs `hf auth login`"
         ) from error
 
 

@@ -64,7 +64,7 @@ def push(folder: str | Path, repository: str, *, private: bool | None = None) ->
 
 
 def _stage(folder: Path, stage: Path, repository: str) -> None:
-    """Lay out what is uploaded: the card for the repository, a record without paths of this machine, the other files."""
+    """Lay out what is uploaded: a card for the repository, a record without paths of this machine, the other files."""
     record = read_record(folder)
     for path in folder.iterdir():
         if path.is_file() and any(path.match(pattern) for pattern in FILES):

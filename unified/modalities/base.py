@@ -58,7 +58,7 @@ def check_format(content: Mapping[str, Any], where: str, newest: int = FORMAT) -
     if not isinstance(found, int) or found > newest:
         raise RecipeError(
             f"{where}: format {found!r} is newer than the format {newest} that this version reads; "
-            "update the package: pip install --upgrade unified"
+            "install a later version: `pip install .` in its checkout"
         )
 
 

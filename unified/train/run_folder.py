@@ -27,6 +27,7 @@ from typing import Any, Self
 
 import yaml
 
+from unified import __version__
 from unified.config import build, read_yaml
 from unified.configuration import UnifiedConfig
 from unified.errors import UserError
@@ -37,7 +38,7 @@ from unified.train.recipe_diff import check_network, check_resume, plain
 
 FORMAT = 1
 RECIPE_HEADER = "# unified recipe, format "
-PACKAGES = ("unified", "torch", "transformers", "accelerate", "deepspeed", "tokenizers", "safetensors", "numpy")
+PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "tokenizers", "safetensors", "numpy")
 
 
 class RunFolderError(UserError):
@@ -215,6 +216,7 @@ def read_recipe(path: Path) -> Recipe | None:
 def versions() -> dict[str, Any]:
     """What this process runs on: Python, packages, machine, and the commit of the code where it is a checkout."""
     found: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
+    found["unified"] = __version__
     for name in PACKAGES:
         try:
             found[name] = version(name)

@@ -23,7 +23,7 @@ def check_trackers(recipe: Recipe) -> None:
         if name not in KNOWN:
             raise RecipeError(f"train.trackers: {name!r} is no tracker{nearest(name, list(KNOWN))}")
         if importlib.util.find_spec(name) is None:
-            hint = f"pip install 'unified[{name}]'" if name in EXTRAS else f"pip install {name}"
+            hint = f"pip install '.[{name}]' in the checkout of unified" if name in EXTRAS else f"pip install {name}"
             raise RecipeError(f"train.trackers: {name} is not installed; {hint}, or leave it out")
 
 
