@@ -8,10 +8,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+REFS = {"branches": "main", "tags": "v1"}
+REVISION = "/api/models/org/tiny/revision/"
 
 
-def handler(files: dict[str, bytes]) -> type[BaseHTTPRequestHandler]:
-    """A request handler over one repository `org/tiny`, whose files by path are in `files`."""
+def handler(files: dict[str, bytes], made: list[dict[str, Any]] | None = None) -> type[BaseHTTPRequestHandler]:
+    """A request handler over one repository `org/tiny`, whose files by path are in `files`.
+
+    It has the branch main and the tag v1, which are equal. `made`: where requests to make the repository are kept; a
+    second one is refused, as the repository is there.
+    """
+    made = [] if made is None else made
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -19,7 +26,8 @@ def handler(files: dict[str, bytes]) -> type[BaseHTTPRequestHandler]:
             body = self.rfile.read(length) if length else self._chunks()
             path, url = urlsplit(self.path).path, f"http://{self.headers['Host']}/org/tiny"
             if path == "/api/repos/create":
-                self._json({"url": url})
+                made.append(json.loads(body))
+                self._json({"url": url}, 200 if len(made) == 1 else 409)
             elif "/preupload/" in path:
                 names = [item["path"] for item in json.loads(body)["files"]]
                 modes = [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]
@@ -35,11 +43,18 @@ def handler(files: dict[str, bytes]) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             path = urlsplit(self.path).path
-            if path.startswith("/api/models/org/tiny/tree/"):
+            if path == "/api/models/org/tiny/refs":
+                refs = {kind: [{"name": name, "ref": name, "targetCommit": COMMIT}] for kind, name in REFS.items()}
+                self._json({**refs, "converts": []})
+            elif path.startswith(REVISION) and path.removeprefix(REVISION) not in (COMMIT, *REFS.values()):
+                self.send_response(404)
+                self.send_header("X-Error-Code", "RevisionNotFound")
+                self._finish(b"{}", "application/json")
+            elif path.startswith("/api/models/org/tiny/tree/"):
                 self._json([{"type": "file", "path": n, "size": len(c), "oid": _etag(c)} for n, c in files.items()])
             elif path.startswith("/api/models/org/tiny"):
-                names = [{"rfilename": name} for name in files]
-                self._json({"id": "org/tiny", "sha": COMMIT, "siblings": names, "private": False, "tags": []})
+                names, private = [{"rfilename": name} for name in files], bool(made and made[0].get("private"))
+                self._json({"id": "org/tiny", "sha": COMMIT, "siblings": names, "private": private, "tags": []})
             else:
                 self._file(path)
 
@@ -55,8 +70,8 @@ def handler(files: dict[str, bytes]) -> type[BaseHTTPRequestHandler]:
             self.send_header("X-Repo-Commit", COMMIT)
             self._finish(content, "application/octet-stream")
 
-        def _json(self, value: Any) -> None:
-            self.send_response(200)
+        def _json(self, value: Any, status: int = 200) -> None:
+            self.send_response(status)
             self._finish(json.dumps(value).encode(), "application/json")
 
         def _finish(self, content: bytes, kind: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import pytest
 
 from unified.config import RecipeError, build, merge, nearest, read_yaml
+from unified.paths import data_folder
 from unified.recipe import Recipe
 
 
@@ -166,3 +167,53 @@ def test_a_recipe_checks_its_own_sense() -> None:
         build(Recipe, {**values, "tasks": {"t": {**values["tasks"]["t"], "wieght": 1}}}, "r.yaml")
     with pytest.raises(RecipeError, match=r"r.yaml: model.heads: 7 does not divide model.width 768"):
         build(Recipe, {**values, "model": {"heads": 7}}, "r.yaml")
+
+
+def test_extends_takes_the_names_of_the_project_from_any_folder(tmp_path: Path) -> None:
+    own = write(tmp_path, x="extends: quickstart\nmax_steps: 5\n")
+    found = build(Recipe, read_yaml(own), "x.yaml")
+    assert found.max_steps == 5
+    assert found.tasks == build(Recipe, read_yaml(data_folder("recipes") / "quickstart.yaml"), "q").tasks
+    assert "road_scene" in read_yaml(write(tmp_path, y="extends: tasks/semantic_camvid\n"))["tasks"]
+    spec = write(tmp_path, z="extends: digits\nevaluations: {digits_probes: null}\n")
+    assert list(read_yaml(spec, "recipes/eval")["evaluations"]) == ["digits"]
+    # A file beside it needs no ending; one that has the name of a recipe of the project is meant with its ending alone.
+    write(tmp_path, mine="flag: true\n", quickstart="extends: quickstart\nslots: 7\n")
+    assert read_yaml(write(tmp_path, w="extends: mine\n")) == {"flag": True}
+    assert read_yaml(tmp_path / "quickstart.yaml")["slots"] == 7
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        (
+            "quikstart",
+            r"x.yaml: extends: 'quikstart' is neither .* in recipes; did you mean 'quickstart'",
+        ),
+        ("tasks/semantic_camvd", r"did you mean 'tasks/semantic_camvid'"),
+        ("mnie.yaml", r"did you mean 'mine'"),
+        ("tasks", r"x.yaml: extends: expected a file, got the folder"),
+        ("3", r"x.yaml: extends: expected a file or a name in recipes, got 3"),
+    ],
+)
+def test_a_base_that_does_not_exist_names_the_nearest(base: str, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path, x=f"extends: {base}\n", mine="a: 1\n")
+    with pytest.raises(RecipeError, match=message):
+        read_yaml(path)
+
+
+def test_null_leaves_an_inherited_task_out(tmp_path: Path) -> None:
+    base = "tasks: {a: {batch: 1}, b: {batch: 2}, c: {batch: 3}}\nlimit: 3\n"
+    path = write(tmp_path, x="extends: base.yaml\ntasks: {a: null, c: null}\nlimit: null\n", base=base)
+    assert read_yaml(path) == {"tasks": {"b": {"batch": 2}}, "limit": None}
+    again = write(tmp_path, y="extends: x.yaml\ntasks: {a: {batch: 9}}\n")
+    assert read_yaml(again)["tasks"] == {"a": {"batch": 9}, "b": {"batch": 2}}
+    # A part that several recipes share may leave out what a file before it brings.
+    listed = write(tmp_path, z="extends: [base.yaml, part.yaml]\n", part="tasks: {b: null}\n")
+    assert list(read_yaml(listed)["tasks"]) == ["a", "c"]
+
+
+def test_null_that_leaves_out_nothing_is_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path, x="extends: base.yaml\ntasks: {wrods: null}\n", base="tasks: {words: {batch: 1}}\n")
+    with pytest.raises(RecipeError, match=r"x.yaml: tasks.wrods: null leaves out .* did you mean 'words'"):
+        read_yaml(path)

@@ -1,12 +1,14 @@
 """The configuration goes to config.json and back unchanged, and a newer one is refused."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from unified.config import RecipeError
 from unified.configuration import UnifiedConfig
+from unified.layout import Attributes
 from unified.modalities import load_tokenizers
 from unified.model_settings import ImageSettings, ModelSettings, TextSettings
 
@@ -53,3 +55,32 @@ def test_newer_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**content, "format": 2}))
     with pytest.raises(RecipeError, match="newer than the format 1"):
         UnifiedConfig.from_pretrained(tmp_path)
+
+
+def test_names_of_classes_go_to_config_json_and_back(tmp_path: Path) -> None:
+    tokenizers, kinds = load_tokenizers(SETTINGS.image, SETTINGS.text), [Attributes("image", given=("image",))]
+    answers = {"colours": {"read": "prefix", "id2label": dict(enumerate(["blue", "green", "red"]))}}
+    config = UnifiedConfig.from_settings(SETTINGS, tokenizers, ["c"], {"colours": kinds}, answers=answers)
+    config.save_pretrained(tmp_path)
+    for found in (config, UnifiedConfig.from_pretrained(tmp_path)):
+        assert found.tasks["colours"]["id2label"] == {0: "blue", 1: "green", 2: "red"} == found.id2label
+        assert found.label2id == {"blue": 0, "green": 1, "red": 2}
+        assert found.num_labels == 3
+        assert found.kinds("colours") == kinds
+
+
+def test_two_label_sets_are_no_flat_one() -> None:
+    tokenizers, kinds = load_tokenizers(SETTINGS.image, SETTINGS.text), [Attributes("image")]
+    answers = {name: {"read": "prefix", "id2label": {0: f"{name} x", 1: f"{name} y"}} for name in ("a", "b")}
+    config = UnifiedConfig.from_settings(SETTINGS, tokenizers, ["c"], {"a": kinds, "b": kinds}, answers=answers)
+    assert config.tasks["b"]["id2label"] == {0: "b x", 1: "b y"}
+    assert "a x" not in (config.id2label or {}).values()
+
+
+def test_tasks_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    kind = Attributes("image", given=("image",), family="names")
+    content = {**made().to_dict(), "tasks": {"names": [asdict(kind)]}}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    found = UnifiedConfig.from_pretrained(tmp_path)
+    assert found.kinds("names") == [kind]
+    assert found.tasks["names"].keys() == {"kinds"}

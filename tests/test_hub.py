@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -199,6 +200,30 @@ def test_a_run_without_average_says_so(run: Path, exported: Path, tmp_path: Path
     assert probabilities(*hub.load(tmp_path)).shape == (1, 3)
 
 
+def test_device_and_dtype_are_those_that_are_asked_for(run: Path, exported: Path) -> None:
+    for reference in (run, exported):
+        model, processor = hub.load(reference, device="cpu", dtype="bfloat16")
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+        expected = probabilities(*hub.load(reference))
+        torch.testing.assert_close(probabilities(model, processor).float(), expected, atol=0.05, rtol=0.05)
+    assert hub.load(exported, dtype=torch.float64)[0].dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "int8"}, r"dtype: expected float32, bfloat16, float16 or float64, got 'int8'"),
+        ({"dtype": "bf61"}, r"got 'bf61'"),
+        ({"device": "cuda:7"}, r"device: expected one of this machine, got 'cuda:7'"),
+        ({"device": "gpu"}, r"device: expected one of this machine, got 'gpu'"),
+        ({"revision": "v1"}, r"revision: expected a name on the hub \(org/name\), got .*leave the revision out"),
+    ],
+)
+def test_what_cannot_be_loaded_so_is_told(exported: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(hub.HubError, match=message):
+        hub.load(exported, **options)
+
+
 def test_push_checks_what_it_is_given(run: Path, exported: Path) -> None:
     with pytest.raises(hub.HubError, match="not an exported model"):
         publish.push(run, "org/name")
@@ -231,8 +256,28 @@ def test_a_pushed_model_loads_by_its_name(server: str, exported: Path, tmp_path:
     )
     write_record(folder, TrainingRecord(shards, ()))
     code = f"""
+import os
+from pathlib import Path
+from huggingface_hub import snapshot_download
 from unified import hub, publish
-publish.push({str(folder)!r}, "org/tiny")
+
+def refused(call, *words):
+    try:
+        call()
+    except hub.HubError as error:
+        assert all(word in str(error) for word in words), error
+    else:
+        raise AssertionError(words)
+
+done = publish.push({str(folder)!r}, "org/tiny")
+assert done.url == os.environ["HF_ENDPOINT"] + "/org/tiny" and done.private, done
+assert publish.push({str(folder)!r}, "org/tiny").private, "as it was"
+refused(lambda: publish.push({str(folder)!r}, "org/tiny", private=False), "expected it to be public", "and private")
+card = Path(snapshot_download("org/tiny"), "README.md").read_text()
+assert "# org/tiny" in card and 'unified.load("org/tiny")' in card and 'model="org/tiny"' in card, card
+assert "- x" in card and "license: unknown" in card and "name: org/tiny" in card, card
+refused(lambda: hub.load("org/tiny", revision="v2"), "no revision 'v2'; did you mean 'v1'? There are: main, v1")
+assert hub.load("org/tiny", revision="v1")[0].config.width == 32
 model, processor = hub.load("org/tiny")
 assert [shard.location for shard in model.training_record.shards] == ["", "x/y.tar"]
 print(model.classify(processor(images=picture), {LABELS!r}).tolist())

@@ -1,6 +1,7 @@
 """Predictions: one picture an image and one JSON for all, from one pass over the encoder."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from unified import cli, hub
 from unified.cli.predict import predict
 from unified.config import RecipeError, build
 from unified.data.draw import name_colour
+from unified.export import export
 from unified.nn.encoder import Encoder
 from unified.recipe import Recipe
 from unified.reports import predict as command
@@ -178,6 +180,38 @@ def test_captions_and_labels_of_a_run(trained: Path, tmp_path: Path) -> None:
         assert sum(each["score"] for each in found) == pytest.approx(1, abs=1e-3)
     predict(str(trained / "run"), (trained / "a.png",), tasks=("caption",), out=tmp_path / "one")
     assert list(predicted(tmp_path / "one")["images"][0]["answers"]) == ["caption"]
+
+
+def test_classes_are_known_without_the_recipe_and_its_files(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run names its label sets by paths from the folder it was started in; they may be elsewhere, or gone."""
+    copy = tmp_path / "moved"
+    shutil.copytree(trained / "run", copy)
+    (copy / "recipe.yaml").write_text((copy / "recipe.yaml").read_text().replace(str(trained), "gone"))
+    export(copy, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["tasks"]["person"]["id2label"] == {"0": "ada", "1": "bo"} == config["id2label"]
+    names = config["queries"]["tasks"]["boxes"]["names"]
+    assert config["tasks"]["boxes"]["id2label"] == {str(number): name for number, name in enumerate(names)}
+    monkeypatch.chdir(tmp_path)
+    for model in (copy, tmp_path / "model"):
+        predict(str(model), (trained / "a.png",), out=tmp_path / f"of_{model.name}")
+        (image,) = predicted(tmp_path / f"of_{model.name}")["images"]
+        assert list(image["answers"]) == ["boxes", "caption", "person"]
+        assert {each["label"] for each in image["answers"]["person"]["labels"]} == {"ada", "bo"}
+
+
+def test_label_sets_of_earlier_runs_are_found_by_their_recipe(trained: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "earlier"
+    shutil.copytree(trained / "run", copy)
+    file = copy / "model" / "config.json"
+    config = json.loads(file.read_text())
+    config["tasks"] = {name: entry["kinds"] for name, entry in config["tasks"].items()}
+    file.write_text(json.dumps(config))
+    predict(str(copy), (trained / "a.png",), tasks=("person",), out=tmp_path / "out")
+    (image,) = predicted(tmp_path / "out")["images"]
+    assert {each["label"] for each in image["answers"]["person"]["labels"]} == {"ada", "bo"}
 
 
 @pytest.fixture(scope="module")
