@@ -65,7 +65,7 @@ def _read(path: Path, names: str, above: tuple[Path, ...], inherited: frozenset[
     content = _content(path)
     bases = content.pop("extends", [])
     merged: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
+    for base in bases if isinstance(bases, list) else [bases]:
         file = _extended(path, base, names)
         merged = merge(merged, _read(file, names, (*above, path.resolve()), inherited | _entries(merged)))
     known = inherited | _entries(merged)
