@@ -1,10 +1,12 @@
 """Images, paths and texts that were not processed are refused with what to do."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from jaxtyping import config
 from PIL import Image
 from small_models import small_model
 from transformers import BatchFeature
@@ -14,8 +16,11 @@ from unified.model_inputs import processed
 
 
 @pytest.fixture(scope="module")
-def model() -> UnifiedModel:
-    return small_model()
+def model() -> Iterator[UnifiedModel]:
+    """As users have it: tests check the types of arguments besides."""
+    config.update("jaxtyping_disable", True)
+    yield small_model()
+    config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.parametrize(

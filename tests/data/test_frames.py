@@ -286,7 +286,7 @@ def test_a_dry_run_counts_the_tokens_of_videos(clips: Path, capsys: Capture, cap
 def test_videos_are_evaluated(clips: Path, trained: Path, tmp_path: Path) -> None:
     spec = {"pairs": {"kind": "retrieval", "data": str(clips), "inputs": {"npy;gif": "image"}, "ks": [1]}}
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump({"evaluations": spec}))
-    cli._guarded(
+    cli.guarded(
         cli.app.cli, args=["eval", str(trained), str(tmp_path / "spec.yaml"), "--out", str(tmp_path / "r.json")]
     )
     found = json.loads((tmp_path / "r.json").read_text())["results"]

@@ -176,7 +176,7 @@ def test_the_command_ends_with_words_for_a_dense_model(tmp_path: Path) -> None:
     parts.processor.save_pretrained(tmp_path / "model")
     arguments = ["report", "routing", str(tmp_path / "model"), "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit, match=r"error: .*a dense model, which has no routers"):
-        cli._guarded(app.cli, args=arguments)
+        cli.guarded(app.cli, args=arguments)
     assert not (tmp_path / "out").exists()
 
 

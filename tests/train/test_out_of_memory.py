@@ -68,7 +68,7 @@ def test_a_step_names_tasks_batches_the_estimate_and_what_to_lower(
     with monkeypatch.context() as patched:
         breaking(patched, fail, after=7)  # two tasks are tried before, and a step has two slots
         with pytest.raises(SystemExit) as caught:
-            cli._guarded(run, recipe, out)
+            cli.guarded(run, recipe, out)
     said = str(caught.value.code)
     assert said.startswith("error: step 4: out of memory on cpu, with task ")
     assert "task 'colour' with 8 of 8 samples" in said
