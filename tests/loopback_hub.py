@@ -53,7 +53,10 @@ def handler(files: dict[str, bytes], made: list[dict[str, Any]] | None = None) -
             elif path.startswith("/api/models/org/tiny/tree/"):
                 self._json([{"type": "file", "path": n, "size": len(c), "oid": _etag(c)} for n, c in files.items()])
             elif path.startswith("/api/models/org/tiny"):
-                names, private = [{"rfilename": name} for name in files], bool(made) and made[0].get("visibility") == "private"
+                names, private = (
+                    [{"rfilename": name} for name in files],
+                    bool(made) and made[0].get("visibility") == "private",
+                )
                 self._json({"id": "org/tiny", "sha": COMMIT, "siblings": names, "private": private, "tags": []})
             else:
                 self._file(path)

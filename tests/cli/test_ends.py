@@ -75,7 +75,8 @@ def test_threads_wait_passively_in_every_command_before_torch_is_loaded() -> Non
         "            print(os.environ.get('OMP_WAIT_POLICY'), flush=True)\n"
         "            os._exit(0)\n"
         "sys.meta_path.insert(0, Watch())\n"
-        "import unified.cli\n"
+        "from unified.cli.app import make_ready\n"
+        "make_ready()\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     command = [sys.executable, "-c", code]
