@@ -8,7 +8,7 @@ from unified.evaluate.few_shot import (
     different,
     fit_least_squares,
     labelled_share,
-    least_squares_correct,
+    least_squares_answers,
     subset,
 )
 from unified.seed import generator
@@ -102,6 +102,9 @@ def test_probes_find_classes_that_can_be_told_apart() -> None:
     target = np.arange(300) % 3
     features = (np.eye(3)[target] * 4 + rng.normal(size=(300, 3))).astype(np.float32)
     train, test = (features[:150], target[:150]), (features[150:], target[150:])
-    correct = least_squares_correct(train, test, [subset(train[1], 10, seed, "apart") for seed in range(2)], 3)
+    subsets = [subset(train[1], 10, seed, "apart") for seed in range(2)]
+    found, scores = least_squares_answers(train, test[0], subsets, 3)
+    assert scores.shape == found.shape == (2, len(test[1]))
+    correct = found == test[1]
     assert correct.shape == (2, 150)
     assert correct.mean() > 0.9

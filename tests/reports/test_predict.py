@@ -13,6 +13,7 @@ from dense_models import CLASSES, POINTS, SPECS, dense_model
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
 from squares import content, matching, picture, write_squares
 from torch import Tensor
 
@@ -151,6 +152,62 @@ def test_images_must_be_named(folder: Path, tmp_path: Path) -> None:
         predict(str(folder / "model"), (), out=tmp_path)
 
 
+def test_a_folder_stands_for_all_images_in_it(folder: Path, tmp_path: Path) -> None:
+    made = tmp_path / "in"
+    for name in ("10.png", "9.png", "sub/1.JPG", ".hidden.png", "old/0.png"):
+        (made / name).parent.mkdir(parents=True, exist_ok=True)
+        (made / name).write_bytes((folder / "a.png").read_bytes())
+    (made / "notes.txt").write_text("no image")
+    out = made / "old"  # answers of before are no images to ask about
+    predict(str(folder / "model"), (made,), tasks=("bins",), out=out)
+    assert [image["file"] for image in predicted(out)["images"]] == [
+        str(made / n) for n in ("9.png", "10.png", "sub/1.JPG")
+    ]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ReportError, match=r"expected a folder with images .*, got none in it"):
+        predict(str(folder / "model"), (tmp_path / "empty",), out=out)
+
+
+def test_coco_results_are_read_by_pycocotools(folder: Path, tmp_path: Path) -> None:
+    for name in ("000000000042.png", "b.png"):
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_bytes((folder / "a.png").read_bytes())
+    tasks = ("boxes", "masks", "points")
+    predict(str(folder / "model"), (tmp_path / "in",), tasks=tasks, threshold=0.0, coco=True, out=tmp_path / "out")
+    image = predicted(tmp_path / "out")["images"][0]
+    for task in tasks:
+        truth = COCO(tmp_path / "out" / f"coco_{task}_images.json")
+        found = truth.loadRes(str(tmp_path / "out" / f"coco_{task}.json"))
+        assert truth.imgs[42]["file_name"] == "000000000042.png"
+        rows = found.imgToAnns[42]
+        if task == "points":
+            assert [row["keypoints"][:2] for row in rows] == [image["answers"]["points"]["points"][POINTS[0]][:2]]
+            continue
+        told = image["answers"][task]["objects"]
+        assert [truth.cats[row["category_id"]]["name"] for row in rows] == [each["label"] for each in told]
+        assert [row["score"] for row in rows] == [each["score"] for each in told]
+        for row, each in zip(rows, told, strict=True):
+            if task == "masks":
+                assert row["segmentation"] == each["mask"]
+                assert row["area"] == coco_mask.area(each["mask"])
+            else:
+                x0, y0, x1, y1 = each["box"]
+                assert row["bbox"] == pytest.approx([x0, y0, x1 - x0, y1 - y0])
+
+
+def test_coco_results_take_numbers_from_annotations(folder: Path, tmp_path: Path) -> None:
+    known = {"images": [{"id": 7, "file_name": "a.png"}], "categories": [], "annotations": []}
+    known["categories"] = [{"id": 30 + number, "name": name} for number, name in enumerate(CLASSES)]
+    (tmp_path / "known.json").write_text(json.dumps(known))
+    asked = {"tasks": ("boxes",), "threshold": 0.0, "coco_annotations": tmp_path / "known.json"}
+    predict(str(folder / "model"), (folder / "a.png",), **asked, out=tmp_path)  # type: ignore[arg-type]
+    rows = json.loads((tmp_path / "coco_boxes.json").read_text())
+    assert {row["image_id"] for row in rows} == {7}
+    assert {row["category_id"] for row in rows} <= {30, 31, 32}
+    with pytest.raises(ReportError, match=r"expected images that the annotations list, got b\.png"):
+        predict(str(folder / "model"), (folder / "b.png",), **asked, out=tmp_path)  # type: ignore[arg-type]
+
+
 def test_views_are_used(folder: Path, tmp_path: Path) -> None:
     for number, asked in enumerate(({}, {"flip": True}, {"window": (20, 30)}, {"aspect": True})):
         predict(str(folder / "model"), (folder / "a.png",), tasks=("bins",), **asked, out=tmp_path / str(number))  # type: ignore[arg-type]
@@ -282,8 +339,9 @@ def pixels(picture: Tensor, *found: Shown, threshold: float = 0.5) -> NDArray[An
 
 
 def found_colour(drawn: NDArray[Any], name: str) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of the pixels in the colour of a name."""
-    rows, columns = np.where((drawn == name_colour(name)).all(-1))
+    """Left, top, right and bottom of the pixels in the colour of a name, within the image and not the legend."""
+    blue = np.where((drawn == BLUE).all(-1))[0]
+    rows, columns = np.where((drawn[: blue.min() + SIDE] == name_colour(name)).all(-1))
     return int(columns.min()), int(rows.min()), int(columns.max()), int(rows.max())
 
 

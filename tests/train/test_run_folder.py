@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,7 +92,26 @@ def test_a_new_run_in_an_old_folder_starts_with_empty_metrics(tmp_path: Path) ->
         with RunFolder(tmp_path) as run:
             run.start(recipe(), 0)
             run.append({"step": 1})
-            assert run.metrics() == [{"step": 1}]
+            assert [record["step"] for record in run.metrics()] == [1]
+
+
+def test_records_carry_time_and_the_seconds_that_training_took(tmp_path: Path) -> None:
+    with RunFolder(tmp_path) as run:
+        run.start(recipe(), 0)
+        before = time.time()
+        run.append({"step": 1})
+        run.append({"step": 2})
+    first, second = list(read_metrics(tmp_path / "metrics.jsonl"))
+    assert before - 1 <= first["time"] <= second["time"] <= time.time() + 1
+    assert 0 <= first["elapsed_seconds"] <= second["elapsed_seconds"]
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(
+        path.read_text().replace(f'"elapsed_seconds": {second["elapsed_seconds"]}', '"elapsed_seconds": 500.0')
+    )
+    with RunFolder(tmp_path) as run:
+        run.start(recipe(), 2)
+        run.append({"step": 3})
+        assert 500 <= run.metrics()[-1]["elapsed_seconds"] < 600  # not the time between the two starts
 
 
 def test_damaged_and_newer_metrics_are_refused(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ def predict(
     aspect: bool = False,
     flip: bool = False,
     window: Annotated[tuple[int, int] | None, arg(metavar="HEIGHT WIDTH")] = None,
+    coco: bool = False,
+    coco_annotations: Annotated[Path | None, arg(metavar="FILE")] = None,
     out: Annotated[Path, arg(metavar="FOLDER")] = Path("predictions"),
 ) -> None:
     """Ask tasks about pictures, and draw all answers about each: masks, boxes, points, maps, captions and labels.
@@ -31,7 +33,7 @@ def predict(
 
     Args:
         model: A run (its newest complete checkpoint), an exported folder, or a hub name.
-        images: Files.
+        images: Files, and folders, of which all images are taken.
         tasks: Some of the model's tasks; default: all about images: what queries answer, captions, label sets.
         names: Other names for tasks whose queries are made from names (answer.from_names).
         labels: Words to choose from for the whole image, or one name of a label set (labels/NAME, a file).
@@ -39,10 +41,16 @@ def predict(
         aspect: Keep the aspect of images instead of squashing them to the task's size.
         flip: Average with the mirrored image; not for boxes and masks of objects.
         window: Ask about windows of so many pixels, and average; for maps alone.
+        coco: Write FOLDER/coco_TASK.json besides, results that pycocotools' loadRes reads, for tasks with boxes, masks
+            or points.
+        coco_annotations: COCO annotations from which these take the numbers of images and categories.
         out: Folder to write.
     """
+    from dataclasses import replace
+
     from unified.reports.predict import Ask, predict_command
     from unified.views import Views
 
     ask = Ask(tasks, names, labels, threshold, Views(aspect=aspect, flip=flip, window=window))
+    ask = replace(ask, coco=coco or coco_annotations is not None, coco_annotations=coco_annotations)
     predict_command(model, images, ask, out)

@@ -23,6 +23,7 @@ from unified.data.build.sources import Files, describe_frames
 from unified.data.build.table import SUFFIXES, build_table
 from unified.data.build.voc import find_voc
 from unified.data.build.yolo import find_yolo
+from unified.data.dataset_card import describe_for_others
 from unified.data.index import build_index, index_path, write_index
 from unified.data.inspect import choose, contact_sheet, describe
 from unified.data.patterns import MANIFEST, parts, read_manifest, shard_paths
@@ -217,13 +218,15 @@ def verify(path: str) -> None:
 
 
 def index(path: str) -> None:
-    """Build the index of each tar anew."""
+    """Build the index of each tar anew, and write what other tools read of a folder (`dataset_card.py`)."""
     rows = []
     for part in parts(path):
         for shard in shard_paths(part):
             built = build_index(shard)
             write_index(built, index_path(shard))
             rows.append([str(shard), f"{len(built):,}", ", ".join(sorted(built.columns))])
+    if Path(path).is_dir():
+        describe_for_others(Path(path), Path(path).absolute().name)
     say(table(["shard", "samples", "columns"], rows))
 
 

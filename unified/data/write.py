@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from unified.data.dataset_card import describe_for_others
 from unified.data.index import IndexBuilder, index_path, split_name, write_index
 from unified.data.patterns import FORMAT, MANIFEST
 from unified.log import logger
@@ -133,7 +134,10 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 @contextmanager
 def complete_folder(out: Path) -> Iterator[Path]:
-    """A new folder to write into, which becomes `out` when the block ends without an error and is removed otherwise."""
+    """A new folder to write into, which becomes `out` when the block ends without an error and is removed otherwise.
+
+    Shards in it get what other tools read beside them (`dataset_card.py`).
+    """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out}: exists already; name another folder, or remove it first")
     for old in out.parent.glob(f".{out.name}.*.partial"):
@@ -142,6 +146,7 @@ def complete_folder(out: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        describe_for_others(temporary, out.name)
         temporary.replace(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unified.config import RecipeError
+from unified.evaluate.answers import ItemAnswers, best_classes, scale_of
 from unified.evaluate.context import Context
-from unified.evaluate.few_shot import ALL, Subset, different, labelled_share, least_squares_correct, subset
+from unified.evaluate.few_shot import ALL, Subset, different, labelled_share, least_squares_answers, subset
 from unified.evaluate.items import Items, clusters_of, read_items, targets
 from unified.evaluate.knn import nearest_neighbours
 from unified.evaluate.probe import fit_logistic
@@ -121,7 +122,10 @@ def _zero_shot(
         return
     features = test.features("model", evaluation, context)
     for prompt in evaluation.zero_shot:
-        ranks = class_ranks(features, class_weights(context, labels, prompt), test.target)
+        weights = class_weights(context, labels, prompt)
+        ranks = class_ranks(features, weights, test.target)
+        scale = scale_of(context.model, context.family)
+        answers = ItemAnswers(test.target, *best_classes(features, weights, scale), labels.names, scale is not None)
         measures: list[Measure] = list(accuracy_measures(ranks == 0, test.target, base.clusters, "", base.dataset))
         if len(labels) >= 5:
             measures.insert(1, top5_measure(ranks, base.clusters))
@@ -135,6 +139,7 @@ def _zero_shot(
             setting=ZERO_SHOT if evaluation.unseen else UNTUNED,
             undefined=() if len(labels) >= 5 else ("acc5",),
             per_class=per_class(ranks == 0, test.target, labels),
+            answers=answers,
             notes={**base.notes, "prompt": prompt},
         )
 
@@ -149,37 +154,41 @@ def _probes(
     context: Context,
 ) -> Iterator[Result]:
     known = train.features(base.features, evaluation, context), train.target
-    asked = test.features(base.features, evaluation, context), test.target
+    asked = test.features(base.features, evaluation, context)
     notes = {**base.notes, "train_hash": train.items.digest, "train_items": len(train.target)}
     base = replace(base, notes=notes)
     if "least_squares" in evaluation.probes:
         for k in shots:
             chosen = different([subset(train.target, k, s, base.dataset) for s in range(context.seeds)])
-            correct = least_squares_correct(known, asked, chosen, len(labels))
+            answers = ItemAnswers(test.target, *least_squares_answers(known, asked, chosen, len(labels)), labels.names)
             # Classes of the label set that no item has are short as well: probes know fewer classes than it names.
             absent = np.setdiff1d(np.arange(len(labels)), train.target) if k != ALL else np.zeros(0, dtype=np.int64)
             short = _names(labels, np.union1d(absent, np.array(chosen[0].short_classes, dtype=np.int64)))
-            yield _k_shot(replace(base, notes={**base.notes, "short_classes": short}), k, chosen, correct, test.target,
-                          train.keys())  # fmt: skip
+            noted = replace(base, notes={**base.notes, "short_classes": short})
+            yield _k_shot(noted, k, chosen, answers, train.keys())
     if "logistic" in evaluation.probes:
-        fit = fit_logistic(known, asked[0], base.dataset)
+        fit = fit_logistic(known, asked, base.dataset)
         found = {"C": fit.strength, "validation_accuracy": fit.validation_accuracy, "converged": fit.converged}
-        correct = fit.predicted == test.target
-        yield _full(base, "dinov3_logreg", "logistic regression", "lp_", correct, test.target, found)
+        answers = ItemAnswers(test.target, fit.predicted, fit.probability, labels.names, probability=True)
+        yield _full(base, "dinov3_logreg", "logistic regression", "lp_", answers, found)
     if "knn" in evaluation.probes:
-        near = nearest_neighbours(known, asked[0], len(labels))
+        near = nearest_neighbours(known, asked, len(labels))
         every = {f"k={k}": float((p == test.target).mean()) for k, p in near.predicted.items()}
         knn = {"k": near.best, "validation_accuracy": near.validation_accuracy, "acc1_by_k": every}
-        correct = near.predicted[near.best] == test.target
-        yield _full(base, "dinov3_knn", f"{near.best} nearest neighbours", "", correct, test.target, knn)
+        best = near.predicted[near.best], near.share[near.best]
+        answers = ItemAnswers(test.target, *best, labels.names, probability=True)
+        yield _full(base, "dinov3_knn", f"{near.best} nearest neighbours", "", answers, knn)
+
+
+def _right(answers: ItemAnswers) -> NDArray[np.bool_]:
+    return np.asarray(answers.answer) == np.asarray(answers.truth)
 
 
 def _k_shot(
     base: Result,
     k: int,
     chosen: list[Subset],
-    correct: NDArray[np.bool_],
-    target: NDArray[np.int64],
+    answers: ItemAnswers,
     keys: tuple[str, ...],
 ) -> Result:
     notes = {"train_items_per_seed": [len(s.index) for s in chosen]}
@@ -189,7 +198,8 @@ def _k_shot(
         task="linear_probe",
         protocol="lsr",
         label="all data, least squares" if k == ALL else f"{k}-shot, least squares",
-        measures=accuracy_measures(correct, target, base.clusters, "lp_", base.dataset),
+        measures=accuracy_measures(_right(answers), np.asarray(answers.truth), base.clusters, "lp_", base.dataset),
+        answers=answers,
         shots=k,
         notes={**base.notes, **notes, **subsets},
     )
@@ -200,8 +210,7 @@ def _full(
     protocol: str,
     label: str,
     prefix: str,
-    correct: NDArray[np.bool_],
-    target: NDArray[np.int64],
+    answers: ItemAnswers,
     notes: Mapping[str, object],
 ) -> Result:
     return replace(
@@ -209,7 +218,8 @@ def _full(
         task="linear_probe" if prefix else "knn",
         protocol=protocol,
         label=f"all data, {label}",
-        measures=accuracy_measures(correct, target, base.clusters, prefix, base.dataset),
+        measures=accuracy_measures(_right(answers), np.asarray(answers.truth), base.clusters, prefix, base.dataset),
+        answers=answers,
         shots=ALL,
         notes={**base.notes, **notes},
     )

@@ -11,7 +11,7 @@ import torch
 from unified import hub
 from unified.config import RecipeError
 from unified.evaluate.compare import compare, comparison_table
-from unified.evaluate.results import read_results, write_results
+from unified.evaluate.results import read_results, write_results, write_rows
 from unified.evaluate.robustness_figure import save_figure
 from unified.evaluate.run import evaluate
 from unified.evaluate.spec import load_spec
@@ -49,6 +49,10 @@ def eval_command(
     if out is not None:
         write_results(out, results)
         logger.info("written: %s", out)
+        if len(results["results"]) > 1:
+            rows = out.with_name(f"{out.stem}_rows")
+            write_rows(rows, results)
+            logger.info("written: %s, a file a row for CLIP_benchmark's build", rows)
         figure = out.with_name(f"{out.stem}_robustness.png")
         if save_figure(results, figure):
             logger.info("written: %s", figure)

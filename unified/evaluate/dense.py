@@ -64,7 +64,10 @@ def evaluate_dense(evaluation: Dense, name: str, context: Context) -> Iterator[R
         if not measures:
             raise DataError(f"{name}: the data know no answer to {evaluation.task!r}, so there is nothing to score")
         per_class = scored.per_class() if hasattr(scored, "per_class") else None
-        yield replace(base, features=features, measures=measures, notes=scored.notes(), per_class=per_class)
+        listed = scored.answers() if hasattr(scored, "answers") else None
+        yield replace(
+            base, features=features, measures=measures, notes=scored.notes(), per_class=per_class, answers=listed
+        )
 
 
 def find_spec(name: str, evaluation: Dense, model: Any) -> QuerySpec:

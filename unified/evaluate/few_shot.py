@@ -112,18 +112,27 @@ def fit_least_squares(
     return LeastSquares(mean, deviation, weight)
 
 
-def least_squares_correct(
+def least_squares_answers(
     train: tuple[NDArray[np.float32], NDArray[np.int64]],
-    test: tuple[NDArray[np.float32], NDArray[np.int64]],
+    test: NDArray[np.float32],
     subsets: Sequence[Subset],
     classes: int,
-) -> NDArray[np.bool_]:
-    """Whether each test item is right under the probe of each subset (s, n)."""
-    rows = []
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the class of each test item under the probe of each subset (s, n), and its score, near 1 where sure.
+
+    Args:
+        train: Features (m, d) and classes (m,) of the labelled items.
+        test: Features (n, d) of the tested items.
+        subsets: The labelled items of each seed.
+        classes: Number of classes.
+    """
+    found, scores = [], []
     for chosen in subsets:
         probe = fit_least_squares(train[0][chosen.index], train[1][chosen.index], classes)
-        rows.append(probe.scores(test[0]).argmax(1) == test[1])
-    return np.stack(rows)
+        values = probe.scores(test)
+        found.append(values.argmax(1))
+        scores.append(values.max(1))
+    return np.stack(found), np.stack(scores)
 
 
 def _design(

@@ -18,6 +18,7 @@ class Neighbours:
     """Predictions of each test item by each k, and the k that leave-one-out on the training part prefers."""
 
     predicted: dict[int, NDArray[np.int64]]
+    share: dict[int, NDArray[np.float64]]  # of the votes that the predicted class has
     best: int
     validation_accuracy: float
 
@@ -30,17 +31,20 @@ def nearest_neighbours(
     target = torch.from_numpy(train[1])
     sizes = sorted({min(k, len(gallery) - 1) for k in NEIGHBOURS if len(gallery) > 1} or {1})
     within = _votes(gallery, gallery, target, classes, sizes, leave_one_out=len(gallery) > 1)
-    right = {k: float((predicted == target).double().mean()) for k, predicted in within.items()}
+    right = {k: float((predicted == target).double().mean()) for k, (predicted, _) in within.items()}
     best = max(sizes, key=lambda k: (right[k], -k))
     queries = F.normalize(torch.from_numpy(np.asarray(test, dtype=np.float32)), dim=1)
     found = _votes(queries, gallery, target, classes, sizes, leave_one_out=False)
-    return Neighbours({k: predicted.numpy() for k, predicted in found.items()}, best, right[best])
+    predicted = {k: of_k.numpy() for k, (of_k, _) in found.items()}
+    share = {k: of_k.double().numpy() for k, (_, of_k) in found.items()}
+    return Neighbours(predicted, share, best, right[best])
 
 
 def _votes(
     queries: Tensor, gallery: Tensor, target: Tensor, classes: int, sizes: list[int], *, leave_one_out: bool
-) -> dict[int, Tensor]:
-    parts: dict[int, list[Tensor]] = {k: [] for k in sizes}
+) -> dict[int, tuple[Tensor, Tensor]]:
+    """By k the predicted classes, and their shares of the votes."""
+    parts: dict[int, list[tuple[Tensor, Tensor]]] = {k: [] for k in sizes}
     for start in range(0, len(queries), BLOCK):
         similarity = queries[start : start + BLOCK] @ gallery.T
         if leave_one_out:
@@ -50,5 +54,7 @@ def _votes(
         weight = (near.values / TEMPERATURE).softmax(1)
         for k in sizes:
             votes = torch.zeros(len(similarity), classes)
-            parts[k].append(votes.scatter_add_(1, target[near.indices[:, :k]], weight[:, :k]).argmax(1))
-    return {k: torch.cat(found) for k, found in parts.items()}
+            votes.scatter_add_(1, target[near.indices[:, :k]], weight[:, :k])
+            best = votes.argmax(1)
+            parts[k].append((best, votes.gather(1, best[:, None])[:, 0] / votes.sum(1)))
+    return {k: (torch.cat([of for of, _ in found]), torch.cat([of for _, of in found])) for k, found in parts.items()}

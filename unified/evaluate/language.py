@@ -12,6 +12,7 @@ from unified.config import RecipeError
 from unified.data.collate import Collator, Example
 from unified.data.decode import decode
 from unified.data.write import progress
+from unified.evaluate.answers import ItemAnswers
 from unified.evaluate.context import Context
 from unified.evaluate.groups import Groups
 from unified.evaluate.items import Items, ceiling, clusters_of, read_items
@@ -84,6 +85,7 @@ def evaluate_caption(evaluation: Caption, name: str, context: Context) -> Iterat
             protocol="greedy" if beams == 1 else f"beam_{beams}",
             label="caption, greedy" if beams == 1 else f"caption, {beams} beams",
             measures=(Measure("exact_match", intervals.proportion(right, base.clusters), values=right),),
+            answers=ItemAnswers(texts, written),
             notes={**notes, "beams": beams, "examples": examples},
         )
 

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from unified.evaluate.answers import ItemAnswers
 from unified.evaluate.results import Measure
 from unified.evaluate.truths import Truth
 from unified.intervals import bootstrap, mean, proportion
@@ -245,22 +246,28 @@ class CountScores:
     """Mean absolute error of counts, and the root of the mean squared one."""
 
     def __init__(self) -> None:
-        self.errors: list[float] = []
+        self.counts: list[float] = []
+        self.truths: list[int] = []
 
     def add(self, answer: Answer, truth: Truth) -> None:
         """A count."""
         assert truth.scene.boxes is not None
-        self.errors.append(float(answer["count"]) - len(truth.scene.boxes))
+        self.counts.append(float(answer["count"]))
+        self.truths.append(len(truth.scene.boxes))
 
     def measures(self, key: str, clusters: Clusters) -> tuple[Measure, ...]:
         """Of all pictures."""
-        errors = np.array(self.errors)
+        errors = np.array(self.counts) - np.array(self.truths)
 
         def root(picked: NDArray[np.int64]) -> float:
             return float(np.sqrt((errors[picked] ** 2).mean()))
 
         spread = bootstrap(root, len(errors), key, "count_rmse", clusters=clusters, bounds=(0.0, np.inf))
         return mean_measure("count_mae", np.abs(errors), clusters), Measure("count_rmse", spread)
+
+    def answers(self) -> ItemAnswers:
+        """Both counts of each image."""
+        return ItemAnswers(np.array(self.truths), np.array(self.counts))
 
     def notes(self) -> dict[str, Any]:
         """Nothing to add."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
+from unified.evaluate.answers import ItemAnswers
 from unified.evaluate.items import number_through
 from unified.evaluate.map_scores import Answer, Clusters, mean_measure, share_measure
 from unified.evaluate.results import Measure
@@ -51,6 +52,12 @@ class PresenceScores:
                 spread = bootstrap(mean_of, n, key, name, clusters=clusters, draws=draws, bounds=(0.0, 1.0))
                 found.append(Measure(name, spread))
         return tuple(found)
+
+    def answers(self) -> ItemAnswers:
+        """A row an image, with a number an attribute: 1, 0, or −1 for unknown."""
+        shares, there = np.stack(self.shares), np.stack(self.there)
+        truth = np.where(there < 0, -1, there > 0.5).astype(np.int64)
+        return ItemAnswers(truth, (shares > 0.5).astype(np.int64), shares, self.names, probability=True)
 
     def per_class(self) -> dict[str, float | None]:
         """Average precision of each attribute."""

@@ -30,6 +30,7 @@ class Logistic:
     """A fitted probe: its prediction for each test item, and what was chosen."""
 
     predicted: NDArray[np.int64]
+    probability: NDArray[np.float64]  # of the predicted class
     strength: float
     validation_accuracy: float
     converged: bool
@@ -48,7 +49,9 @@ def fit_logistic(
         features, test_features = _compact(train[0], test)
         strength, accuracy = _choose(features, target, held)
         final = LogisticRegression(C=strength, **FINAL).fit(features, target)
-    return Logistic(final.predict(test_features), strength, accuracy, bool(final.n_iter_.max() < FINAL["max_iter"]))
+        probability = final.predict_proba(test_features).max(1)
+    converged = bool(final.n_iter_.max() < FINAL["max_iter"])
+    return Logistic(final.predict(test_features), probability, strength, accuracy, converged)
 
 
 def validation_part(target: NDArray[np.int64], dataset: str) -> NDArray[np.bool_]:

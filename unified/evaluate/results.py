@@ -7,6 +7,7 @@ added stands beside them.
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unified.evaluate.answers import ItemAnswers
 from unified.intervals import Interval, Seeds
 from unified.result_files import FORMAT, pack, upgraded
 from unified.types import DataError
@@ -62,6 +64,8 @@ class Result:
     notes: dict[str, Any] = field(default_factory=dict)
     training_data: str | None = None
     """seen, unseen, not checked or unknown (`evaluate/training_data.py`); None for baselines."""
+    answers: ItemAnswers | None = None
+    """None where an item has no answer of its own, or one too large to list (maps, objects)."""
     trained_tasks: tuple[str, ...] | None = None
     """The trained tasks that were asked; None: unknown, or a baseline."""
 
@@ -99,6 +103,7 @@ def entry(result: Result, model: Mapping[str, Any], keys_name: str) -> dict[str,
             "clusters": None if result.clusters is None else result.clusters.tolist(),
             "values": {m.name: pack(m.values) for m in result.measures if m.values is not None},
             "terms": {m.name: pack(m.terms) for m in result.measures if m.terms is not None},
+            **(result.answers.content() if result.answers is not None else {}),
         },
     }
 
@@ -113,10 +118,43 @@ def collect(results: Sequence[Result], model: Mapping[str, Any]) -> dict[str, An
     return {"format": FORMAT, **model, "keys": {name: list(keys) for keys, name in names.items()}, "results": entries}
 
 
+ROW = ("dataset", "model", "pretrained", "task", "language", "metrics")
+"""The keys of a CLIP_benchmark result (clip_benchmark/cli.py): `build` makes a line of CSV of them and of `metrics`."""
+BESIDE = ("protocol", "label", "features", "setting", "n")
+"""Keys that tell rows of one data set and task apart; `build` makes columns of them as well."""
+_ROW_FILE = "[0-9][0-9][0-9]-*.json"
+
+
+def row_files(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return each result as the content of a CLIP_benchmark result, by the name of a file."""
+    found = {}
+    for number, item in enumerate(results["results"]):
+        name = re.sub(r"[^\w.]+", "-", f"{item['dataset']}-{item['label']}").strip("-")
+        found[f"{number:03d}-{name[:80]}.json"] = {key: item[key] for key in (*ROW, *BESIDE)}
+    return found
+
+
+def write_rows(folder: Path, results: Mapping[str, Any]) -> None:
+    """Write a file a result, as CLIP_benchmark's `build` reads them; rows of an earlier evaluation are replaced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = row_files(results)
+    for old in folder.glob(_ROW_FILE):
+        if old.name not in files:
+            old.unlink()
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def write_results(path: Path, results: Mapping[str, Any]) -> None:
-    """Write a results file, complete or not at all; one line an entry."""
+    """Write a results file, complete or not at all; one line an entry.
+
+    The keys of a single result stand at the top as well, so that CLIP_benchmark's `build` reads the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     head = {name: value for name, value in results.items() if name not in ("keys", "results")}
+    if len(results["results"]) == 1:
+        (row,) = row_files(results).values()
+        head |= row
     lines = [json.dumps(head, ensure_ascii=False, allow_nan=False)[:-1]]
     keys = ",\n  ".join(f"{json.dumps(name)}: {json.dumps(found)}" for name, found in results["keys"].items())
     lines.append(f', "keys": {{\n  {keys}\n }}, "results": [\n ')

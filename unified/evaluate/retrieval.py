@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unified import intervals
+from unified.evaluate.answers import ItemAnswers, nearest_entries
 from unified.evaluate.context import Context
 from unified.evaluate.features import embed_texts
 from unified.evaluate.groups import Groups
@@ -47,6 +48,7 @@ def evaluate_retrieval(evaluation: Retrieval, name: str, context: Context) -> It
         base,
         label=f"text of an image, among {len(gallery):,}",
         measures=_measures(TEXT_OF_IMAGE, evaluation, images, vectors, image_groups, gallery_groups, clusters),
+        answers=_answers(images, vectors, image_groups, gallery_groups, gallery),
         notes=notes,
     )
     yield _images_of_texts(evaluation, base, context, items, images, image_groups, (owner, texts, text_groups))
@@ -73,6 +75,7 @@ def _images_of_texts(
         base,
         label=f"image of a text, among {len(images):,}",
         measures=_measures(IMAGE_OF_TEXT, evaluation, vectors, images, groups, image_groups, clusters),
+        answers=_answers(vectors, images, groups, image_groups, items.keys),
         keys=tuple(keys),
         clusters=clusters,
         notes={"gallery": len(images)},
@@ -95,6 +98,26 @@ def _measures(
         hits = recall_at_k(ranks, k, len(gallery)).numpy()
         found.append(Measure(f"{metric}@{k}", intervals.proportion(hits, clusters), values=hits))
     return tuple(found)
+
+
+def _answers(
+    queries: Float[Tensor, "q w"],
+    gallery: Float[Tensor, "g w"],
+    query_groups: Sequence[str],
+    gallery_groups: Sequence[str],
+    names: Sequence[str],
+) -> ItemAnswers:
+    """The entry that is found for each query; the truth is it where it is right, else the first that would be."""
+    best, cosines = nearest_entries(queries, gallery)
+    first: dict[str, str] = {}
+    for group, name in zip(gallery_groups, names, strict=True):
+        first.setdefault(group, name)
+    answers = [names[row] for row in best.tolist()]
+    truth = [
+        answer if gallery_groups[row] == group else first.get(group)
+        for row, group, answer in zip(best.tolist(), query_groups, answers, strict=True)
+    ]
+    return ItemAnswers(truth, answers, cosines)
 
 
 def _texts(items: Items, evaluation: Retrieval) -> tuple[NDArray[np.int64], list[str]]:

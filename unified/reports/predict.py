@@ -11,10 +11,13 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from unified.config import nearest
+from unified.data.decode import IMAGES
+from unified.data.patterns import natural
 from unified.labels import Labels, load_labels
 from unified.log import logger
 from unified.modalities.frames import check_frames
 from unified.processor import read_images
+from unified.reports.coco_results import CocoResults
 from unified.reports.matched import Matched, matched_tasks
 from unified.reports.prediction_facts import Shown, facts
 from unified.reports.prediction_figure import sheet
@@ -37,6 +40,8 @@ class Ask:
     labels: tuple[str, ...] = ()
     threshold: float = 0.3
     views: Views = field(default_factory=Views)
+    coco: bool = False
+    coco_annotations: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -57,10 +62,12 @@ def predict_command(reference: str, images: Sequence[Path], ask: Ask, out: Path)
     """
     if not images:
         raise ReportError("no images are named; give at least one file after the model")
+    images = expanded(images, out)
     if not 0 <= ask.threshold <= 1:
         raise ReportError(f"--threshold: {ask.threshold}; expected a score from 0 to 1")
     subject = open_subject(reference)
     questions = chosen(subject, matched_tasks(reference, subject.model.config), ask)
+    coco = CocoResults(ask.coco_annotations) if ask.coco else None
     out.mkdir(parents=True, exist_ok=True)
     pictures: dict[str, dict[str, Any]] = {}
     failed = []
@@ -73,6 +80,8 @@ def predict_command(reference: str, images: Sequence[Path], ask: Ask, out: Path)
             failed.append({"file": str(file), "error": str(error)})
             continue
         shown = answer(subject, questions, picture, ask.views)
+        if coco is not None:
+            coco.add(file, (picture.shape[-2], picture.shape[-1]), shown, ask.threshold)
         name = free_name(file.stem, pictures)
         first = picture if picture.dim() == 3 else picture[0]
         sheet(first, shown, ask.threshold).save(out / name, "PNG")
@@ -90,10 +99,32 @@ def predict_command(reference: str, images: Sequence[Path], ask: Ask, out: Path)
     text = json.dumps({**content, "images": [*pictures.values()], "failed": failed}, indent=1)
     path.write_text(text + "\n", encoding="utf-8")
     logger.info("%s: %d images, tasks %s", path, len(pictures), ", ".join([*questions.queries, *_others(questions)]))
+    if coco is not None and pictures:
+        logger.info("written: %s", ", ".join(map(str, coco.write(out))))
     if failed:
         raise ReportError(
             f"{len(failed)} of {len(images)} images could not be read, the others are in {out}: {failed[0]['error']}"
         )
+
+
+def expanded(given: Sequence[Path], out: Path) -> list[Path]:
+    """Return files, with all images of each folder in its place; those of `out` are answers of before."""
+    found: list[Path] = []
+    for path in given:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = [file for file in path.rglob("*") if file.suffix.lower().removeprefix(".") in IMAGES]
+        hidden = [file for file in inside if any(part.startswith(".") for part in file.relative_to(path).parts)]
+        old = out.resolve()
+        kept = [f for f in inside if f not in hidden and not (old.is_dir() and old in f.resolve().parents)]
+        if not kept:
+            raise ReportError(
+                f"{path}: expected a folder with images ({', '.join(IMAGES)}), got none in it. Hint: name files, or "
+                "another folder"
+            )
+        found += sorted(kept, key=natural)
+    return found
 
 
 def _check_frames(file: Path, picture: UInt8[Tensor, "*t 3 h w"], subject: Subject, questions: Questions) -> None:

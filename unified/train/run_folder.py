@@ -18,6 +18,7 @@ import platform
 import socket
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -67,6 +68,7 @@ class RunFolder:
         os.ftruncate(self._lock, 0)
         os.write(self._lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
         _held.add(self)
+        self._elapsed_before, self._began = 0.0, time.monotonic()
         self._log = _LogFile(self.path / "log.txt", encoding="utf-8")
         self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(self._log)
@@ -143,8 +145,14 @@ class RunFolder:
         _replace(path, json.dumps({"format": FORMAT, "starts": starts}, indent=1) + "\n")
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add a record, which has a `step`, to metrics.jsonl; it is there even if the process is killed right after."""
+        """Add a record, which has a `step`, to metrics.jsonl; it is there even if the process is killed right after.
+
+        It gets `time`, seconds since 1970 (UTC), and `elapsed_seconds` of training, without the time between two
+        starts.
+        """
         path = self.path / "metrics.jsonl"
+        elapsed = self._elapsed_before + time.monotonic() - self._began
+        record = {**record, "time": round(time.time(), 3), "elapsed_seconds": round(elapsed, 3)}
         try:
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
@@ -163,6 +171,8 @@ class RunFolder:
         path = self.path / "metrics.jsonl"
         kept = [r for r in read_metrics(path) if r["step"] <= step] if step > 0 and path.is_file() else []
         _replace(path, "".join(json.dumps(record) + "\n" for record in [{"format": FORMAT}, *kept]))
+        self._elapsed_before = float(kept[-1].get("elapsed_seconds", 0.0)) if kept else 0.0
+        self._began = time.monotonic()
 
 
 class _LogFile(logging.FileHandler):

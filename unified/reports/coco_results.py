@@ -1,0 +1,147 @@
+"""Predictions as COCO results, one file a task, in the form that `loadRes` of pycocotools reads."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unified.log import logger
+from unified.reports.prediction_facts import Shown, facts
+from unified.reports.source import ReportError
+
+OBJECTS, POINTS = ("boxes", "masks"), ("points", "places")
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the annotations that results are compared with say of images and categories."""
+
+    images: Mapping[str, int]
+    """Numbers by file name."""
+    categories: Mapping[str, int]
+    """Numbers by name."""
+    joints: Mapping[str, Sequence[str]]
+    """Names of keypoints in their order, by category."""
+
+
+def read_known(path: Path) -> Known:
+    """Read a COCO annotation file; `ReportError` where it is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        images = {Path(image["file_name"]).name: int(image["id"]) for image in content["images"]}
+        categories = {each["name"]: int(each["id"]) for each in content.get("categories", ())}
+        joints = {each["name"]: each["keypoints"] for each in content.get("categories", ()) if each.get("keypoints")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ReportError(
+            f"--coco-annotations: {path}: expected COCO annotations with images and categories, got "
+            f"{type(error).__name__}: {error}. Hint: name a file such as instances_val2017.json"
+        ) from error
+    return Known(images, categories, joints)
+
+
+class CocoResults:
+    """Collects the objects and keypoints of all images, and writes a file a task.
+
+    Without annotations images are numbered by their names where these are numbers (000000397133.jpg), else from 1 on,
+    and categories from 1 on; `coco_TASK_images.json` then lists both, as annotations without any object.
+    """
+
+    def __init__(self, annotations: Path | None = None) -> None:
+        self.known = None if annotations is None else read_known(annotations)
+        self._tasks: dict[str, tuple[Shown, list[dict[str, Any]]]] = {}
+        self._images: dict[int, dict[str, Any]] = {}
+
+    def add(self, file: Path, size: tuple[int, int], answers: Sequence[Shown], threshold: float) -> None:
+        """Add the answers about one image.
+
+        Args:
+            file: The image.
+            size: Height and width in pixels.
+            answers: Of all tasks; those without objects or keypoints are passed over.
+            threshold: Lowest score of an object that is kept.
+        """
+        number = self._number(file)
+        self._images[number] = {"id": number, "file_name": file.name, "height": size[0], "width": size[1]}
+        for shown in answers:
+            if shown.read in (*OBJECTS, *POINTS):
+                rows = self._tasks.setdefault(shown.task, (shown, []))[1]
+                found = self._objects if shown.read in OBJECTS else self._points
+                rows += [{"image_id": number, **row} for row in found(shown, threshold)]
+
+    def _number(self, file: Path) -> int:
+        if self.known is not None:
+            if file.name not in self.known.images:
+                raise ReportError(
+                    f"--coco-annotations: expected images that the annotations list, got {file.name}. Hint: predict "
+                    "those alone"
+                )
+            return self.known.images[file.name]
+        number = int(file.stem) if file.stem.isdecimal() else 0
+        if number in self._images or number == 0:
+            number = max(self._images, default=0) + 1
+        return number
+
+    def _category(self, shown: Shown, name: str) -> int:
+        if self.known is None:
+            return list(shown.names).index(name) + 1
+        if name not in self.known.categories:
+            raise ReportError(
+                f"--coco-annotations: expected the categories of task {shown.task!r}, got none named {name!r}. Hint: "
+                "leave it out to number them from 1"
+            )
+        return self.known.categories[name]
+
+    def _objects(self, shown: Shown, threshold: float) -> list[dict[str, Any]]:
+        rows = []
+        for found in facts(shown, threshold)["objects"]:
+            x0, y0, x1, y1 = found["box"]
+            # `loadRes` takes area and box from a mask only where no box stands beside it.
+            place = {"segmentation": found["mask"]} if "mask" in found else {"bbox": [x0, y0, x1 - x0, y1 - y0]}
+            rows.append({"category_id": self._category(shown, found["label"]), **place, "score": found["score"]})
+        return rows
+
+    def _points(self, shown: Shown, _: float) -> list[dict[str, Any]]:
+        """One body an image: all of its keypoints, whatever their scores, and the mean of these."""
+        points = facts(shown, 0.0)["points"]
+        body, names = _body(self.known, shown.names)
+        listed = [points.get(name, [0.0, 0.0, 0.0]) for name in names]
+        numbers = [value for x, y, score in listed for value in (x, y, 2 if score > 0 else 0)]
+        score = sum(score for *_, score in points.values()) / max(len(points), 1)
+        category = 1 if self.known is None else self.known.categories[body]
+        return [{"category_id": category, "keypoints": numbers, "score": round(score, 4)}]
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write coco_TASK.json for each task; returns the files of results."""
+        if not self._tasks:
+            raise ReportError("--coco: expected a task that answers with boxes, masks or points, got none")
+        written = []
+        for task, (shown, rows) in self._tasks.items():
+            path = folder / f"coco_{task}.json"
+            path.write_text(json.dumps(rows) + "\n", encoding="utf-8")
+            written.append(path)
+            if not rows:
+                logger.warning("%s: no object reaches the threshold; loadRes does not read an empty list", path)
+            if self.known is None:
+                content = {"images": [*self._images.values()], "annotations": [], "categories": _categories(shown)}
+                (folder / f"coco_{task}_images.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+        return written
+
+
+def _body(known: Known | None, names: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The category of a body with these keypoints, and their order in it."""
+    if known is None:
+        return "body", names
+    for category, joints in known.joints.items():
+        if set(names) <= set(joints):
+            return category, joints
+    raise ReportError(
+        f"--coco-annotations: expected a category with the keypoints {', '.join(names)}, got none. Hint: leave it out"
+    )
+
+
+def _categories(shown: Shown) -> list[dict[str, Any]]:
+    if shown.read in POINTS:
+        bones = [[a + 1, b + 1] for a, b in shown.skeleton]
+        return [{"id": 1, "name": "body", "keypoints": list(shown.names), "skeleton": bones}]
+    return [{"id": number + 1, "name": name} for number, name in enumerate(shown.names)]
