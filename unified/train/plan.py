@@ -1,7 +1,7 @@
 """What a run would do, found without training: sizes, work and memory of a step; also before there are data."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ from unified.labels import Labels, load_labels
 from unified.matching import token_kinds
 from unified.modalities import load_tokenizers
 from unified.modalities.base import Tokenizer, timeline
+from unified.modalities.image import ImageTokenizer
 from unified.modalities.text import TextTokenizer
 from unified.model_settings import TextSettings
 from unified.nn.routing import BY_TOKEN
@@ -27,6 +28,7 @@ from unified.recipe import EngineSettings, Recipe
 from unified.task import Match, Task
 from unified.train.build import check, label_sets, made_of_names, network, query_names
 from unified.train.deepspeed_settings import deepspeed_settings
+from unified.train.image_sizes import ImageSizes, image_sizes
 from unified.train.memory import FLOAT, HALF, Activations
 from unified.train.optim import parameter_groups
 from unified.train.precision import resolved
@@ -72,6 +74,7 @@ class Plan:
     config: UnifiedConfig
     slots: Mapping[str, SlotPlan]
     notes: tuple[str, ...]  # what was not found, and what was assumed in its place
+    images: Mapping[str, ImageSizes] = field(default_factory=dict)  # of the tasks that read images
     start: str | None = None  # what a new run begins with, in words; None: weights are drawn
 
     @cached_property
@@ -201,13 +204,20 @@ def make_plan(recipe: Recipe, processes: int | None = None) -> Plan:
         kept, passing = held.of(done, token_kinds(task, name)), held.backward(done)
         labels = len(found.labels[name]) if name in found.labels else ASSUMED_CLASSES if name in picking else 0
         slots[name] = SlotPlan(done, 3 * cost.forward(done), kept, passing, samples, quota / per_block, labels)
-    return Plan(recipe, processes, found.config, slots, found.notes, _start(recipe, found))
+    return Plan(recipe, processes, found.config, slots, found.notes, _images(recipe, found), _start(recipe, found))
 
 
 def _weighed(recipe: Recipe, found: _Found) -> Recipe:
     """The recipe with the weights that the sizes of its data give; its own where some are not there."""
     known = set(recipe.tasks) <= set(found.shards)
     return weighed(recipe, {name: len(shards) for name, shards in found.shards.items()}) if known else recipe
+
+
+def _images(recipe: Recipe, found: _Found) -> dict[str, ImageSizes]:
+    image = recipe.model.image
+    tokenizer = ImageTokenizer.load(image.tokenizer, image.patch, image.frames)
+    tasks = {name: task for name, task in recipe.tasks.items() if "image" in task.inputs.values()}
+    return {name: image_sizes(task, found.config, tokenizer, found.shards.get(name)) for name, task in tasks.items()}
 
 
 def _start(recipe: Recipe, found: _Found) -> str | None:

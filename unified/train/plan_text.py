@@ -28,7 +28,10 @@ def describe(plan: Plan) -> str:
     """The plan for people."""
     start = [] if plan.start is None else [plan.start]
     return "\n\n".join(
-        [_parameters(plan), _work(plan), _memory(plan), _traffic(plan), _steps(plan), *start, _here(plan), *plan.notes]
+        [
+            *(_parameters(plan), _work(plan), *_images(plan), _memory(plan), _traffic(plan), _steps(plan)),
+            *(*start, _here(plan), *plan.notes, *_warnings(plan)),
+        ]
     )
 
 
@@ -48,17 +51,46 @@ def _parameters(plan: Plan) -> str:
 
 
 def _work(plan: Plan) -> str:
-    rows = [f"{'task':<16} {'slots a step':>12} {'batch':>8} {'tokens':>12} {'GFLOP':>12} {'samples of data':>16}"]
+    head = f"{'task':<16} {'slots a step':>12} {'batch':>8} {'tokens':>12} {'GFLOP':>12}"
+    rows = [f"{head} {'samples of data':>16} {'epochs':>8}"]
     for name, slot in plan.slots.items():
         samples = "not found" if slot.samples is None else f"{slot.samples:,}"
         tokens, flops = plan.processes * slot.work.tokens, plan.processes * slot.flops / 1e9
         batch = plan.recipe.tasks[name].batch
-        rows.append(f"{name:<16} {slot.share:>12.3f} {batch:>8,} {tokens:>12,} {flops:>12,.1f} {samples:>16}")
+        seen = plan.recipe.max_steps * slot.share * batch
+        epochs = "–" if slot.samples is None else f"{seen / slot.samples:,.1f}"
+        row = f"{name:<16} {slot.share:>12.3f} {batch:>8,} {tokens:>12,} {flops:>12,.1f} {samples:>16} {epochs:>8}"
+        rows.append(row)
     rows.append(f"{'mean step':<16} {plan.recipe.slots:>12} {'':>8} {plan.tokens:>12,.0f} {plan.flops / 1e9:>12,.1f}")
     whole = plan.flops * plan.recipe.max_steps
     many = "process" if plan.processes == 1 else "processes"
     rows.append(f"{plan.recipe.max_steps:,} steps on {plan.processes} {many}: {whole:.3g} floating-point operations")
     return "\n".join(rows)
+
+
+def _images(plan: Plan) -> list[str]:
+    """How large images are in the data and for the model; nothing where no task reads any."""
+    if not plan.images:
+        return []
+    rows = [f"{'images':<16} {'median of data':>15} {'model sees':>12} {'patch':>6} {'tokens of one':>14}"]
+    for name, image in plan.images.items():
+        stored = "not found" if image.stored is None else _pixels(image.stored)
+        rows.append(f"{name:<16} {stored:>15} {_pixels(image.seen):>12} {image.patch:>6} {image.tokens:>14,}")
+    return ["\n".join(rows)]
+
+
+def _warnings(plan: Plan) -> list[str]:
+    return [
+        f"warning: tasks.{name}: images of {_pixels(image.stored)} pixels (width × height) are reduced to "
+        f"{_pixels(image.seen)} and lose half of a side or more. Hint: set model.image.tokenizer to a larger size "
+        "(tokenizers/image_32, image_64, image_160, image, or a folder of your own), and model.image.patch"
+        for name, image in plan.images.items()
+        if image.shrinks and image.stored is not None
+    ]
+
+
+def _pixels(size: tuple[int, int]) -> str:
+    return f"{size[1]} × {size[0]}"
 
 
 def _memory(plan: Plan) -> str:
