@@ -18,7 +18,7 @@ from unified.cli.app import app
 from unified.recipe import Recipe
 from unified.reports.run import Log, Resume, Run, Samples, forward, read_log, read_run, resumes
 from unified.reports.run_diagnosis import diagnose, late_loads, spikes, waiting
-from unified.reports.run_figure import lines_of, maps_of, smooth
+from unified.reports.run_figure import lines_of, looks_of, maps_of, smooth
 from unified.reports.run_report import report, run_command
 from unified.reports.source import ReportError
 from unified.seed import generator
@@ -31,7 +31,8 @@ EVEN = [0.25, 0.25, 0.25, 0.25]
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    return tiny_recipe(tmp_path_factory.mktemp("recipe"))
+    made = tiny_recipe(tmp_path_factory.mktemp("recipe"))
+    return replace(made, optim=replace(made.optim, clip=100.0))  # above the norms of `records`
 
 
 def records(steps: int = STEPS, **changes: Callable[[int], Any]) -> list[dict[str, Any]]:
@@ -157,7 +158,7 @@ def test_parts_and_shares_have_panels_and_columns(recipe: Recipe, tmp_path: Path
     assert (panels["gradient norm by part"].curves["image"].values == 1).all(), "steps without an image are left out"
     assert list(panels["share of the time"].curves) == ["colour", "next"]
     assert list(panels["model FLOPs utilization"].curves) == ["all", "colour", "next"]
-    assert {"slowest rank / mean, forward", "epochs", "most memory of a process, GiB"} <= panels.keys()
+    assert {"slowest rank / mean, forward", "epochs", "most memory of a process"} <= panels.keys()
     assert "skipped steps" not in panels
     with RunFolder(tmp_path / "run") as folder:
         folder.start(recipe, 0)
@@ -378,3 +379,47 @@ def test_the_report_is_the_same_twice(recipe: Recipe, tmp_path: Path) -> None:
             folder.append(record)
     first, second = (report(read_run(tmp_path), diagnose(read_run(tmp_path))) for _ in range(2))
     assert first == second
+
+
+def test_clipping_at_every_step_is_told_with_the_norm(recipe: Recipe) -> None:
+    low = replace(recipe, optim=replace(recipe.optim, clip=1.0, warmup=10))
+    (found,) = diagnose(made(low))
+    assert (found.kind, found.level) == ("clipped", "note")
+    assert "clipped in 100% of the records after warm-up: their norm is 1.9" in found.text
+    assert kinds(made(replace(low, optim=replace(low.optim, clip=2.0)))) == []  # about every other step
+    assert kinds(made(replace(low, optim=replace(low.optim, clip=None)))) == []
+
+
+@pytest.mark.parametrize(("begin", "end"), [(30, 50), (20, 75), (60, 70)])
+def test_a_slow_stretch_in_the_middle_is_told_with_its_steps(recipe: Recipe, begin: int, end: int) -> None:
+    slow = {"samples_per_second": lambda n: (300.0 if begin <= n < end else 500.0) + n % 7}
+    (found,) = diagnose(made(recipe, records(100, **slow)))
+    assert found.kind == "slow stretch"
+    first, last = found.steps
+    assert abs(first - (begin + 1)) <= 1
+    assert abs(last - end) <= 1
+    assert "samples/s, usually 50" in found.text
+
+
+def test_one_slow_record_and_tasks_in_turns_are_no_slow_stretch(recipe: Recipe) -> None:
+    assert kinds(made(recipe, records(100, samples_per_second=lambda n: 200.0 if n == 50 else 500.0))) == []
+    assert kinds(made(recipe, records(100, samples_per_second=lambda n: 200.0 if n % 2 else 500.0))) == []
+
+
+def test_memory_that_keeps_growing_is_told_and_a_cache_that_fills_is_not(recipe: Recipe) -> None:
+    (found,) = diagnose(made(recipe, records(100, memory__host_gib=lambda n: 2 + 0.01 * n)))
+    assert (found.kind, found.subject) == ("memory", "host")
+    assert "10 GiB more in 1,000 steps" in found.text
+    assert kinds(made(recipe, records(100, memory__host_gib=lambda n: min(2 + 0.05 * n, 3.0)))) == []
+    assert kinds(made(recipe, records(100, memory__host_gib=lambda _: 2.0))) == []
+
+
+def test_a_task_has_one_colour_in_all_panels() -> None:
+    tasks = ["names", "caption"]
+    alone, parts = looks_of(["caption"], tasks), looks_of(["names", "caption/0", "caption/1", "host"], tasks)
+    assert alone["caption"][0] == parts["caption/0"][0] == parts["caption/1"][0] != parts["names"][0]
+    assert parts["caption/0"][1] != parts["caption/1"][1]
+    of_tasks = {looks_of([task], tasks)[task][0] for task in tasks}
+    assert parts["host"][0] not in of_tasks
+    many = [f"task{number}" for number in range(20)]
+    assert len(set(looks_of(many, many).values())) == 20

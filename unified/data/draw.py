@@ -2,21 +2,27 @@
 
 import colorsys
 from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import UInt8, UInt16
+from matplotlib import get_data_path
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from unified.data.label_places import Rect, place_labels
 from unified.data.scene import decode_masks
 from unified.seed import key
 from unified.types import Sample
 
 OPACITY = 0.45  # of a mask over the image
 RADIUS = 2  # pixels of a joint
+LINE = 16  # pixels of a label's height
+BRIGHT = 150  # luma from which on black letters are read better than white ones
 GOLDEN = 0.618034  # neighbouring numbers get hues far apart
 
 
@@ -32,7 +38,10 @@ def name_colour(name: str) -> tuple[int, int, int]:
 
 
 def overlay(image: Image.Image, sample: Sample) -> Image.Image:
-    """The image, of any scale, with the segments, objects and joints of the sample's facts drawn over it."""
+    """Return the image, of any scale, with the segments, objects and joints of the sample's facts drawn over it.
+
+    The class stands at each box, where there is room for it.
+    """
     facts = sample["json"]
     parts = [*facts.get("segments", ()), *facts.get("objects", ())]
     made = _with_masks(image, sample, [part for part in parts if part.get("mask")])
@@ -41,14 +50,43 @@ def overlay(image: Image.Image, sample: Sample) -> Image.Image:
     for found in facts.get("objects", ()):
         x0, y0, x1, y1 = found["box"]
         corners = (x0 * across, y0 * down, max(x1 * across - 1, x0 * across), max(y1 * down - 1, y0 * down))
-        pen.rectangle(corners, outline=name_colour(found["label"]))
+        pen.rectangle(corners, outline=name_colour(found["label"]), width=2)
     for points in [facts.get("points") or {}, *(found.get("points") or {} for found in facts.get("objects", ()))]:
         for name, (x, y, visible) in points.items():
             if visible:
                 left, top = x * across, y * down
                 circle = (left - RADIUS, top - RADIUS, left + RADIUS, top + RADIUS)
                 pen.ellipse(circle, fill=name_colour(name), outline="white" if visible == 2 else "black")
+    objects = facts.get("objects", ())
+    scaled = [[edge * (across, down)[n % 2] for n, edge in enumerate(found["box"])] for found in objects]
+    _write_names(pen, made.size, scaled, [found["label"] for found in objects])
     return made
+
+
+def _write_names(
+    pen: ImageDraw.ImageDraw, size: tuple[int, int], boxes: Sequence[Sequence[float]], names: Sequence[str]
+) -> None:
+    """Write the class of each box, none over another; large objects choose their places last."""
+    order = sorted(range(len(boxes)), key=lambda n: (boxes[n][2] - boxes[n][0]) * (boxes[n][3] - boxes[n][1]))
+    sizes = [(pen.textlength(names[n], font=label_font()) + 4, LINE) for n in order]
+    places = place_labels(size, [Rect(*boxes[n]) for n in order], sizes)
+    for number, place in zip(order, places, strict=True):
+        if place is not None:
+            write_label(pen, place, names[number], name_colour(names[number]))
+
+
+def write_label(pen: ImageDraw.ImageDraw, place: Rect, text: str, fill: tuple[int, int, int]) -> None:
+    """Write a text on a ground of a colour, in black or white, whichever can be read on it (ITU-R BT.601 luma)."""
+    red, green, blue = fill
+    ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > BRIGHT else "white"
+    pen.rectangle((place.left, place.top, place.right - 1, place.bottom - 1), fill=fill)
+    pen.text((place.left + 2, place.top + 1), text, fill=ink, font=label_font())
+
+
+@cache
+def label_font() -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which has the letters of many scripts."""
+    return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 11)
 
 
 def _with_masks(image: Image.Image, sample: Sample, parts: Sequence[Mapping[str, Any]]) -> Image.Image:

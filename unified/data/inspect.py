@@ -17,6 +17,7 @@ from unified.data.scene import annotated
 from unified.data.shards import Shards
 
 CELL = 128  # pixels of a picture on the sheet
+ANNOTATED = 320  # pixels of one with objects or joints, whose names are written at them
 LINES = 4  # below it: key and caption
 LETTERS = 22  # in a line
 LINE_HEIGHT = 13
@@ -63,21 +64,24 @@ def _counted(value: Any) -> Any:
 
 def contact_sheet(samples: Sequence[Mapping[str, Any]], out: Path) -> int:
     """Write the pictures of the samples, each with key and caption, as one PNG; returns how many there were."""
-    cells = [(picture, _caption(raw)) for raw in samples for picture in _pictures(raw)]
+    decoded = [decode_column(raw, "json") if "json" in raw else None for raw in samples]
+    side = ANNOTATED if any(annotated({"json": facts}) for facts in decoded) else CELL
+    letters = LETTERS * side // CELL
+    cells = [(picture, _caption(raw, letters)) for raw in samples for picture in _pictures(raw, side)]
     if cells:
-        width, height = CELL + MARGIN, CELL + LINES * LINE_HEIGHT + MARGIN
-        across = min(COLUMNS, len(cells))
+        width, height = side + MARGIN, side + LINES * LINE_HEIGHT + MARGIN
+        across = min(COLUMNS * CELL // side, len(cells))
         rows = -(-len(cells) // across)
         sheet = Image.new("RGB", (across * width + MARGIN, rows * height + MARGIN), (222, 226, 232))
         for number, (picture, lines) in enumerate(cells):
             corner = (MARGIN + number % across * width, MARGIN + number // across * height)
-            _paste(sheet, picture, lines, corner)
+            _paste(sheet, picture, lines, corner, side)
         out.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(out, "PNG")
     return len(cells)
 
 
-def _pictures(raw: Mapping[str, Any]) -> list[Image.Image]:
+def _pictures(raw: Mapping[str, Any], side: int) -> list[Image.Image]:
     """The pictures of a sample at the size of a cell, annotations drawn over those that are no maps.
 
     Of videos, up to four frames lie in one cell.
@@ -94,12 +98,12 @@ def _pictures(raw: Mapping[str, Any]) -> list[Image.Image]:
                 continue  # an array that is no picture
             value = torch.from_numpy(value)
         if value.dim() == 4:
-            pictures.append(_fitted(Image.fromarray(_mosaic(value).permute(1, 2, 0).numpy())))
+            pictures.append(_fitted(Image.fromarray(_mosaic(value).permute(1, 2, 0).numpy()), side))
             continue
         if value.dim() == 2:
-            pictures.append(_fitted(map_picture(value, name), nearest="classes" in name))
+            pictures.append(_fitted(map_picture(value, name), side, nearest="classes" in name))
             continue
-        picture = _fitted(Image.fromarray(value.permute(1, 2, 0).contiguous().numpy()))
+        picture = _fitted(Image.fromarray(value.permute(1, 2, 0).contiguous().numpy()), side)
         pictures.append(overlay(picture, sample) if "." not in name and annotated(sample) else picture)
     return pictures
 
@@ -112,23 +116,25 @@ def _mosaic(video: UInt8[Tensor, "t 3 h w"]) -> UInt8[Tensor, "3 H W"]:
     return torch.cat(rows, dim=1).contiguous()
 
 
-def _fitted(picture: Image.Image, nearest: bool = False) -> Image.Image:
-    scale = min(CELL / picture.width, CELL / picture.height)
+def _fitted(picture: Image.Image, side: int, nearest: bool = False) -> Image.Image:
+    scale = min(side / picture.width, side / picture.height)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     smooth = Image.Resampling.LANCZOS if scale < 1 and not nearest else Image.Resampling.NEAREST  # small: show pixels
     return picture.resize(size, smooth)
 
 
-def _caption(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _caption(raw: Mapping[str, Any], letters: int) -> list[tuple[str, str]]:
     """Lines with their colours."""
     text = next((_excerpt(decode_column(raw, name)) for name in ("txt", "cls") if name in raw), "")
-    key = [(line, "black") for line in textwrap.wrap(str(raw["__key__"]), LETTERS)[:2]]
-    return [*key, *((line, "dimgrey") for line in textwrap.wrap(text, LETTERS))][:LINES]
+    key = [(line, "black") for line in textwrap.wrap(str(raw["__key__"]), letters)[:2]]
+    return [*key, *((line, "dimgrey") for line in textwrap.wrap(text, letters))][:LINES]
 
 
-def _paste(sheet: Image.Image, picture: Image.Image, lines: Sequence[tuple[str, str]], corner: tuple[int, int]) -> None:
+def _paste(
+    sheet: Image.Image, picture: Image.Image, lines: Sequence[tuple[str, str]], corner: tuple[int, int], side: int
+) -> None:
     left, top = corner
-    sheet.paste(picture, (left + (CELL - picture.width) // 2, top + (CELL - picture.height) // 2))
+    sheet.paste(picture, (left + (side - picture.width) // 2, top + (side - picture.height) // 2))
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=10)
     for number, (line, colour) in enumerate(lines):
-        pen.text((left, top + CELL + 2 + number * LINE_HEIGHT), line, fill=colour, font=font)
+        pen.text((left, top + side + 2 + number * LINE_HEIGHT), line, fill=colour, font=font)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,16 +9,8 @@ from numpy.typing import NDArray
 from unified.data.loader import SETTLED
 from unified.reports.routing import COLLAPSED, CROWDED
 from unified.reports.run import TRAINED, Curve, Run, not_finite
-
-Level = Literal["problem", "note"]
-
-
-class Limit(NamedTuple):
-    """A number that decides, and why it is that number."""
-
-    value: float
-    reason: str
-
+from unified.reports.run_course import COURSE_LIMITS, clipping, memory, speed
+from unified.reports.run_findings import MEDIAN_DIFFERENCE, TAIL, THIRD, Diagnosis, Level, Limit
 
 DATA_BOUND = Limit(
     0.1, "share of the time that may be spent waiting for data: more is speed that loader processes give"
@@ -36,20 +27,15 @@ BEFORE = Limit(8, "values that must come before one that is judged: a median and
 SPIKE = Limit(6.0, "spreads (standard deviations, by the median difference) above that median: noise does not reach it")
 LOSS_RISE = Limit(0.1, "share above the running median as well: less does no harm, however even the curve is")
 NORM_RISE = Limit(1.0, "the same of gradient norms, which differ much from step to step")
-THIRD = Limit(3, "values that each third of a curve must have for its beginning and end to be compared")
 FALL = Limit(0.02, "share by which a loss falls at least from the first third to the last one: less may be noise")
 RISE = Limit(0.1, "share by which the last third may lie above the lowest third: more is a loss that rises again")
 LEARNED = Limit(0.01, "nats: a loss below need not fall any more, and a rise by less is no spike")
 UNEVEN = Limit(
     1.15, "times the mean of all ranks that the forward passes of the slowest may take: the others wait for the rest"
 )
-TAIL = Limit(0.25, "share of the records, the last ones, that say how speed and experts are now")
-SLOWER = Limit(0.2, "share of the speed that may be lost from the first quarter to the last: machines vary by less")
 NEAR_BAD = Limit(0.5, "share of data.max_bad_fraction: beyond it a run that stops over bad samples is near")
 COLLAPSE = Limit(COLLAPSED, "equally busy experts that are as diverse as a load: fewer is a layer that has collapsed")
 CROWD = Limit(CROWDED, "share of the load that one expert may have")
-MEDIAN_DIFFERENCE = 0.9539
-"""Of two values of Gaussian noise, in standard deviations: 0.6745 times the root of 2."""
 PART = "gradient_norm/"
 HALF = 0.5
 SHOWN = 4
@@ -58,22 +44,9 @@ SHOWN = 4
 LIMITS = {
     "data_bound": DATA_BOUND, "window": WINDOW, "steady": STEADY, "before": BEFORE, "spike": SPIKE,
     "loss_rise": LOSS_RISE, "norm_rise": NORM_RISE, "third": THIRD, "fall": FALL, "rise": RISE,
-    "learned": LEARNED, "uneven": UNEVEN, "tail": TAIL, "slower": SLOWER, "near_bad": NEAR_BAD,
-    "collapse": COLLAPSE, "crowd": CROWD,
+    "learned": LEARNED, "uneven": UNEVEN, "tail": TAIL, "near_bad": NEAR_BAD,
+    "collapse": COLLAPSE, "crowd": CROWD, **COURSE_LIMITS,
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """Something that a person who looks at the run should know."""
-
-    kind: str
-    level: Level
-    text: str
-    steps: tuple[int, ...] = ()
-    """Where it shows, if at single steps."""
-    subject: str | None = None
-    """The task, key or place that it is about."""
 
 
 @dataclass(frozen=True)
@@ -266,31 +239,6 @@ def skipped(run: Run) -> Iterator[Diagnosis]:
         )  # fmt: skip
 
 
-def speed(run: Run) -> Iterator[Diagnosis]:
-    """Training that has become slower."""
-    ends = speeds(run)
-    if ends is None:
-        return
-    first, last, spread = ends
-    if last < first * (1 - SLOWER.value) and last < first - 3 * spread:
-        yield Diagnosis(
-            "slower", "problem",
-            f"training has become slower: {first:.4g} samples/s in the first quarter of the records, {last:.4g} in the "
-            f"last ({last / first - 1:.0%}). Other processes on the machine, a full disk cache, or heat",
-        )  # fmt: skip
-
-
-def speeds(run: Run) -> tuple[float, float, float] | None:
-    """Median samples/s of the first and the last part of the records, and the spread of the first; None of too few."""
-    values = np.array([record["samples_per_second"] for record in run.records])[~run.first_of_process()]
-    values = values[np.isfinite(values)]
-    part = int(len(values) * TAIL.value)
-    if part < THIRD.value:
-        return None
-    first, last = float(np.median(values[:part])), float(np.median(values[-part:]))
-    return first, last, float(1.4826 * np.median(np.abs(values[:part] - first)))
-
-
 def experts(run: Run) -> Iterator[Diagnosis]:
     """Experts that nothing reaches, and layers in which few do all; by the last records."""
     rows, settings = run.rows(), run.recipe.model.experts
@@ -378,7 +326,10 @@ def resumed(run: Run) -> Iterator[Diagnosis]:
         )  # fmt: skip
 
 
-LOOKS = (numbers, loss_spikes, losses, experts, data, ranks, speed, skipped, gradient_spikes, samples, resumed)
+LOOKS = (
+    *(numbers, loss_spikes, losses, clipping, experts, data, ranks, speed, memory),
+    *(skipped, gradient_spikes, samples, resumed),
+)
 
 
 def _count(number: int, what: str) -> str:

@@ -1,5 +1,6 @@
 """The curves of a run as one figure."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,8 @@ from scipy.ndimage import median_filter
 
 from unified.reports.figures import DPI
 from unified.reports.run import Curve, Run
-from unified.reports.run_diagnosis import DATA_BOUND, UNEVEN, Diagnosis
+from unified.reports.run_diagnosis import DATA_BOUND, UNEVEN
+from unified.reports.run_findings import Diagnosis
 
 WIDTH, HEIGHT = 6.4, 2.7  # inches of a panel
 ACROSS = 2
@@ -24,7 +26,15 @@ RATIO = 8  # between highest and lowest value from which on an axis is logarithm
 POINTS = 5000  # up to which the best place for a legend is looked for, as that is slow
 SMOOTH = 50  # parts of a curve that its moving median keeps
 DECADES = 100  # between highest and lowest value up to which such an axis has room for 2 and 5 as well
-COLOURS = "tab10"
+TASK_COLOURS = ("tab10", "tab20")
+"""Of tasks; the second where there are too many for the first."""
+OTHER_COLOURS = "Dark2"
+"""Of curves that are of no task, so that none is taken for one."""
+STYLES = ("-", "--", ":", "-.")
+"""Of several curves of one task in a panel, such as those of its data sets."""
+
+
+Colour = str | tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,8 @@ class Lines:
     """A level to draw, and what it is."""
     spikes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Steps to mark, by curve."""
+    unit: str = ""
+    """What the upright axis counts; the title where it says that."""
 
     def points(self) -> int:
         """Of all curves."""
@@ -66,8 +78,10 @@ def draw(run: Run, found: Sequence[Diagnosis], out: Path) -> None:
     for axis, panel in zip(axes, panels, strict=False):
         if isinstance(panel, Lines):
             _draw_lines(axis, panel, run)
+            axis.set_ylabel(panel.unit or panel.title.partition(",")[0], fontsize=8)
         else:
             _draw_load(figure, axis, panel)
+        axis.set_xlabel("step", fontsize=8)
         axis.set_title(panel.title, fontsize=10, loc="left")
         axis.tick_params(labelsize=8)
     for axis in axes[len(panels) :]:
@@ -80,26 +94,30 @@ def draw(run: Run, found: Sequence[Diagnosis], out: Path) -> None:
 def lines_of(run: Run, found: Sequence[Diagnosis]) -> list[Lines]:
     """The panels of curves; those without a number are left out."""
     spiked = {one.subject or "": one.steps for one in found if one.kind in ("loss spike", "gradient spike")}
-    panels = [Lines("loss", {task: run.curve(f"loss/{task}") for task in run.tasks()}, spikes=spiked)]
-    panels += [Lines(name, curves) for name, curves in by_metric(run, "metric/", ".").items()]
-    panels += [Lines(f"evaluation: {name}", curves) for name, curves in by_metric(run, "eval/", "/").items()]
+    panels = [Lines("loss", {task: run.curve(f"loss/{task}") for task in run.tasks()}, spikes=spiked, unit="nats")]
+    panels += [Lines(name, curves, unit=name) for name, curves in by_metric(run, "metric/", ".").items()]
+    panels += [Lines(f"evaluation: {name}", curves, unit=name) for name, curves in by_metric(run, "eval/", "/").items()]
     panels.append(Lines("learning rate", {"": run.curve("lr")}, low=0))
     clip = (run.recipe.optim.clip, "clipped above")
-    panels.append(Lines("gradient norm", {"": run.curve("gradient_norm")}, limit=clip, spikes=spiked))
+    panels.append(Lines("gradient norm, before clipping", {"": run.curve("gradient_norm")}, limit=clip, spikes=spiked))
     parts = {part: used(one) for part, one in by_subject(run, "gradient_norm/").items()}
     panels.append(Lines("gradient norm by part", parts))
     panels.append(Lines("samples/s", {"": run.curve("samples_per_second")}, low=0))
     panels.append(Lines("tokens/s", {"": run.curve("tokens_per_second")}, low=0))
     wait = (DATA_BOUND.value, "data-bound above")
-    panels.append(Lines("share of the time waiting for data", {"": run.curve("data_wait")}, low=0, limit=wait))
+    panels.append(
+        Lines("share of the time waiting for data", {"": run.curve("data_wait")}, low=0, limit=wait, unit="fraction")
+    )
     several = by_subject(run, "mfu/")
     every = {"all": run.curve("mfu"), **several} if len(several) > 1 else {"": run.curve("mfu")}
-    panels.append(Lines("model FLOPs utilization", every, low=0))
+    panels.append(Lines("model FLOPs utilization", every, low=0, unit="fraction"))
     shares = by_subject(run, "time/")
-    panels.append(Lines("share of the time", shares if len(shares) > 1 else {}, low=0))
+    panels.append(Lines("share of the time", shares if len(shares) > 1 else {}, low=0, unit="fraction"))
     uneven = (UNEVEN.value, "uneven above")
-    panels.append(Lines("slowest rank / mean, forward", {"": run.curve("imbalance")}, low=1, limit=uneven))
-    panels.append(Lines("most memory of a process, GiB", by_subject(run, "memory/"), low=0))
+    panels.append(
+        Lines("slowest rank / mean, forward", {"": run.curve("imbalance")}, low=1, limit=uneven, unit="ratio")
+    )
+    panels.append(Lines("most memory of a process", by_subject(run, "memory/"), low=0, unit="GiB"))
     panels.append(Lines("epochs", by_subject(run, "epochs/"), low=0))
     skipped = run.curve("skipped_steps")
     panels.append(Lines("skipped steps", {"": skipped} if skipped.values.any() else {}, low=0))
@@ -148,17 +166,40 @@ def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(median_filter(values, len(values) // SMOOTH * 2 + 1, mode="reflect"))
 
 
+def looks_of(names: Sequence[str], tasks: Sequence[str]) -> dict[str, tuple[Colour, str]]:
+    """Return colour and line style of each curve of a panel.
+
+    A task has one colour in all panels, also where a curve is of a part of it (`caption/0`); other curves have colours
+    that no task has.
+    """
+    colours = colormaps[TASK_COLOURS[len(tasks) > colormaps[TASK_COLOURS[0]].N]]
+    others = colormaps[OTHER_COLOURS]
+    found: dict[str, tuple[Colour, str]] = {}
+    seen: Counter[str] = Counter()
+    for name in names:
+        task = next((one for one in (name, name.partition("/")[0]) if one in tasks), None)
+        if name in ("all", ""):
+            found[name] = "black", STYLES[0]
+        elif task is not None:
+            found[name] = colours(tasks.index(task) % colours.N), STYLES[seen[task] % len(STYLES)]
+            seen[task] += 1
+        else:
+            found[name] = others(seen[""] % others.N), STYLES[seen[""] // others.N % len(STYLES)]
+            seen[""] += 1
+    return found
+
+
 def _draw_lines(axis: Axes, panel: Lines, run: Run) -> None:
-    colours, tasks = colormaps[COLOURS], run.tasks()
     everything = []
-    for number, (name, curve) in enumerate(list(panel.curves.items())[:LINES]):
-        place = tasks.index(name) if name in tasks else number  # a task has one colour in all panels
-        fine, colour = curve.finite(), "black" if name == "all" else colours(place % colours.N)
+    shown = list(panel.curves.items())[:LINES]
+    looks = looks_of([name for name, _ in shown], run.tasks())
+    for name, curve in shown:
+        fine, (colour, style) = curve.finite(), looks[name]
         everything.append(fine.values)
         many = len(fine.steps) > SMOOTH
         axis.plot(
-            fine.steps, smooth(fine.values), color=colour, label=name, linewidth=1.4, marker=None if many else ".",
-            markersize=4,
+            fine.steps, smooth(fine.values), color=colour, label=name, linewidth=1.4, linestyle=style,
+            marker=None if many else ".", markersize=4,
         )  # fmt: skip
         if many:
             axis.plot(fine.steps, fine.values, color=colour, linewidth=0.7, alpha=0.3)

@@ -16,7 +16,9 @@ from unified.log import logger
 from unified.reports import run_figure
 from unified.reports.commands import out_folder, write_json
 from unified.reports.run import Curve, Run, read_run
-from unified.reports.run_diagnosis import LIMITS, Diagnosis, diagnose, effective, late_loads, speeds, waiting
+from unified.reports.run_course import speeds
+from unified.reports.run_diagnosis import LIMITS, diagnose, effective, late_loads, waiting
+from unified.reports.run_findings import Diagnosis
 from unified.reports.run_page import number, write_page
 from unified.reports.source import FORMAT
 from unified.train.progress import duration
