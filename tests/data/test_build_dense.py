@@ -10,6 +10,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from unified.data import scene
+from unified.data.decode import decode_column
+from unified.data.draw import name_colour, overlay
 from unified.data.inspect import contact_sheet
 from unified.data.shards import Shards
 from unified.data.verify import verify
@@ -390,11 +392,20 @@ def test_annotations_are_drawn(tmp_path: Path) -> None:
     shards = Shards.open(tmp_path / "out")
     raw = next(shards[number] for number in range(2) if shards[number]["__key__"] == "v/a")
     assert contact_sheet([raw], tmp_path / "drawn.png") == 2  # the picture and its class map
-    plain = {name: value for name, value in raw.items() if name in ("__key__", "__shard__", "png")}
-    contact_sheet([plain], tmp_path / "plain.png")
-    drawn, bare = (np.asarray(Image.open(tmp_path / name)).astype(int) for name in ("drawn.png", "plain.png"))
-    width = bare.shape[1]
-    assert (np.abs(drawn[:128, : width - 8] - bare[:128, : width - 8]).sum(-1) > 30).mean() > 0.1
+    facts = decode_column(raw, "json")
+    bare = Image.new("RGB", (320, 320 * facts["height"] // facts["width"]), "white")
+    drawn = np.asarray(overlay(bare, {**raw, "json": facts})).astype(int)
+    assert (drawn != 255).any(-1).mean() > 0.1
+
+
+def test_classes_stand_at_their_boxes() -> None:
+    boxes = {"cup": [20, 40, 120, 90], "dog": [30, 45, 150, 140]}
+    facts = {"width": 200, "height": 150, "objects": [{"label": name, "box": box} for name, box in boxes.items()]}
+    drawn = np.asarray(overlay(Image.new("RGB", (400, 300), "white"), {"json": facts})).astype(int)
+    for name, (left, top, _, _) in boxes.items():
+        rows, columns = np.where((drawn == name_colour(name)).all(-1))
+        label = (rows < 2 * top) & (columns >= 2 * left)  # the ground of the text, above the line of the box
+        assert label.sum() > 100
 
 
 def test_a_table_may_have_sizes_of_its_own(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from dense_models import CLASSES, POINTS, SPECS, dense_model
+from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
@@ -26,7 +27,7 @@ from unified.nn.encoder import Encoder
 from unified.recipe import Recipe
 from unified.reports import predict as command
 from unified.reports.prediction_facts import Shown, facts
-from unified.reports.prediction_figure import SIDE, sheet
+from unified.reports.prediction_figure import MARGIN, SIDE, sheet
 from unified.reports.source import ReportError
 from unified.train.loop import run
 from unified.views import ViewError
@@ -390,3 +391,27 @@ def test_bones_join_points_that_are_sure() -> None:
     assert changed.any()
     rows, columns = np.nonzero(changed)
     assert columns.max() - columns.min() > rows.max() - rows.min()  # along the top, not down to what is not sure
+
+
+def test_each_task_has_a_panel_with_a_legend_of_its_colours() -> None:
+    plain = PAPER.expand(3, 100, 100)
+    one = sheet(plain, [shown_boxes()], 0.05)
+    two = sheet(plain, [shown_boxes(), replace(shown_boxes(), task="others")], 0.05)
+    assert two.width - MARGIN == 2 * (one.width - MARGIN)
+    drawn = np.asarray(one).astype(int)
+    below = drawn[np.where((drawn == BLUE).all(-1))[0].min() + SIDE :]
+    for name in ("cat", "dog"):
+        assert (below == name_colour(name)).all(-1).any()
+
+
+def test_count_maps_have_a_scale_from_nothing_to_the_densest_cell() -> None:
+    density = torch.zeros(4, 4)
+    density[1, 2] = 0.5
+    drawn = np.asarray(
+        sheet(PAPER.expand(3, 100, 100), [Shown("n", "density", {"density": density, "count": 0.5})], 0.3)
+    )
+    colours = (colormaps["inferno"]([0.0, 0.5, 1.0])[:, :3] * 255).astype(int)
+    assert not (drawn[: SIDE + 20] == colours[1]).all(-1).any()  # the map itself has the ends alone
+    rows = [np.where((drawn == colour).all(-1))[0].max() for colour in colours]
+    assert min(rows) > SIDE
+    assert (density.max(), len(set(rows))) == (0.5, 1)

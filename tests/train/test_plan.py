@@ -4,14 +4,17 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tiny import tiny_recipe, write_recipe
 
 from unified.config import RecipeError, build, read_yaml
 from unified.data.loader import StepLoader
 from unified.data.schedule import schedule
+from unified.data.write import ShardWriter
 from unified.model_settings import ExpertSettings
 from unified.recipe import EngineSettings, Recipe
 from unified.train.build import build as build_parts
@@ -191,3 +194,21 @@ def test_the_estimate_is_near_the_memory_that_training_takes(tmp_path: Path) -> 
     measured, estimated = map(float, done.stdout.split()[-2:])
     assert measured > 100 * 2**20
     assert estimated == pytest.approx(measured, rel=0.3)
+
+
+@pytest.mark.parametrize(("side", "warned"), [(16, False), (24, False), (32, True), (200, True)])
+def test_a_dry_run_tells_sizes_and_epochs_and_warns_where_images_lose_half(
+    tmp_path: Path, side: int, warned: bool
+) -> None:
+    with ShardWriter(tmp_path / "photos", kind="test", source="here") as writer:
+        for number in range(8):
+            png = BytesIO()
+            Image.new("RGB", (side, side)).save(png, "png")
+            writer.write(f"{number}", {"png": png.getvalue(), "txt": "grey", "cls": 0})
+    recipe = tiny_recipe(tmp_path)
+    task = replace(recipe.tasks["colour"], data=str(tmp_path / "photos"), target="cls", batch=4)
+    plan = make_plan(replace(recipe, tasks={"colour": task}, slots=1, max_steps=10))
+    text = describe(plan)
+    assert re.search(rf"colour +{side} × {side} +16 × 16 +8 +4\n", text)
+    assert re.search(r"colour +1\.000 +4 .* 8 +5\.0\n", text)  # 10 steps of 4 over 8 samples
+    assert ("are reduced to 16 × 16 and lose half of a side or more" in text) == warned
