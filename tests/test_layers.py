@@ -26,6 +26,7 @@ TENSORS = {"nn", "modalities", "answers"}
 MEANING = {
     "card",
     "card_head",
+    "clients",
     "configuration",
     "model",
     "model_inputs",
@@ -40,6 +41,7 @@ MEANING = {
     "post_process",
     "processor",
     "publish",
+    "processor_options",
     "hub",
     "export",
     "labels",
@@ -48,6 +50,7 @@ MEANING = {
     "conditions",
     "metrics",
     "matching",
+    "task_loss",
     "generation",
     "intervals",
     "small_samples",

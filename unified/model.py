@@ -2,17 +2,18 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers import AutoProcessor, PreTrainedModel
 
 from unified.answers.match import Temperatures, similarity
 from unified.buckets import by_length, trimmed
+from unified.clients import ClientMethods, UnifiedOutput, contrastive_loss
 from unified.conditions import Conditioner, shape
 from unified.config import nearest
 from unified.configuration import UnifiedConfig
@@ -27,6 +28,7 @@ from unified.nn.attention import Cache
 from unified.nn.encoder import Encoder, Noise
 from unified.nn.prompts import Classifier
 from unified.nn.routing import Usage
+from unified.nn.scaled_dot_product import EAGER, set_eager
 from unified.queries import QueryStates, TaskQueries
 from unified.query_spec import read_specs
 from unified.types import Tokens
@@ -43,17 +45,7 @@ class Encoded:
     layers: tuple[Float[Tensor, "b n w"], ...] = ()
 
 
-@dataclass
-class UnifiedOutput(ModelOutput):  # type: ignore[misc]
-    """What `UnifiedModel.forward` returns; a field is None when its inputs were not given."""
-
-    logits_per_image: Any = None  # (images, texts); copies are made by giving a mapping of all fields here
-    logits_per_text: Tensor | None = None
-    image_embeds: Tensor | None = None  # unit length
-    text_embeds: Tensor | None = None
-
-
-class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
+class UnifiedModel(ClientMethods, PreTrainedModel):  # type: ignore[misc]
     """One transformer for all modalities and tasks; answers by comparing representations (Uni-Perceiver, CVPR 2022)."""
 
     config_class = UnifiedConfig
@@ -94,6 +86,7 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         self.processor: Any = None  # attached by `unified.load`, so that `classify` and `caption` take plain words
         self.training_record: Any = None  # attached by `unified.load`, for evaluations
         self.post_init()
+        set_eager(self, config._attn_implementation == EAGER)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -106,14 +99,6 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         if name not in self.log_scales:
             raise KeyError(f"family {name!r} has no temperature in this model{nearest(name, list(self.log_scales))}")
         return self.log_scales(name)
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The table of word vectors, under the name that transformers asks for it."""
-        return self.text.word
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Put another table of word vectors in its place."""
-        self.text.word = value
 
     @property
     def input_device(self) -> torch.device:
@@ -247,9 +232,7 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         """
         ids = torch.arange(self.config.vocabulary_size, device=self.input_device)
         if how == "embedding":
-            # A table kept elsewhere is fetched when it is called; a table at hand is read whole, which is quicker.
-            table = self.text.word(ids) if self.text.word.weight.is_meta else self.text.word.weight
-            return self.project(self.norm(table))
+            return self.project(self.norm(self.text.table(ids)))
         entries = torch.stack([ids, torch.full_like(ids, self.config.end_token_id)], dim=1)
         asked_by: dict[str, Any] = {"given": tuple(given), "family": family}
         with self.encoder.sharing():
@@ -298,30 +281,42 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         pixel_values: Tensor | None = None,
         family: str | None = None,
         return_dict: bool | None = None,
+        labels: Any = None,
+        task: str | None = None,
+        return_loss: bool | None = None,
         **given: Any,
     ) -> UnifiedOutput | tuple[Tensor, ...]:
-        """Representations of images and of texts, and the similarity of each pair where both are given.
+        """Representations of images and of texts, the similarity of each pair where both are given, and a loss.
 
-        A tuple of what there is in the order of `UnifiedOutput`'s fields where `return_dict` is False.
+        A tuple of what there is in the order of `UnifiedOutput`'s fields where `return_dict` is False. `labels`, of a
+        `task` of the model: what is right, as `task_loss.answer` takes it. `return_loss`: images and texts are pairs.
         """
         for name in ("output_hidden_states", "output_attentions"):
             if given.pop(name, False):
                 raise TypeError(f"{name}: this model returns representations alone; leave it out or False")
         tokens = self.tokens(input_ids, attention_mask, pixel_values, **given)
+        if task is not None or labels is not None:
+            from unified.task_loss import answer  # which imports this module's types
+
+            output = answer(self, tokens, labels, task, family)
+        else:
+            output = self.compared(tokens, family)
+        if return_loss and output.logits_per_image is None:
+            raise TypeError("return_loss: expected images and texts, got one of them. Hint: give both, or `labels`")
+        if return_loss and output.loss is None:
+            output.loss = contrastive_loss(output.logits_per_image)
+        as_fields = self.config.return_dict if return_dict is None else return_dict
+        return output if as_fields else output.to_tuple()
+
+    def compared(self, tokens: Mapping[str, Tokens], family: str | None = None) -> UnifiedOutput:
+        """Representations of images and of texts, and their similarities where there are both."""
         image = self.represent({"image": tokens["image"]}, family=family) if "image" in tokens else None
         role = "input" if image is None else "candidate"
         text = self.represent({"text": tokens["text"]}, role, family=family) if "text" in tokens else None
-        logits = None
-        if image is not None and text is not None:
-            logits = similarity(image, text, self.scale(family))
-        output = UnifiedOutput(
-            logits_per_image=logits,
-            logits_per_text=None if logits is None else logits.T,
-            image_embeds=image,
-            text_embeds=text,
-        )
-        as_fields = self.config.return_dict if return_dict is None else return_dict
-        return output if as_fields else output.to_tuple()
+        if image is None or text is None:
+            return UnifiedOutput(image_embeds=image, text_embeds=text)
+        logits = similarity(image, text, self.scale(family))
+        return UnifiedOutput(logits_per_image=logits, logits_per_text=logits.T, image_embeds=image, text_embeds=text)
 
     def candidates(
         self,
@@ -385,6 +380,9 @@ class UnifiedModel(PreTrainedModel):  # type: ignore[misc]
         return [tokenizer.text(ids) for ids in found]
 
     def _processor(self) -> Any:
+        place = Path(self.name_or_path or "")
+        if self.processor is None and (place / "processor_config.json").is_file():
+            self.processor = AutoProcessor.from_pretrained(place)
         if self.processor is None:
             raise RuntimeError(
                 "this model has no processor, so it cannot read words. Use `model, processor = unified.load(folder)`, "

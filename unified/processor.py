@@ -31,6 +31,7 @@ from unified.modalities.frames import check_frames, count_frames, read_pixels
 from unified.modalities.image import ImageTokenizer, read_spec, rgb, write_spec
 from unified.modalities.text import END, SPE, TextTokenizer
 from unified.post_process import PostProcessing
+from unified.processor_options import Options, image_size, read_options
 from unified.types import DataError
 
 
@@ -41,15 +42,17 @@ class UnifiedImageProcessor(PostProcessing, BaseImageProcessor):  # type: ignore
         super().__init__()
         self.tokenizer = ImageTokenizer(read_spec(spec, "image processor"), patch)
 
-    def preprocess(self, images: Any, return_tensors: str = "pt", size: tuple[int, int] | None = None) -> BatchFeature:
+    def preprocess(self, images: Any, return_tensors: Any = "pt", **options: Any) -> BatchFeature:
         """Images (or one) to `pixel_values` (b, 3, h, w); videos to (b, t, 3, h, w).
 
         An image is a Pillow image, a path, an array (h, w, 3) or (h, w), or a tensor (3, h, w), the last two of uint8.
         A tensor (b, 3, h, w) is a batch of images; a list of tensors (t, 3, h, w) is one of videos of equal length. A
         path or an opened file of an animated image is a video of its frames; `image.copy()` is the frame at which a
         Pillow image stands. More frames than the model reads (model.image.frames) are an error.
-        `size`: another height and width than the spec's, such as that of a task with queries.
+        `options`: keywords that image processors of transformers know. `size`: another height and width than the
+        spec's, such as that of a task with queries; others must ask for what is done anyway.
         """
+        size = image_size(self.tokenizer, options)
         found = read_images(images)
         for number, item in enumerate(found):
             check_frames(item, self.tokenizer.frames, f"images: number {number}")
@@ -171,25 +174,45 @@ class UnifiedProcessor(PostProcessing, ProcessorMixin):  # type: ignore[misc]
         self,
         images: Any = None,
         text: str | Sequence[str] | None = None,
-        *,
-        return_tensors: str = "pt",
-        size: tuple[int, int] | None = None,
+        videos: None = None,
+        audio: None = None,
+        **options: Any,
     ) -> BatchFeature:
-        """Features of images, of texts, or of both; single ones are batches of one. `size`: of images, as there.
+        """Features of images, of texts, or of both; single ones are batches of one.
 
-        Texts are closed by the end token, cut to the model's length and padded. Special tokens written out in a text
+        `options`: keywords that processors of transformers know, flat or in `text_kwargs`, `images_kwargs` and
+        `common_kwargs`: those of texts are followed as its tokenizers do, those of images as `UnifiedImageProcessor`
+        does. `return_tensors`: "pt" by default, "np", or None for lists of ids. Videos are given as `images`.
+
+        Without options texts are closed by the end token, cut to the model's length and padded. Special tokens written out in a text
         are plain characters; `processor.tokenizers["text"].cloze(text)` gives the ids of a text with `<|spe|>` holes.
         """
+        if videos is not None or audio is not None:
+            raise DataError("processor: expected images and texts, got videos= or audio=. Hint: give videos as images=")
         if images is None and text is None:
             raise DataError("nothing to process; give images=…, text=… or both")
+        asked = read_options(options)
         features: dict[str, Any] = {}
         if text is not None:
-            texts = [text] if isinstance(text, str) else list(text)
-            batch = self._text.tokens([self._text.prepare(item) for item in texts])
-            features |= {"input_ids": batch.values, "attention_mask": batch.mask.long()}
+            features |= self._texts([text] if isinstance(text, str) else list(text), asked)
         if images is not None:
-            features |= self.image_processor(images, size=size)
-        return BatchFeature(features, tensor_type=return_tensors)
+            features |= self.image_processor(images, return_tensors=asked.return_tensors, **asked.images)
+        return BatchFeature(features, tensor_type=asked.return_tensors)
+
+    def _texts(self, texts: list[Any], asked: Options) -> Mapping[str, Any]:
+        """Ids and masks; where nothing is asked for, by the code of training."""
+        if asked.text.get("padding_side") == "left":
+            raise DataError(
+                "processor: padding_side: expected 'right', got 'left'. Hint: positions are counted from the first "
+                "token, padding included, so texts that are padded on the left would be read at other places"
+            )
+        if not asked.text:
+            batch = self._text.tokens([self._text.prepare(item) for item in texts])
+            found = {"input_ids": batch.values, "attention_mask": batch.mask.long()}
+            return found if asked.return_tensors is not None else {name: x.tolist() for name, x in found.items()}
+        given = {name: value for name, value in asked.text.items() if value is not None}
+        options = {"padding": True, "truncation": True, **given}
+        return self.tokenizer(texts, return_tensors=asked.return_tensors, **options)  # type: ignore[no-any-return]
 
     def to_dict(self) -> dict[str, Any]:
         """What processor_config.json holds."""
@@ -252,14 +275,14 @@ class ImageOnlyProcessor(UnifiedProcessor):
         self,
         images: Any = None,
         text: str | Sequence[str] | None = None,
-        *,
-        return_tensors: str = "pt",
-        size: tuple[int, int] | None = None,
+        videos: None = None,
+        audio: None = None,
+        **options: Any,
     ) -> BatchFeature:
         """Features of images."""
         if text is not None:
             raise DataError(NO_TEXT)
-        return super().__call__(images, return_tensors=return_tensors, size=size)
+        return super().__call__(images, None, videos, audio, **options)
 
 
 def register() -> None:

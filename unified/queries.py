@@ -31,6 +31,7 @@ from unified.nn.queries import (
 from unified.nn.query_decoder import QueryDecoder, Remembered
 from unified.nn.sharing import LadderProjector, SharedMemory
 from unified.query_spec import QuerySpec
+from unified.types import weight_of
 
 NEWER = ("queries.baselines.", "queries.filters.")
 """What the names of weights begin with that older models have not, and that change nothing where they are zeros."""
@@ -293,12 +294,12 @@ class TaskQueries(nn.Module):
             return None
         if names is None or self.names is None:
             raise ValueError(f"task {task!r} makes its queries from names; give their representations")
-        return self.names(names.to(self.names[0].weight.dtype))  # type: ignore[no-any-return, arg-type]
+        return self.names(names.to(weight_of(self.names).dtype))  # type: ignore[no-any-return, arg-type]
 
     def inner(self, task: str, names: Float[Tensor, "c w"] | None) -> Float[Tensor, "1 q w"]:
         """The queries of a task as tokens of the encoder."""
         named = self.named(task, names)
-        content, place = self.start(task, named, self.points(task, self.entry.weight.device))
+        content, place = self.start(task, named, self.points(task, weight_of(self.entry).device))
         return self.entry(content + place)[None]  # type: ignore[no-any-return]
 
     def learning(self, task: str) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from unified.errors import UserError
 
@@ -77,6 +77,14 @@ def _extent(position: Float[Tensor, "b n 3"]) -> tuple[int, int, int] | None:
         return None
     frames, rows, columns = (int(last) + 1 for last in position.flatten(0, 1).amax(dim=0))
     return frames, rows, columns
+
+
+def weight_of(module: nn.Module) -> Tensor:
+    """Return a weight of a module, or of the one that an adapter wraps, to ask for its dtype and device alone.
+
+    Values are for calls: what wraps a module (adapters, offloading, shards of weights) changes them there.
+    """
+    return next(parameter for parameter in module.parameters() if parameter.is_floating_point())
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,7 @@ def test_embedding_is_the_norm_of_word_position_and_type() -> None:
         embedding.word.weight[tokens.values] + embedding.position.weight[:3] + embedding.token_type.weight[0]
     )
     torch.testing.assert_close(embedding(tokens, norm), expected)
-    torch.testing.assert_close(embedding.prefix(3, norm), norm(embedding.word.weight[3]))
+    torch.testing.assert_close(embedding.prefix(3, norm, torch.device("cpu")), norm(embedding.word.weight[3]))
 
 
 def test_embedding_refuses_more_tokens_than_positions() -> None:

@@ -22,7 +22,7 @@ from unified.config import RecipeError, build, nearest
 from unified.modalities.base import FORMAT, check_format, read_json, shared
 from unified.paths import find
 from unified.transfers import sent
-from unified.types import DataError, Tokens
+from unified.types import DataError, Tokens, weight_of
 
 SPEC = "preprocessor_config.json"
 OF_MODEL = "processor_config.json"  # an exported or converted model has the spec in a section of it
@@ -295,7 +295,7 @@ class ImageEmbedding(nn.Module):
             raise RecipeError(f"model.width: {width} must be a multiple of 4 for fixed positions")
         self.width, self.patch = width, patch
         self.mean, self.std = tuple(mean), tuple(std)
-        self.position_scale, self.grid = position_scale, grid
+        self.position_scale, self.grid, self.frames = position_scale, grid, frames
         self.projection = PatchProjection(3 * patch * patch, width)
         self.temporal = nn.Embedding(frames, width)
         self.spatial = nn.Embedding(grid * grid, width) if positions == "learned" else None
@@ -308,19 +308,18 @@ class ImageEmbedding(nn.Module):
         frames = None if tokens.extent is None else tokens.extent[0]
         if frames is None and time.device.type == "cpu":
             frames = int(time.max()) + 1
-        if frames is not None and frames > self.temporal.num_embeddings:
+        if frames is not None and frames > self.frames:
             raise DataError(
-                f"a video of {frames} frames exceeds the {self.temporal.num_embeddings} of this model "
-                "(image.frames); take fewer"
+                f"a video of {frames} frames exceeds the {self.frames} of this model (image.frames); take fewer"
             )
         mask = tokens.mask[: position.shape[0]]
         states = states + self.temporal(time) + self._where(position, mask)
-        return norm(states.to(norm.weight.dtype))
+        return norm(states.to(weight_of(norm).dtype))
 
     def normalise(self, values: Tensor) -> Tensor:
         """Pixels (b, n, 3 * patch * patch) less their mean, over their deviation, in the precision of the weights."""
         shift, scale = _normalisation(self.mean, self.std, self.patch * self.patch, values.device)
-        return torch.addcmul(shift, values.float(), scale).to(self.projection.weight.dtype)
+        return torch.addcmul(shift, values.float(), scale).to(weight_of(self.projection).dtype)
 
     def _where(self, position: Float[Tensor, "b n 3"], mask: Tensor) -> Float[Tensor, "b n w"]:
         if self.spatial is None:

@@ -46,6 +46,8 @@ class QueryKeyValue(nn.Linear):
 class Attention(nn.Module):
     """Self-attention with one fused projection of queries, keys and values."""
 
+    eager = False
+
     def __init__(self, width: int, heads: int, make: MakeLinear) -> None:
         super().__init__()
         self.heads = heads
@@ -75,11 +77,11 @@ class Attention(nn.Module):
             layer, query = layer.within(read), query[:, :, read]
             mask = mask if mask is None or mask.shape[2] == 1 else mask[:, :, read]
         if past is None and windows is not None and read is None:
-            mixed = windows.attend(query, key, value, mask).transpose(1, 2).flatten(2)
+            mixed = windows.attend(query, key, value, mask, eager=self.eager).transpose(1, 2).flatten(2)
         elif past is None and read is None:
-            mixed = attend_fused(qkv, mask)
+            mixed = attend_fused(qkv, mask, eager=self.eager)
         else:
-            mixed = attend(query, key, value, mask).transpose(1, 2).flatten(2)
+            mixed = attend(query, key, value, mask, eager=self.eager).transpose(1, 2).flatten(2)
         return layer.linear("out", self.out, mixed), key, value
 
     def remember(self, prompts: Float[Tensor, "p w"], layer: Dense, batch: int) -> Cache:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unified.errors import UserError
+from unified.types import weight_of
 
 
 class PromptError(UserError):
@@ -20,13 +21,14 @@ class Prompts(nn.Module):
     def __init__(self, count: int, width: int, *, candidates: bool) -> None:
         """`candidates`: whether sequences of candidates have vectors of their own."""
         super().__init__()
+        self.count = count
         self.input = nn.Embedding(count, width)
         self.candidate = nn.Embedding(count, width) if candidates else None
 
     def forward(self, *, candidate: bool) -> Float[Tensor, "p w"]:
         """Those of an input's sequence or of a candidate's."""
         table = self.candidate if candidate and self.candidate is not None else self.input
-        return table(torch.arange(table.num_embeddings, device=table.weight.device))
+        return table(torch.arange(self.count, device=weight_of(table).device))
 
 
 class Classifier(nn.Module):
@@ -34,6 +36,7 @@ class Classifier(nn.Module):
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
+        self.classes = classes
         self.linear = nn.Linear(width, classes)
         self.similarity = nn.Parameter(torch.ones(1))
         self.reset()
@@ -47,10 +50,9 @@ class Classifier(nn.Module):
 
     def forward(self, similarities: Float[Tensor, "b c"], features: Float[Tensor, "b w"]) -> Float[Tensor, "b c"]:
         """`features` are projected, of any length. Raises `PromptError` for other candidates than its classes."""
-        classes = self.linear.out_features
-        if similarities.shape[1] != classes:
+        if similarities.shape[1] != self.classes:
             raise PromptError(
-                f"this model was tuned with a linear classifier of {classes} classes, found {similarities.shape[1]} "
+                f"this model was tuned with a linear classifier of {self.classes} classes, found {similarities.shape[1]} "
                 "candidates; give the names of all its classes in their order, or set model.classifier = None to "
                 "answer by similarity alone"
             )

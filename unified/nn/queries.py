@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from unified.types import weight_of
+
 BASE = 10000.0
 """The longest wave of a position, in units of the shortest."""
 EDGE = 1e-5
@@ -65,13 +67,14 @@ class PointEmbedding(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.width = width
         self.hidden = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
 
     def forward(self, points: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n w"]:
         """`points` are (x, y) in 0..1."""
-        codes = sincos_xy(points, self.hidden.in_features)
-        return self.out(F.relu(self.hidden(codes.to(self.hidden.weight.dtype))))
+        codes = sincos_xy(points, self.width)
+        return self.out(F.relu(self.hidden(codes.to(weight_of(self.hidden).dtype))))
 
 
 class Memory(nn.Module):

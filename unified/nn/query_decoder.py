@@ -24,6 +24,8 @@ class Remembered(NamedTuple):
 class QueryAttention(nn.Module):
     """Attention with positions in queries and keys alone, never in values."""
 
+    eager = False
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -37,7 +39,7 @@ class QueryAttention(nn.Module):
         self, queries: Float[Tensor, "b q d"], seen: Remembered, mask: Bool[Tensor, "b 1 1 n"] | None = None
     ) -> Float[Tensor, "b q d"]:
         """`queries` with their positions; `mask`: True = may attend, None = all."""
-        mixed = attend(self._split(self.query(queries)), *seen, mask=mask)
+        mixed = attend(self._split(self.query(queries)), *seen, mask=mask, eager=self.eager)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:

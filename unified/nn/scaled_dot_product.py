@@ -9,10 +9,26 @@ import math
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from unified.nn.kernels import ATTENTION, CAPTION, CROSS, MASKED, chosen
+
+
+EAGER = "eager"
+"""The name that transformers has for attention by plain products, whatever is fastest."""
+
+
+def set_eager(model: nn.Module, on: bool) -> None:
+    """Have the attentions of a model computed by plain products.
+
+    Args:
+        model: the model; its modules that have an attribute `eager` are told.
+        on: whether to.
+    """
+    for module in model.modules():
+        if hasattr(module, EAGER):
+            module.eager = on
 
 
 def by_products(operation: str, device: torch.device, dtype: torch.dtype, keys: int) -> bool:
@@ -32,13 +48,18 @@ def attend(
     key: Float[Tensor, "b h k d"],
     value: Float[Tensor, "b h k e"],
     mask: Bool[Tensor, "_ 1 #q k"] | None = None,
+    *,
+    eager: bool = False,
 ) -> Float[Tensor, "b h q e"]:
     """Return the values that each query attends to.
 
     Args:
         query, key, value: as projected; keys are compared with queries over √d.
         mask: True: may be attended; None: all may. A query that may attend to nothing gets zeros.
+        eager: by plain products, whatever is fastest.
     """
+    if eager:
+        return _attend_eagerly(query, key, value, mask)
     if mask is not None or not by_products(CROSS, query.device, query.dtype, key.shape[2]):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     with torch.autocast(query.device.type, enabled=False):
@@ -47,19 +68,32 @@ def attend(
 
 
 def attend_fused(
-    projected: Float[Tensor, "b n 3 h d"], mask: Bool[Tensor, "_ 1 #n n"] | None = None
+    projected: Float[Tensor, "b n 3 h d"], mask: Bool[Tensor, "_ 1 #n n"] | None = None, *, eager: bool = False
 ) -> Float[Tensor, "b n w"]:
     """Return what `attend` does for queries, keys and values of one projection, with the heads joined again.
 
     Args:
         projected: queries, keys and values of each token.
         mask: as in `attend`, but that each token may attend to some.
+        eager: by plain products, whatever is fastest.
     """
+    if eager:
+        query, key, value = projected.permute(2, 0, 3, 1, 4).unbind()
+        return _attend_eagerly(query, key, value, mask).transpose(1, 2).flatten(2)
     operation = ATTENTION if mask is None else MASKED if mask.shape[2] == 1 else CAPTION
     if by_products(operation, projected.device, projected.dtype, projected.shape[1]):
         return _Products.apply(projected, mask)  # type: ignore[no-any-return]
     query, key, value = projected.permute(2, 0, 3, 1, 4).unbind()
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
+
+
+def _attend_eagerly(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """`attend` in the operations of its formula."""
+    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    if mask is None:
+        return scores.softmax(dim=-1) @ value
+    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return scores.softmax(dim=-1).masked_fill(~mask, 0.0) @ value
 
 
 def _scores(query: Float[Tensor, "r q d"], key: Float[Tensor, "r k d"]) -> Float[Tensor, "r q k"]:

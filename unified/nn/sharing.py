@@ -59,6 +59,8 @@ class SpatialGate(nn.Module):
 class LadderBlock(nn.Module):
     """A narrow pre-norm transformer block: attention without biases of queries, keys and values, then GELU."""
 
+    eager = False
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -71,7 +73,7 @@ class LadderBlock(nn.Module):
         """`mask`: True = may be attended; None = all."""
         y = self.norm1(x)
         query, key, value = (_heads(part(y), self.heads) for part in (self.query, self.key, self.value))
-        mixed = attend(query, key, value, mask=mask)
+        mixed = attend(query, key, value, mask=mask, eager=self.eager)
         x = x + self.out(mixed.transpose(1, 2).flatten(2))
         return x + self.down(F.gelu(self.up(self.norm2(x))))
 
@@ -133,6 +135,8 @@ class SharedAttention(nn.Module):
     A = softmax(q kᵀ / √d) of the reference and the memory;  x_g = out_g(A value_g(stream_g)).
     """
 
+    eager = False
+
     def __init__(self, width: int, heads: int, groups: int) -> None:
         super().__init__()
         self.heads = heads
@@ -162,6 +166,7 @@ class SharedAttention(nn.Module):
             _heads(self.key(memory), self.heads),
             torch.cat(split, dim=-1),
             mask=None if mask is None else mask[:, None, None],
+            eager=self.eager,
         )
         parts = mixed.chunk(len(groups), dim=-1)
         return tuple(self.outs[g](part.transpose(1, 2).flatten(2)) for g, part in zip(groups, parts, strict=True))

@@ -29,8 +29,10 @@ class Windows:
         key: Float[Tensor, "b h n d"],
         value: Float[Tensor, "b h n d"],
         mask: Bool[Tensor, "b 1 1 n"] | None,
+        *,
+        eager: bool = False,
     ) -> Float[Tensor, "b h n d"]:
-        """`mask`: keys that may be attended, of which patches are all; None = all."""
+        """`mask`: keys that may be attended, of which patches are all; None = all. `eager`: as in `attend`."""
         stop = self.start + self.rows * self.columns
         place = torch.cat(
             [torch.arange(self.start, device=query.device), torch.arange(stop, query.shape[2], device=query.device)]
@@ -38,12 +40,12 @@ class Windows:
         seen = None if mask is None else mask[..., place]
         keys, values = key[:, :, place], value[:, :, place]
         inside = slice(self.start, stop)
-        patches = self._patches(query[:, :, inside], key[:, :, inside], value[:, :, inside], keys, values, seen)
-        rest = attend(query[:, :, place], key, value, mask=mask)
+        patches = self._patches(query[:, :, inside], key[:, :, inside], value[:, :, inside], keys, values, seen, eager)
+        rest = attend(query[:, :, place], key, value, mask=mask, eager=eager)
         return torch.cat([rest[:, :, : self.start], patches, rest[:, :, self.start :]], dim=2)
 
     def _patches(
-        self, query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None
+        self, query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None, eager: bool
     ) -> Float[Tensor, "b h p d"]:
         query, key, value = (self._cut(part) for part in (query, key, value))
         count = len(query) // len(keys)  # windows of an image
@@ -54,7 +56,8 @@ class Windows:
             beside = seen.repeat_interleave(count, dim=0)
         full = seen is None and self.rows % self.side == 0 and self.columns % self.side == 0
         mask = None if full else torch.cat([real, beside], dim=-1)
-        mixed = attend(query, torch.cat([key, keys], dim=2), torch.cat([value, values], dim=2), mask=mask)
+        both = torch.cat([key, keys], dim=2), torch.cat([value, values], dim=2)
+        mixed = attend(query, *both, mask=mask, eager=eager)
         return self._joined(mixed)
 
     def _grid(self) -> tuple[int, int]:

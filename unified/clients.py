@@ -1,0 +1,133 @@
+"""What programs that know CLIP-like models of transformers call: its outputs, and methods by its names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import ModelOutput
+
+from unified.layout import Attributes
+from unified.nn.scaled_dot_product import EAGER, set_eager
+from unified.training_record import write_record
+from unified.types import Tokens
+
+
+@dataclass
+class UnifiedOutput(ModelOutput):  # type: ignore[misc]
+    """What `UnifiedModel.forward` returns; a field is None when its inputs were not given."""
+
+    loss: Any = None  # (), where `labels` or `return_loss` ask for it; copies are made by giving a mapping here
+    logits_per_image: Tensor | None = None  # (images, texts)
+    logits_per_text: Tensor | None = None
+    image_embeds: Tensor | None = None  # unit length
+    text_embeds: Tensor | None = None
+    logits: Tensor | None = None  # of a task's own answers
+
+
+def contrastive_loss(logits: Float[Tensor, "n n"]) -> Float[Tensor, ""]:
+    """Return the mean of both directions of pairs that belong together (CLIP, ICML 2021).
+
+    Args:
+        logits: of each image with each text, those on the diagonal the pairs.
+
+    Raises:
+        ValueError: for unlike numbers of images and texts.
+    """
+    images, texts = logits.shape
+    if images != texts:
+        raise ValueError(
+            f"return_loss: expected one text an image, got {images} images and {texts} texts. Hint: pairs stand at "
+            "equal places; for classes give `labels` with their texts"
+        )
+    right = torch.arange(images, device=logits.device)
+    return (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
+
+
+class ClientMethods:
+    """Methods of `UnifiedModel` under the names that transformers and its clients use."""
+
+    accepts_loss_kwargs = False  # the loss is the mean of a batch: a Trainer divides it where it adds up several
+    text: Any
+    config: Any
+    processor: Any
+    training_record: Any
+    project: Any
+    encode: Any
+    tokens: Any
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The table of word vectors, under the name that transformers asks for it."""
+        return self.text.word  # type: ignore[no-any-return]
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Put another table of word vectors in its place."""
+        self.text.word = value
+
+    def get_image_features(
+        self, pixel_values: Tensor, family: str | None = None, return_dict: bool | None = None
+    ) -> BaseModelOutputWithPooling | tuple[Tensor, ...]:
+        """Return the representations of images, as `CLIPModel` does.
+
+        Args:
+            pixel_values: uint8 (b, 3, h, w), or videos (b, t, 3, h, w).
+            family: the task family that asks; None: the model's first.
+            return_dict: False: a tuple of the fields; None: what the configuration says.
+
+        Returns:
+            `pooler_output` (b, w), of unit length, and `last_hidden_state` (b, 1 + n, w) of the encoder.
+        """
+        return self._features(self.tokens(pixel_values=pixel_values), "input", family, return_dict)
+
+    def get_text_features(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        family: str | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutputWithPooling | tuple[Tensor, ...]:
+        """Return the representations of texts that images are compared with, as `CLIPModel` does.
+
+        Args:
+            input_ids: (b, n).
+            attention_mask: (b, n), 0 where a text is padded; None: nowhere.
+            family, return_dict: as in `get_image_features`.
+
+        Returns:
+            As there.
+        """
+        tokens = self.tokens(input_ids=input_ids, attention_mask=attention_mask)
+        return self._features(tokens, "candidate", family, return_dict)
+
+    def _features(
+        self, tokens: Mapping[str, Tokens], role: Any, family: str | None, return_dict: bool | None
+    ) -> BaseModelOutputWithPooling | tuple[Tensor, ...]:
+        parts = [(Attributes(name, role, family=family or ""), part) for name, part in tokens.items()]
+        states = self.encode(parts).states
+        found = BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=self.project(states[:, 0]))
+        as_fields = self.config.return_dict if return_dict is None else return_dict
+        return found if as_fields else found.to_tuple()
+
+    def set_attn_implementation(self, attn_implementation: Any, **options: Any) -> None:
+        """Choose how attention is computed, as in `PreTrainedModel`: "eager" is by products and a softmax."""
+        super().set_attn_implementation(attn_implementation, **options)  # type: ignore[misc]
+        set_eager(self, self.config._attn_implementation == EAGER)  # type: ignore[arg-type]
+
+    def save_pretrained(self, save_directory: Any, is_main_process: bool = True, **options: Any) -> None:
+        """Write the model, and beside it the processor and the record of training that came with it.
+
+        Args:
+            save_directory: the folder.
+            is_main_process: whether this process is the one that writes; the others take part alone.
+            options: as in `PreTrainedModel.save_pretrained`.
+        """
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **options)  # type: ignore[misc]
+        if is_main_process and self.processor is not None:
+            self.processor.save_pretrained(save_directory)
+        if is_main_process and self.training_record is not None:
+            write_record(Path(save_directory), self.training_record)
