@@ -68,7 +68,7 @@ def test_a_table_of_words_that_is_changed_at_calls_is_called(how: str) -> None:
     word = model.text.word
     expected = model.project(model.norm(word.weight + 1))
     if how == "hook":
-        word.register_forward_hook(lambda module, given, found: found + 1)
+        word.register_forward_hook(lambda _module, _given, found: found + 1)
     elif how == "forward":
         word.forward = lambda ids: nn.functional.embedding(ids, word.weight) + 1  # type: ignore[method-assign]
     else:

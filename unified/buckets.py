@@ -33,10 +33,10 @@ def by_length(text: Tokens, extra: int = 0) -> list[Int[Tensor, "r"]] | None:
     """Row numbers of two to four buckets of short to long texts; None where one batch does as well.
 
     Also None where a text does not begin with its first token (padding on the left): there the end cannot be cut.
-    `extra`: tokens that each row has besides, whatever its text. Only on a CPU: an accelerator would have to wait
-    for the lengths, and is quick with padding.
+    `extra`: tokens that each row has besides, whatever its text. Only on a CPU, in code that is not
+    compiled: an accelerator would have to wait for the lengths, and is quick with padding.
     """
-    if text.mask.device.type != "cpu" or len(text) < FEWEST or _whole.get():
+    if torch.compiler.is_compiling() or text.mask.device.type != "cpu" or len(text) < FEWEST or _whole.get():
         return None
     if bool((text.mask[:, 1:] & ~text.mask[:, :-1]).any()):
         return None

@@ -1,8 +1,7 @@
 """What conditional layers look at: rows of attribute bits, task families or modalities, made from a layout."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
-from functools import lru_cache
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from unified.modalities import MODALITIES
 from unified.model_settings import ExpertSettings
 from unified.nn.experts import Experts
 from unified.nn.routing import BY_TOKEN, FOLDED, RoutingError
-from unified.transfers import constant
+from unified.transfers import constant, kept
 from unified.types import Conditions, Segment
 
 VISUAL = frozenset({"image"})
@@ -60,7 +59,7 @@ def key(attributes: Attributes, experts: Mapping[str, Any], families: Sequence[s
     router = experts.get("folded") or experts["router"]
     family = attributes.family or families[0]
     if router in ("attribute", "hash"):
-        return bits(replace(attributes, family=family), experts["bits"])
+        return bits(_of_family(attributes, family), experts["bits"])
     if router == "modality":
         return attributes.modality
     if router == "task":
@@ -68,6 +67,10 @@ def key(attributes: Attributes, experts: Mapping[str, Any], families: Sequence[s
             raise RoutingError(f"family {family!r} has no routing in this model{nearest(family, list(families))}")
         return family
     return router  # looks at tokens: all rows are one
+
+
+def _of_family(a: Attributes, family: str) -> Attributes:
+    return Attributes(a.modality, a.role, a.causal, a.given, family)
 
 
 def by_family(experts: Mapping[str, Any] | None) -> bool:
@@ -118,8 +121,8 @@ class Conditioner:
 
     def __init__(self, experts: Mapping[str, Any], families: Sequence[str]) -> None:
         self._experts, self._families = dict(experts), tuple(families)
-        self._grouped = lru_cache(maxsize=256)(self._group)
-        self._values = lru_cache(maxsize=256)(self.values)
+        self._grouped = kept(256)(self._group)
+        self._values = kept(256)(self.values)
 
     def __reduce__(self) -> tuple[type["Conditioner"], tuple[dict[str, Any], tuple[str, ...]]]:
         """Copies and pickles leave the caches behind, which cannot be written."""

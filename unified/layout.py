@@ -1,8 +1,7 @@
 """How the parts of one input become one sequence: which tokens stand where, what they are, who sees whom."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -10,7 +9,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from unified.nn.windows import Windows
-from unified.transfers import sent
+from unified.transfers import kept, sent
 from unified.types import Segment
 
 PREFIX = slice(0, 1)
@@ -29,6 +28,11 @@ class Attributes:
     family: str = ""
     """The task family, for routers that look at it; empty: the model's first."""
 
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """All of it as plain values, which compilers can compare where they see through no dataclass."""
+        return self.modality, self.role, self.causal, self.given, self.family
+
 
 def asked(parts: Sequence[tuple[Attributes, Any]]) -> list[tuple[Attributes, Any]]:
     """The parts of one sequence with `given` filled in where it is empty: from the parts, as they are its inputs.
@@ -36,7 +40,11 @@ def asked(parts: Sequence[tuple[Attributes, Any]]) -> list[tuple[Attributes, Any
     A candidate that is asked about nothing in particular is asked about images.
     """
     inputs = tuple(sorted({attributes.modality for attributes, _ in parts}))
-    return [(replace(a, given=a.given or (("image",) if a.role == "candidate" else inputs)), part) for a, part in parts]
+    filled = []
+    for a, part in parts:
+        given = a.given or (("image",) if a.role == "candidate" else inputs)
+        filled.append((Attributes(a.modality, a.role, a.causal, given, a.family), part))
+    return filled
 
 
 @dataclass(frozen=True)
@@ -62,12 +70,14 @@ class Layout:
 
 def layout(parts: Sequence[tuple[Attributes, int]], continues: bool = False) -> Layout:
     """The layout of parts in order, each with its number of tokens."""
-    rows = tuple(dict.fromkeys(attributes for attributes, _ in parts))
+    keys = [attributes.key for attributes, _ in parts]
+    places = {key: row for row, key in enumerate(dict.fromkeys(keys))}
+    rows = {key: attributes for key, (attributes, _) in zip(keys, parts, strict=True)}
     segments, start = [], 0
-    for attributes, length in parts:
-        segments.append(Segment(start, start + length, rows.index(attributes)))
+    for key, (_, length) in zip(keys, parts, strict=True):
+        segments.append(Segment(start, start + length, places[key]))
         start += length
-    return Layout(tuple(segments), rows, continues)
+    return Layout(tuple(segments), tuple(rows.values()), continues)
 
 
 def attention_mask(
@@ -112,7 +122,7 @@ def windows(parts: Sequence[tuple[Attributes, Any]], side: int | None) -> Window
     return None
 
 
-@lru_cache(maxsize=256)
+@kept(256)
 def visibility(whole: Layout, device: torch.device) -> Bool[Tensor, "n n"] | None:
     """Which key (column) each query (row) may see by structure alone; None where everything sees everything.
 

@@ -184,8 +184,9 @@ class UnifiedProcessor(PostProcessing, ProcessorMixin):  # type: ignore[misc]
         `common_kwargs`: those of texts are followed as its tokenizers do, those of images as `UnifiedImageProcessor`
         does. `return_tensors`: "pt" by default, "np", or None for lists of ids. Videos are given as `images`.
 
-        Without options texts are closed by the end token, cut to the model's length and padded. Special tokens written out in a text
-        are plain characters; `processor.tokenizers["text"].cloze(text)` gives the ids of a text with `<|spe|>` holes.
+        Without options texts are closed by the end token, cut to the model's length and padded. Special tokens written
+        out in a text are plain characters; `processor.tokenizers["text"].cloze(text)` gives the ids of a text with
+        `<|spe|>` holes.
         """
         if videos is not None or audio is not None:
             raise DataError("processor: expected images and texts, got videos= or audio=. Hint: give videos as images=")

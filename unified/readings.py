@@ -5,7 +5,6 @@ over the layers that learn; scores say for people how well the last layer does, 
 """
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ from unified.object_readings import (
     objects_loss,
 )
 from unified.queries import QueryStates
-from unified.transfers import constant
+from unified.transfers import constant, kept
 from unified.types import IGNORE
 
 MASKS = masks.MaskWeights(presence=0.25, mask=5.0, dice=5.0)  # UniHCP
@@ -138,7 +137,7 @@ def _values(found: QueryStates, states: Tensor, size: Size) -> Float[Tensor, "b 
     return maps.expected_value(found.maps(states), centres, size)
 
 
-@lru_cache(maxsize=256)
+@kept(256)
 def _centres(count: int, low: float, high: float, device: torch.device) -> Float[Tensor, "{count}"]:
     return constant(maps.bin_centres(count, low, high, log=True).tolist(), device)
 

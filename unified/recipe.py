@@ -104,6 +104,9 @@ class TrainSettings:
     with. fp16 has a scale of the loss that adapts, and is for GPUs alone."""
     checkpoint_activations: bool = False
     """Recompute activations in the backward pass, which saves memory and costs about a third more time."""
+    compile: bool = False
+    """Compile the blocks of the encoder (torch.compile): faster steps for a start of minutes, as every length of a
+    sequence that is met first is compiled anew."""
     log_every: int = 20
     eval_every: int | None = None
     save_every: int = 500

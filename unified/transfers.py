@@ -4,12 +4,14 @@ A number that the host asks a device for costs a wait until everything that was 
 already (sizes, lengths, places of words) travels with `Tokens` and `Batch` instead.
 """
 
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import lru_cache, wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+
+P, T = ParamSpec("P"), TypeVar("T")
 
 ALLOWED = {
     "batches": "to the device, while the step before computes: nobody waits",
@@ -28,6 +30,29 @@ ALLOWED = {
     "DeepSpeed": "to the host, waited for, once a step: its engine asks for the norm of the gradient itself",
 }
 """Every transfer of a step, with its reason; a test runs steps on a device without values, where any other fails."""
+
+
+def kept(most: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Return a decorator for functions of hashable arguments whose last results are kept, outside of compiled code.
+
+    Compilers run functions on tensors without values, which must not be kept, and see through no cache.
+
+    Args:
+        most: how many results are kept.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        cached = lru_cache(maxsize=most)(function)
+
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            if torch.compiler.is_compiling():
+                return function(*args, **kwargs)
+            return cached(*args, **kwargs)  # type: ignore[arg-type]
+
+        return call
+
+    return decorate
 
 
 class HostCopy:
@@ -61,8 +86,10 @@ def constant(numbers: Sequence[Any], device: torch.device, dtype: torch.dtype = 
     return _constant(_hashable(numbers), device, dtype)
 
 
-@lru_cache(maxsize=4096)
+@kept(4096)
 def _constant(numbers: tuple[Any, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    if torch.compiler.is_compiling():
+        return torch.tensor(numbers, dtype=dtype).to(device)
     with torch.inference_mode(False):  # training may ask for it next
         return torch.tensor(numbers, dtype=dtype).to(device)
 

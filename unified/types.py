@@ -39,9 +39,12 @@ class Tokens:
 
     @property
     def may_be_padded(self) -> bool:
-        """Whether any token may be padding. Only a CPU is asked: an accelerator would have to be waited for."""
+        """Whether any token may be padding. Only a CPU is asked: an accelerator would have to be waited for, and a
+        compiler has no values."""
         if self.padded is not None:
             return self.padded
+        if torch.compiler.is_compiling():
+            return True
         return self.mask.device.type != "cpu" or not bool(self.mask.all())
 
     @property
@@ -57,6 +60,9 @@ class Tokens:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Tokens":
         """The same tokens on another device, which need not be asked for padding; `words` are for the host alone."""
+        if torch.compiler.is_compiling():  # builds it, as compilers do not see through `replace`
+            moved = {name: _moved(getattr(self, name), device, non_blocking) for name in _TENSORS}
+            return Tokens(self.modality, padded=self.padded, extent=self.extent, **moved)
         known = self.may_be_padded if self.mask.device.type == "cpu" else self.padded
         moved = {name: _moved(getattr(self, name), device, non_blocking) for name in _TENSORS}
         return replace(self, padded=known, words=None, **moved)
@@ -73,7 +79,7 @@ _TENSORS = ("values", "mask", "position")
 
 def _extent(position: Float[Tensor, "b n 3"]) -> tuple[int, int, int] | None:
     """The most frames, rows and columns of any sample; None where an accelerator would have to be asked."""
-    if position.device.type != "cpu" or not position.numel():
+    if torch.compiler.is_compiling() or position.device.type != "cpu" or not position.numel():
         return None
     frames, rows, columns = (int(last) + 1 for last in position.flatten(0, 1).amax(dim=0))
     return frames, rows, columns

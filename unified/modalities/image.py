@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +20,7 @@ from torch.nn import functional as F
 from unified.config import RecipeError, build, nearest
 from unified.modalities.base import FORMAT, check_format, read_json, shared
 from unified.paths import find
-from unified.transfers import sent
+from unified.transfers import kept, sent
 from unified.types import DataError, Tokens, weight_of
 
 SPEC = "preprocessor_config.json"
@@ -241,7 +240,7 @@ def _tokens(values: Tensor, frames: int, rows: int, columns: int) -> Tokens:
     return Tokens("image", values, mask, position, padded=False, extent=(frames, rows, columns))
 
 
-@lru_cache(maxsize=64)
+@kept(64)
 def _grid(frames: int, rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Positions (1, n, 3) of all patches in reading order, and a mask (1, n) that is true throughout."""
     axes = [torch.arange(size, dtype=torch.float32) for size in (frames, rows, columns)]
@@ -306,7 +305,7 @@ class ImageEmbedding(nn.Module):
         position = shared(tokens.position)
         time = position[..., 0].long()
         frames = None if tokens.extent is None else tokens.extent[0]
-        if frames is None and time.device.type == "cpu":
+        if frames is None and time.device.type == "cpu" and not torch.compiler.is_compiling():
             frames = int(time.max()) + 1
         if frames is not None and frames > self.frames:
             raise DataError(
@@ -333,7 +332,7 @@ class ImageEmbedding(nn.Module):
         return read[0, :, :, 0].T.reshape(*position.shape[:2], self.width)
 
 
-@lru_cache(maxsize=16)
+@kept(16)
 def _normalisation(
     mean: tuple[float, ...], std: tuple[float, ...], area: int, device: torch.device
 ) -> tuple[Float[Tensor, "d"], Float[Tensor, "d"]]:

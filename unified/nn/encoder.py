@@ -77,6 +77,11 @@ class Encoder(nn.Module):
         """The routers of the blocks that have experts, by the block's number."""
         return {n: block.routers for n, block in enumerate(self.blocks) if block.routers is not None}  # type: ignore[union-attr, misc]
 
+    def compile_blocks(self) -> None:
+        """Compile each block where it stands; blocks of one shape share the code, names of weights stay."""
+        for block in self.blocks:
+            block.compile()
+
     @contextmanager
     def sharing(self, part: float = 1.0) -> Iterator[list[tuple[Usage, ...]]]:
         """Merge experts once for each set of rows in all passes inside, and collect what routers chose in each of them.
@@ -85,6 +90,9 @@ class Encoder(nn.Module):
         processes do. Weights must not change inside. Passes that recompute activations merge anew: a merged weight that
         is recomputed cannot also be shared.
         """
+        if torch.compiler.is_compiling():  # merges once a pass by itself, and collects outside of its graph
+            yield []
+            return
         layers = list(self.conditional_layers().values())
         before, above = [layer.shared for layer in layers], self._record
         recomputed = self.gradient_checkpointing and torch.is_grad_enabled()
@@ -150,7 +158,7 @@ class Encoder(nn.Module):
                 layers.append(x)
             if usage is not None:
                 routing.append(usage)
-        if self._record is not None:
+        if self._record is not None and not torch.compiler.is_compiling():
             self._record.append(tuple(routing))
         if read is not None and x.shape[1] != read.stop - read.start:
             x = x[:, read]

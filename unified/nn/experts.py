@@ -354,16 +354,23 @@ class ConditionalLayer(nn.ModuleDict):
         conditions: Conditions,
         noise: Tensor | None,
     ) -> ByRow:
+        if self.shared is None:
+            merged, gates, logits = self._merged(linears, conditions, noise)
+            return ByRow(merged, segments, row_usage(gates, logits, conditions.tokens))
         # What was merged without a graph gives the experts no gradient.
         key = (conditions.keys, None if noise is None else noise.data_ptr(), torch.is_grad_enabled())
-        kept = self.shared if self.shared is not None else {}
-        if key not in kept:
-            gates, logits = self.gates(conditions, noise)
-            place = {name: number for number, name in enumerate(self.keys())}
-            merged = {
-                name: linear.merged(gates[place[self.experts.decision(name)]]) for name, linear in linears.items()
-            }
+        if key not in self.shared:
             # Held with the result, the noise keeps its memory, and so the key, from another's use.
-            kept[key] = (merged, gates.detach(), logits.detach(), noise)
-        merged, gates, logits, _ = kept[key]
+            merged, gates, logits = self._merged(linears, conditions, noise)
+            self.shared[key] = (merged, gates.detach(), logits.detach(), noise)
+        merged, gates, logits, _ = self.shared[key]
         return ByRow(merged, segments, row_usage(gates, logits, conditions.tokens))
+
+    def _merged(
+        self, linears: Mapping[str, ConditionalLinear], conditions: Conditions, noise: Tensor | None
+    ) -> tuple[dict[str, list[Merged]], Float[Tensor, "d r e"], Float[Tensor, "d r e"]]:
+        """Ordinary linears for each row, and the gates and logits that made them."""
+        gates, logits = self.gates(conditions, noise)
+        place = {name: number for number, name in enumerate(self.keys())}
+        merged = {name: linear.merged(gates[place[self.experts.decision(name)]]) for name, linear in linears.items()}
+        return merged, gates, logits

@@ -52,8 +52,8 @@ class Classifier(nn.Module):
         """`features` are projected, of any length. Raises `PromptError` for other candidates than its classes."""
         if similarities.shape[1] != self.classes:
             raise PromptError(
-                f"this model was tuned with a linear classifier of {self.classes} classes, found {similarities.shape[1]} "
-                "candidates; give the names of all its classes in their order, or set model.classifier = None to "
-                "answer by similarity alone"
+                f"this model was tuned with a linear classifier of {self.classes} classes, found "
+                f"{similarities.shape[1]} candidates; give the names of all its classes in their order, or set "
+                "model.classifier = None to answer by similarity alone"
             )
         return self.similarity * similarities + self.linear(features)

@@ -58,9 +58,9 @@ def mixture(logits: Float[Tensor, "r e"], top: int, where: str = "a layer") -> F
     """Weights of the `top` most probable experts of each row, the others 0: softmax over all, renormalised over those.
 
     `where`: whose gates these are. Raises `GateError` for logits that are not finite; on an accelerator, where
-    asking would be a wait, they become weights that are no numbers, and the loss tells.
+    asking would be a wait, and in compiled code they become weights that are no numbers, and the loss tells.
     """
-    if logits.device.type == "cpu" and not bool(torch.isfinite(logits).all()):
+    if not torch.compiler.is_compiling() and logits.device.type == "cpu" and not bool(torch.isfinite(logits).all()):
         raise GateError(
             f"{where}: the logits of a gate are not finite, so no expert can be chosen: the router's weights, or what "
             "they are given, hold a nan or an infinity. Load an earlier checkpoint, or train with a lower optim.lr"
@@ -149,6 +149,7 @@ class HashRouter(nn.Module):
         return constant(rows, conditions.real.device)
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # no compiler draws as numpy does
 @lru_cache(maxsize=4096)
 def _drawn(experts: int, top: int, name: str, key: str) -> list[float]:
     chosen = seed.generator("hash router", name, key).permutation(experts)[:top]

@@ -14,7 +14,6 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from unified.nn.kernels import ATTENTION, CAPTION, CROSS, MASKED, chosen
 
-
 EAGER = "eager"
 """The name that transformers has for attention by plain products, whatever is fastest."""
 

@@ -6,6 +6,7 @@ import socket
 import warnings
 from collections.abc import Iterator
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,8 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
     check_precision(recipe)
     check_trackers(recipe)
     check_expert_parallel(recipe)
+    if recipe.train.compile:
+        import_module("torch._dynamo")  # before any process group, as its first import with one there may hang
     engine, cuda = chosen(recipe), torch.cuda.is_available()
     _join_apart(recipe, cuda)
     common: dict[str, Any] = {"log_with": list(recipe.train.trackers) or None, "project_dir": folder}

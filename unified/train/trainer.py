@@ -87,6 +87,8 @@ class Trainer:
             runs,
             lambda task: told(recipe, Load("before the first step", [(task, sizes[task])]), accelerator.device),
         )
+        if recipe.train.compile:  # after the probe, whose batches would be compiled for nothing
+            self.model.encoder.compile_blocks()
         groups = parameter_groups(self.model, uses, recipe.optim, depth=recipe.model.depth)
         self.optimizer = GroupSkipAdamW(groups, lr=recipe.optim.lr, betas=recipe.optim.betas, eps=recipe.optim.eps)
         self._may_lack = {

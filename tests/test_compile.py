@@ -1,0 +1,42 @@
+"""torch.compile and torch.export see whole models; each check is a process of its own (see `compiled.py`)."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+WHOLE = ("dense", "attribute", "folded")
+
+
+def run(*arguments: str) -> None:
+    paths = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, str(HERE / "compiled.py"), *arguments],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def test_models_are_compiled_as_one_graph_forward_and_backward() -> None:
+    run("compile", *WHOLE)
+
+
+def test_models_are_exported_with_any_number_of_samples() -> None:
+    run("export", *WHOLE)
+
+
+@pytest.mark.slow
+def test_inductor_compiles_whole_models_forward_and_backward() -> None:
+    run("inductor", *WHOLE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("router", ["token", "context", "task", "modality", "hash"])
+def test_models_of_other_routers_compile(router: str) -> None:
+    run("compile", router)
