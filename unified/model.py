@@ -135,8 +135,8 @@ class UnifiedModel(ClientMethods, PreTrainedModel):  # type: ignore[misc]
         `keep_past`: return what further parts need to continue this one; `keep_layers`: the states of all layers.
         `queries`: vectors that come last, and what they are. `read`: the places whose states are wanted; None: all.
         """
-        samples = len(parts[0][1])
-        if any(len(tokens) != samples for _, tokens in parts):
+        samples = parts[0][1].values.shape[0]  # `len` would fix the number in what is exported
+        if any(tokens.values.shape[0] != samples for _, tokens in parts):
             found = ", ".join(f"{len(tokens)} of {tokens.modality}" for _, tokens in parts)
             raise ValueError(f"inputs of one batch differ in their number of samples: {found}; give as many of each")
         parts = asked(parts)
@@ -380,8 +380,8 @@ class UnifiedModel(ClientMethods, PreTrainedModel):  # type: ignore[misc]
         return [tokenizer.text(ids) for ids in found]
 
     def _processor(self) -> Any:
-        place = Path(self.name_or_path or "")
-        if self.processor is None and (place / "processor_config.json").is_file():
+        place = self.name_or_path  # of a model that `AutoModel` loaded
+        if self.processor is None and place and Path(place, "processor_config.json").is_file():
             self.processor = AutoProcessor.from_pretrained(place)
         if self.processor is None:
             raise RuntimeError(

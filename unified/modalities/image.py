@@ -236,7 +236,8 @@ def _grid_size(height: int, width: int, patch: int) -> tuple[int, int]:
 
 def _tokens(values: Tensor, frames: int, rows: int, columns: int) -> Tokens:
     position, mask = _grid(frames, rows, columns, values.device)
-    mask, position = mask.expand(len(values), -1), position.expand(len(values), -1, -1)
+    samples = values.shape[0]
+    mask, position = mask.expand(samples, -1), position.expand(samples, -1, -1)
     return Tokens("image", values, mask, position, padded=False, extent=(frames, rows, columns))
 
 

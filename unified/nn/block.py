@@ -75,7 +75,7 @@ class Block(nn.Module):
         drop1, drop2 = (None, None) if drop is None else (drop[0], drop[1])
         layer = self._layer(segments, conditions, noise, past)
         if self.prompts is not None and past is None:
-            past = self.attention.remember(self.norm1(self.prompts(candidate=candidate)), layer, len(x))
+            past = self.attention.remember(self.norm1(self.prompts(candidate=candidate)), layer, x.shape[0])
         attended, key, value = self.attention(self.norm1(x), mask, layer, past, windows, read)
         x = _add(x if read is None else x[:, read], attended, self.scale1, drop1)
         feed_forward = self.mlp(self.norm2(x), layer if read is None else layer.within(read))

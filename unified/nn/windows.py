@@ -48,10 +48,10 @@ class Windows:
         self, query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None, eager: bool
     ) -> Float[Tensor, "b h p d"]:
         query, key, value = (self._cut(part) for part in (query, key, value))
-        count = len(query) // len(keys)  # windows of an image
+        count = query.shape[0] // keys.shape[0]  # windows of an image
         keys, values = (part.repeat_interleave(count, dim=0) for part in (keys, values))
-        real = self._real(query.device).repeat(len(query) // count, 1)[:, None, None]
-        beside = real.new_ones(len(query), 1, 1, keys.shape[2])
+        real = self._real(query.device).repeat(query.shape[0] // count, 1)[:, None, None]
+        beside = real.new_ones(query.shape[0], 1, 1, keys.shape[2])
         if seen is not None:
             beside = seen.repeat_interleave(count, dim=0)
         full = seen is None and self.rows % self.side == 0 and self.columns % self.side == 0
