@@ -83,7 +83,7 @@ def export(kind: str) -> None:
     same(answers(program, more), answers(model, more))
     pixels = {"pixel_values": inputs["pixel_values"]}
     program = torch.export.export(Embed(model), (), pixels, dynamic_shapes={"pixel_values": {0: images}}).module()
-    same(program(more["pixel_values"]), model.embed(pixel_values=more["pixel_values"]))
+    same(program(pixel_values=more["pixel_values"]), model.embed(pixel_values=more["pixel_values"]))
 
 
 if __name__ == "__main__":

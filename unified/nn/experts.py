@@ -103,14 +103,7 @@ class ConditionalLinear(nn.Module):
         One product with all experts, most of them times zero: it is bound by memory, as a gather of the chosen ones
         would be, and its backward pass writes every gradient once and in a fixed order.
         """
-
-        def merge(weight: Tensor, bias: Tensor) -> list[Merged]:
-            with torch.autocast(weight.device.type, enabled=False):
-                shares = gates.to(weight)
-                merged = (shares @ weight.flatten(1)).view(-1, *weight.shape[1:])
-                return list(zip(merged, shares @ bias, strict=True))
-
-        merged: list[Merged] = self(merge)
+        merged: list[Merged] = self(lambda weight, bias: _merge(gates, weight, bias))
         return merged
 
     def selected(self, index: Sequence[int]) -> list["Merged"]:
@@ -121,6 +114,13 @@ class ConditionalLinear(nn.Module):
 
 Merged = tuple[Float[Tensor, "o i"], Float[Tensor, "o"]]
 """Weight and bias of one ordinary linear."""
+
+
+def _merge(gates: Float[Tensor, "r e"], weight: Float[Tensor, "e o i"], bias: Float[Tensor, "e o"]) -> list[Merged]:
+    with torch.autocast(weight.device.type, enabled=False):
+        shares = gates.to(weight)
+        merged = (shares @ weight.flatten(1)).view(-1, *weight.shape[1:])
+        return list(zip(merged.unbind(), (shares @ bias).unbind(), strict=True))
 
 
 class Dense:
