@@ -128,7 +128,7 @@ def open_model(
     kind = {} if dtype is None else {"dtype": _dtype(dtype)}
     folder = _folder(reference, revision)
     if _is_run(folder):
-        loaded = _load_run(folder, weights, **kind)
+        loaded = _load_run(folder, weights, None, **kind)
     elif (run := _run_of(folder)) is not None:
         loaded = _load_run(run, weights, folder, **kind)
     elif weights == "ema":

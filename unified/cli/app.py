@@ -36,7 +36,7 @@ def command(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
             make_ready()
             return function(*arguments, **options)
 
-        _GROUPS[above].command(run, name=own)
+        _GROUPS[above].command(name=own)(run)
         _NAMES[above].append(own)
         return function
 
