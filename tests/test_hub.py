@@ -276,7 +276,7 @@ refused(lambda: publish.push({str(folder)!r}, "org/tiny", private=False), "expec
 card = Path(snapshot_download("org/tiny"), "README.md").read_text()
 assert "# org/tiny" in card and 'unified.load("org/tiny")' in card and 'model="org/tiny"' in card, card
 assert "- x" in card and "license: unknown" in card and "name: org/tiny" in card, card
-refused(lambda: hub.load("org/tiny", revision="v2"), "no revision 'v2'; did you mean 'v1'? There are: main, v1")
+refused(lambda: hub.load("org/tiny", revision="mian"), "no revision 'mian'; did you mean 'main'? There are: main, v1")
 assert hub.load("org/tiny", revision="v1")[0].config.width == 32
 model, processor = hub.load("org/tiny")
 assert [shard.location for shard in model.training_record.shards] == ["", "x/y.tar"]
