@@ -125,7 +125,7 @@ def open_model(
 ) -> Loaded:
     """As `load`, and says where the weights come from."""
     register()
-    kind = {} if dtype is None else {"dtype": _dtype(dtype)}
+    kind: dict[str, Any] = {} if dtype is None else {"dtype": _dtype(dtype)}
     folder = _folder(reference, revision)
     if _is_run(folder):
         loaded = _load_run(folder, weights, None, **kind)

@@ -301,10 +301,10 @@ class UnifiedModel(ClientMethods, PreTrainedModel):  # type: ignore[misc]
             output = answer(self, tokens, labels, task, family)
         else:
             output = self.compared(tokens, family)
-        if return_loss and output.logits_per_image is None:
-            raise TypeError("return_loss: expected images and texts, got one of them. Hint: give both, or `labels`")
-        if return_loss and output.loss is None:
-            output.loss = contrastive_loss(output.logits_per_image)
+        if return_loss:
+            if output.logits_per_image is None:
+                raise TypeError("return_loss: expected images and texts, got one of them. Hint: give both, or `labels`")
+            output.loss = contrastive_loss(output.logits_per_image) if output.loss is None else output.loss
         as_fields = self.config.return_dict if return_dict is None else return_dict
         return output if as_fields else output.to_tuple()
 

@@ -124,7 +124,7 @@ def _among_classes(
     model: UnifiedModel, tokens: Mapping[str, Tokens], task: str | None, family: str | None
 ) -> UnifiedOutput:
     """The similarities of inputs and the classes of a task."""
-    known = {name: names for name in model.config.tasks if (names := class_names(model.config, name))}
+    known = {name: own for name in model.config.tasks if (own := class_names(model.config, name))}
     if task is None and len(known) == 1:
         task = next(iter(known))
         family = family or _family(model.config, task)
@@ -166,7 +166,7 @@ def _target(found: QueryStates, labels: Tensor, samples: int) -> dict[str, Tenso
     expected = (samples, *last[spec.read]) if spec.read in last else None
     fits = tuple(labels.shape) == expected if expected else labels.dim() == axes and len(labels) == samples
     if not fits:
-        shape = expected or (samples, *("…" for _ in range(axes - 1)))
+        shape: tuple[int | str, ...] = expected or (samples, *("…" for _ in range(axes - 1)))
         raise ValueError(f"labels: expected shape {shape} for {spec.read}, got {tuple(labels.shape)}")
     labels = labels.to(found.features.device)
     if spec.read == "classes":

@@ -111,6 +111,17 @@ def test_affine_turns_about_the_centre_and_scales() -> None:
     assert float(doubled.float().mean()) == pytest.approx(4 * float(square.float().mean()), rel=0.1)
 
 
+def test_affine_shrinks_as_often_as_it_grows() -> None:
+    square = torch.zeros(3, 40, 40, dtype=torch.uint8)
+    square[:, 15:25, 15:25] = 255
+    images = changed([square] * 400, {"kind": "affine", "scale": [0.5, 2], "fill": "black"})
+    factors = np.array([float(image[0].float().mean() / square[0].float().mean()) ** 0.5 for image in images])
+    assert 0.48 < factors.min() < 0.52
+    assert 1.9 < factors.max() < 2.1
+    assert np.median(factors) == pytest.approx(1, abs=0.1)
+    assert np.log(factors).mean() == pytest.approx(0, abs=0.06)
+
+
 def test_affine_fills_from_outside() -> None:
     image = torch.full((3, 8, 8), 100, dtype=torch.uint8)
     shrink = {"kind": "affine", "scale": [0.5, 0.5]}

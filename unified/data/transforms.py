@@ -18,7 +18,7 @@ from unified.config import RecipeError
 Draw = Callable[[int], NDArray[np.float64]]
 """So many numbers in [0, 1) for each image, (images, count)."""
 Range = tuple[float, float]
-"""Lowest and highest value; a draw is uniform between them."""
+"""Lowest and highest value; a draw is uniform between them unless the setting says otherwise."""
 WHITE = 255.0
 LUMINANCE = (0.299, 0.587, 0.114)
 """Of red, green and blue, after Rec. 601."""
@@ -85,6 +85,7 @@ class Affine(PixelTransform):
     translate: float = 0.0
     """Largest shift along each axis, as a share of the side."""
     scale: Range = (1.0, 1.0)
+    """Factor of the size; uniform in the logarithm, so that halving is as frequent as doubling."""
     shear: float = 0.0
     """Largest angle of the slant, in degrees, either way."""
     stretch: float = 1.0
@@ -103,7 +104,8 @@ class Affine(PixelTransform):
         draws = draw(6)
         signed = 2 * draws - 1
         angle, slant = np.radians(self.degrees * signed[:, 0]), np.tan(np.radians(self.shear * signed[:, 1]))
-        scale, stretch = _between(draws[:, 2], self.scale), np.exp(0.5 * np.log(self.stretch) * signed[:, 3])
+        scale = self.scale[0] * (self.scale[1] / self.scale[0]) ** draws[:, 2]
+        stretch = np.exp(0.5 * np.log(self.stretch) * signed[:, 3])
         cosine, sine = np.cos(angle), np.sin(angle)
         wide, high = scale * stretch, scale / stretch
         # Inverse of (turn · slant · scale): where each output pixel comes from.

@@ -27,7 +27,7 @@ def set_eager(model: nn.Module, on: bool) -> None:
     """
     for module in model.modules():
         if hasattr(module, EAGER):
-            module.eager = on
+            module.eager = on  # type: ignore[assignment]
 
 
 def by_products(operation: str, device: torch.device, dtype: torch.dtype, keys: int) -> bool:
