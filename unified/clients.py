@@ -1,7 +1,7 @@
 """What programs that know CLIP-like models of transformers call: its outputs, and methods by its names."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,10 @@ class UnifiedOutput(ModelOutput):  # type: ignore[misc]
     image_embeds: Tensor | None = None  # unit length
     text_embeds: Tensor | None = None
     logits: Tensor | None = None  # of a task's own answers
+
+    def in_order(self) -> "UnifiedOutput":
+        """Return it with its fields in order, also those that were set late: clients take the loss as the first."""
+        return UnifiedOutput(**{field.name: getattr(self, field.name) for field in fields(self)})
 
 
 def contrastive_loss(logits: Float[Tensor, "n n"]) -> Float[Tensor, ""]:

@@ -306,7 +306,7 @@ class UnifiedModel(ClientMethods, PreTrainedModel):  # type: ignore[misc]
                 raise TypeError("return_loss: expected images and texts, got one of them. Hint: give both, or `labels`")
             output.loss = contrastive_loss(output.logits_per_image) if output.loss is None else output.loss
         as_fields = self.config.return_dict if return_dict is None else return_dict
-        return output if as_fields else output.to_tuple()
+        return output.in_order() if as_fields else output.in_order().to_tuple()
 
     def compared(self, tokens: Mapping[str, Tokens], family: str | None = None) -> UnifiedOutput:
         """Representations of images and of texts, and their similarities where there are both."""

@@ -300,7 +300,7 @@ class ImageEmbedding(nn.Module):
         self.temporal = nn.Embedding(frames, width)
         self.spatial = nn.Embedding(grid * grid, width) if positions == "learned" else None
 
-    def forward(self, tokens: Tokens, norm: nn.LayerNorm) -> Float[Tensor, "b n w"]:
+    def forward(self, tokens: Tokens, norm: nn.Module) -> Float[Tensor, "b n w"]:
         """`norm` is the one that all modalities share; the model holds it, once. Pixels are on the scale 0 to 255."""
         states = self.projection(self.normalise(tokens.values))
         position = shared(tokens.position)

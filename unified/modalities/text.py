@@ -209,7 +209,7 @@ class TextEmbedding(nn.Module):
         self.position = nn.Embedding(positions, width)
         self.token_type = nn.Embedding(2, width)  # the second row belongs to the published layout and is never read
 
-    def forward(self, tokens: Tokens, norm: nn.LayerNorm) -> Float[Tensor, "b n w"]:
+    def forward(self, tokens: Tokens, norm: nn.Module) -> Float[Tensor, "b n w"]:
         """`norm` is the one that all modalities share; the model holds it, once."""
         time = shared(tokens.position)[..., 0].long()
         if tokens.values.shape[1] > self.positions:
@@ -234,7 +234,7 @@ class TextEmbedding(nn.Module):
         at_hand = type(self.word) is nn.Embedding and not self.word.weight.is_meta and not _is_called(self.word)
         return self.word.weight if at_hand else self.word(ids)
 
-    def prefix(self, index: int, norm: nn.LayerNorm, device: torch.device) -> Float[Tensor, "w"]:
+    def prefix(self, index: int, norm: nn.Module, device: torch.device) -> Float[Tensor, "w"]:
         """The vector of one word without position and type: [SPE] at the head of a sequence, which is on `device`."""
         return norm(self.words(torch.full((1,), index, device=device)))[0]
 
