@@ -48,7 +48,7 @@ def command(line: str) -> str:
 
 
 def test_every_command_of_the_page_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(logger, "handlers", [])  # what commands add writes to this test's standard error
@@ -76,7 +76,7 @@ def test_every_command_of_the_page_runs(
     assert "accuracy" in printed["unified eval runs/photos data/photos/test --out results.json"]
     assert "out/photos" in printed["unified train more.yaml --dry-run"]
     assert {path.name for path in Path("predicted").iterdir()} == {"001.png", "001-2.png", "predictions.json"}
-    assert set(eval(capsys.readouterr().out.strip().splitlines()[-1])) == {"cup", "plate"}
+    assert set(eval(capfd.readouterr().out.strip().splitlines()[-1])) == {"cup", "plate"}
 
 
 def test_every_key_of_the_model_is_explained() -> None:
