@@ -188,11 +188,11 @@ class UnifiedProcessor(PostProcessing, ProcessorMixin):  # type: ignore[misc]
         out in a text are plain characters; `processor.tokenizers["text"].cloze(text)` gives the ids of a text with
         `<|spe|>` holes.
         """
+        asked = read_options(options)
         if videos is not None or audio is not None:
             raise DataError("processor: expected images and texts, got videos= or audio=. Hint: give videos as images=")
         if images is None and text is None:
             raise DataError("nothing to process; give images=…, text=… or both")
-        asked = read_options(options)
         features: dict[str, Any] = {}
         if text is not None:
             features |= self._texts([text] if isinstance(text, str) else list(text), asked)

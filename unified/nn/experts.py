@@ -362,15 +362,15 @@ class ConditionalLayer(nn.ModuleDict):
         if key not in self.shared:
             # Held with the result, the noise keeps its memory, and so the key, from another's use.
             merged, gates, logits = self._merged(linears, conditions, noise)
-            self.shared[key] = (merged, gates.detach(), logits.detach(), noise)
+            self.shared[key] = (merged, gates, logits, noise)
         merged, gates, logits, _ = self.shared[key]
         return ByRow(merged, segments, row_usage(gates, logits, conditions.tokens))
 
     def _merged(
         self, linears: Mapping[str, ConditionalLinear], conditions: Conditions, noise: Tensor | None
     ) -> tuple[dict[str, list[Merged]], Float[Tensor, "d r e"], Float[Tensor, "d r e"]]:
-        """Ordinary linears for each row, and the gates and logits that made them."""
+        """Ordinary linears for each row, and the gates and logits that made them, which take no gradient."""
         gates, logits = self.gates(conditions, noise)
         place = {name: number for number, name in enumerate(self.keys())}
         merged = {name: linear.merged(gates[place[self.experts.decision(name)]]) for name, linear in linears.items()}
-        return merged, gates, logits
+        return merged, gates.detach(), logits.detach()
