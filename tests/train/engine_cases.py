@@ -284,6 +284,7 @@ def uneven(recipe: Recipe, folder: Path) -> Any:
     short = slice(None, None, 1 + dist.rank())
     text.mask[short, 3:] = False
     slots[0][1].target[short, 3:] = IGNORE
+    slots = [(slot, replace(batch, asked=None)) for slot, batch in slots]  # other words are asked for now
     buckets = dist.gather_objects(len(by_length(text) or [text]))
     result = trainer.train_step(slots)
     trainer.engine.close()
