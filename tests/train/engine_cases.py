@@ -40,7 +40,7 @@ from unified.types import IGNORE, Batch
 
 VARY = ("retrieve colour caption hidden next", "next hidden", "retrieve", "colour caption", "next", "hidden colour")
 """The tasks of each step: some steps have no image, so that its embedding gets no gradient."""
-SECONDS = 200
+SECONDS = 560
 
 
 def steps_of(recipe: Recipe) -> tuple[str, ...]:
