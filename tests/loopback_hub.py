@@ -12,6 +12,31 @@ REFS = {"branches": "main", "tags": "v1"}
 REVISION = "/api/models/org/tiny/revision/"
 
 
+class _Answers(BaseHTTPRequestHandler):
+    """How requests are read and answered."""
+
+    def _json(self, value: Any, status: int = 200) -> None:
+        self.send_response(status)
+        self._finish(json.dumps(value).encode(), "application/json")
+
+    def _finish(self, content: bytes, kind: str) -> None:
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def _chunks(self) -> bytes:
+        body = b""
+        while self.headers.get("Transfer-Encoding") == "chunked" and (size := int(self.rfile.readline(), 16)):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        return body
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
 def handler(files: dict[str, bytes], made: list[dict[str, Any]] | None = None) -> type[BaseHTTPRequestHandler]:
     """A request handler over one repository `org/tiny`, whose files by path are in `files`.
 
@@ -20,7 +45,7 @@ def handler(files: dict[str, bytes], made: list[dict[str, Any]] | None = None) -
     """
     made = [] if made is None else made
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(_Answers):
         def do_POST(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             body = self.rfile.read(length) if length else self._chunks()
@@ -72,27 +97,6 @@ def handler(files: dict[str, bytes], made: list[dict[str, Any]] | None = None) -
             self.send_header("ETag", f'"{_etag(content)}"')
             self.send_header("X-Repo-Commit", COMMIT)
             self._finish(content, "application/octet-stream")
-
-        def _json(self, value: Any, status: int = 200) -> None:
-            self.send_response(status)
-            self._finish(json.dumps(value).encode(), "application/json")
-
-        def _finish(self, content: bytes, kind: str) -> None:
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(content)
-
-        def _chunks(self) -> bytes:
-            body = b""
-            while self.headers.get("Transfer-Encoding") == "chunked" and (size := int(self.rfile.readline(), 16)):
-                body += self.rfile.read(size)
-                self.rfile.readline()
-            return body
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing."""
 
     return Handler
 
