@@ -181,6 +181,18 @@ def test_without_an_index_too(server: ShardServer, tmp_path: Path) -> None:
     assert server.asked(name(0)) == [0]
 
 
+def test_a_process_that_is_slow_to_note_a_shard_is_waited_for(
+    server: ShardServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*arguments: Any) -> None:
+        time.sleep(0.5)
+        remember(*arguments)
+
+    remember = ShardCache._remember
+    monkeypatch.setattr(ShardCache, "_remember", slow)
+    test_without_an_index_too(server, tmp_path)
+
+
 def test_a_killed_download_is_gone_on_with(server: ShardServer, tmp_path: Path) -> None:
     shards = Shards.open(f"{server.url}/", settings(tmp_path))
     server.rate = SIZE

@@ -193,23 +193,28 @@ class ShardCache:
                 if record.exists():  # another process was faster
                     partial.unlink()
                     continue
-                shard = self._read_through(url, file, partial)
-            temporary = record.with_name(f"{record.name}.{os.getpid()}.new")
-            temporary.write_text(json.dumps({"format": FORMAT, **asdict(replace(shard, url=""))}), encoding="utf-8")
-            temporary.replace(record)
-            return shard
+                return self._read_through(url, file, partial)
 
     def _read_through(self, url: str, file: FileIO, partial: Path) -> RemoteShard:
         sha256 = Download(url, file).run(self.patience)
         index = build_index(partial)
+        shard = RemoteShard(url, len(index), index.tar_bytes, sha256, index.columns)
         with self._accounts():
             if not self._make_room(0, ()):
                 partial.unlink()
                 raise self._too_small(shown(url), index.tar_bytes)
             write_index(index, index_path(self._tar(sha256)))
             os.fsync(file.fileno())
+            # Before the rename, which lets the next process lock a new part and ask for the record.
+            self._remember(shard)
             partial.rename(self._tar(sha256))
-        return RemoteShard(url, len(index), index.tar_bytes, sha256, index.columns)
+        return shard
+
+    def _remember(self, shard: RemoteShard) -> None:
+        record = self._record(shard.url)
+        temporary = record.with_name(f"{record.name}.{os.getpid()}.new")
+        temporary.write_text(json.dumps({"format": FORMAT, **asdict(replace(shard, url=""))}), encoding="utf-8")
+        temporary.replace(record)
 
     def check(self, shards: Collection[RemoteShard]) -> None:
         """Refuse a cache that cannot hold the largest of `shards`."""
