@@ -8,15 +8,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from dense_models import CLASSES, SIZE, dense_model
-from small_models import random_inputs, small_model, words_and_images, written
+from small_models import TASKS, random_inputs, small_model, words_and_images, written
 from transformers import AutoModel, AutoProcessor, Trainer, TrainingArguments
 
 import unified
 from unified import hub
+from unified.matching import score
 from unified.model import UnifiedModel
 from unified.processor import UnifiedProcessor
+from unified.task import Match, Task
 from unified.task_loss import class_loss
-from unified.types import DataError
+from unified.types import IGNORE, Batch, DataError
 
 WORDS = ["red", "a long text of many words that no model of this length can read to its end", ""]
 NAMES = ["one", "two", "three"]
@@ -154,6 +156,69 @@ def test_tasks_that_queries_answer_have_their_loss_too() -> None:
     assert output.logits.shape == (2, len(CLASSES), *SIZE)
     with pytest.raises(ValueError, match="labels: expected shape"):
         model(pixel_values=pixels, labels=torch.zeros(2, dtype=torch.long), task=task)
+
+
+READINGS = {
+    read: Task("", inputs, "txt", Match("vocabulary", read, vocabulary), "perplexity", 2)
+    for read, vocabulary, inputs in (
+        ("masked", "encoder", {"txt": "text"}),
+        ("causal", "embedding", {"txt": "text"}),
+        ("caption", "embedding", {"png": "image"}),
+    )
+}
+
+
+@pytest.fixture(scope="module")
+def reader() -> UnifiedModel:
+    return small_model(tasks={**READINGS, **TASKS})
+
+
+def language_inputs(model: UnifiedModel, task: str) -> tuple[dict[str, Any], torch.Tensor]:
+    """Inputs of a task that predicts tokens, and its labels."""
+    inputs = random_inputs(model)
+    labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
+    if task == "masked":
+        labels[:, ::2] = -100
+    return (inputs if task == "caption" else {**inputs, "pixel_values": None}), labels
+
+
+@pytest.mark.parametrize("task", READINGS)
+def test_labels_of_tokens_have_the_loss_of_training(reader: UnifiedModel, task: str) -> None:
+    inputs, labels = language_inputs(reader, task)
+    output = reader(**inputs, labels=labels, task=task)
+    tokens = reader.tokens(**inputs)
+    text = tokens.pop("text") if task == "caption" else tokens["text"]
+    target = text if task == "caption" else labels.masked_fill(labels == -100, IGNORE)
+    scores = score(reader, READINGS[task], Batch(task, tokens, target, ["a", "b", "c"]))
+    torch.testing.assert_close(output.loss, scores.loss.sum() / scores.terms.sum())
+    assert output.logits.shape == (*labels.shape, reader.config.vocabulary_size)
+    output.loss.backward()
+
+
+def test_captions_alone_are_labels(reader: UnifiedModel) -> None:
+    inputs, labels = language_inputs(reader, "caption")
+    output = reader(pixel_values=inputs["pixel_values"], labels=labels, task="caption")
+    torch.testing.assert_close(output.loss, reader(**inputs, labels=labels, task="caption").loss)
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "message"),
+    [
+        ("causal", {"labels": torch.zeros(3, 9, dtype=torch.long)}, r"expected token ids of shape \(3, 8\)"),
+        ("causal", {"labels": torch.full((3, 8), 10**6)}, "expected token ids from 0 to"),
+        ("causal", {"labels": torch.zeros(3, 8)}, "got torch.float32"),
+        ("masked", {"input_ids": None, "attention_mask": None, "pixel_values": 0}, "it reads texts"),
+        ("caption", {"pixel_values": None}, "it captions images"),
+    ],
+)
+def test_labels_of_tokens_that_do_not_fit_are_refused(
+    reader: UnifiedModel, task: str, change: dict[str, Any], message: str
+) -> None:
+    inputs, labels = language_inputs(reader, task)
+    if change.get("pixel_values") == 0:
+        change = {**change, "pixel_values": random_inputs(reader)["pixel_values"]}
+    with pytest.raises(ValueError, match=message):
+        reader(**{**inputs, "labels": labels, "task": task, **change})
 
 
 def test_the_loss_of_no_labels_is_zero() -> None:

@@ -47,6 +47,7 @@ MEANING = {
     "export",
     "labels",
     "buckets",
+    "language_loss",
     "layout",
     "conditions",
     "metrics",

@@ -105,7 +105,7 @@ def _score_match(
     states, target, row = [], [], []
     for rows, part in _parts(batch):
         drawn = of_inputs if of_inputs is None or rows is None else of_inputs.rows(rows)
-        read, ids = _read_words(model, answer, part, family, drawn)
+        read, ids = read_words(model, answer, part, family, drawn)
         # Words that are asked for are known to the host, unless texts are cut into buckets, which a CPU alone does.
         places = words_asked(ids) if part.asked is None else part.asked
         states.append(read.flatten(0, 1).index_select(0, places))
@@ -206,7 +206,7 @@ def _all_groups(group: Int[Tensor, "b"]) -> Int[Tensor, "a"]:
     return reduce_sum(placed)
 
 
-def _read_words(
+def read_words(
     model: UnifiedModel, answer: Match, batch: Batch, family: str, noise: Noise | None
 ) -> tuple[Tensor, Tensor]:
     """The states that answer for words, and the words' ids (b, n), IGNORE where none is asked."""

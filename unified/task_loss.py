@@ -17,12 +17,11 @@ from unified.asking import ask
 from unified.clients import UnifiedOutput
 from unified.config import nearest
 from unified.configuration import UnifiedConfig
+from unified.language_loss import IGNORED_ELSEWHERE, predict_tokens, reading
 from unified.model import UnifiedModel
 from unified.queries import QueryStates
 from unified.types import IGNORE, Tokens
 
-IGNORED_ELSEWHERE = -100
-"""The label of what has none, in torch's losses and in transformers."""
 TARGETS = {
     "classes": "labels",
     "points": "points",
@@ -46,8 +45,9 @@ def answer(
     Args:
         model: the model.
         tokens: the inputs by modality. Texts beside images are the candidates of a task that picks among them.
-        labels: class numbers (b,), -100 or -1 where a sample has none; of a task that queries answer, its target as
-            training has it, or the one tensor that is in it. None: no loss is wanted.
+        labels: class numbers (b,), -100 or -1 where a sample has none; of a task that predicts tokens, their ids; of a
+            task that queries answer, its target as training has it, or the one tensor that is in it. None: no loss is
+            wanted.
         task: the name of the task; None: the only one whose classes are known, or a choice among the texts.
         family: the task family that asks; None: that of the task.
 
@@ -62,6 +62,8 @@ def answer(
     if task in specs:
         return _asked(model, tokens, labels, str(task))
     family = family or _family(model.config, task)
+    if labels is not None and (read := reading(model.config, task)) is not None:
+        return predict_tokens(model, tokens, labels, str(task), str(family), read)
     if len(tokens) > 1:
         output = model.compared(tokens, family)
         output.logits = output.logits_per_image
