@@ -47,7 +47,8 @@ class Subject:
 def open_subject(reference: str | Path) -> Subject:
     """The model that `unified.load` finds under `reference`, on a GPU where there is one."""
     loaded = hub.open_model(reference)
-    logger.info("%s: %s", reference, loaded.source)
+    if loaded.source != str(reference):  # a run says at which step it is, a folder its own name
+        logger.info("%s: %s", reference, loaded.source)
     loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
     return Subject(Path(reference).name, loaded.model, loaded.processor.tokenizers, loaded.source)
 
