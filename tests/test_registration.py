@@ -19,7 +19,12 @@ FIRST_USED = {
 }
 
 
-@pytest.mark.parametrize("order", FIRST_USED)
+SLOW = ("a module of ours", "a name of ours")
+
+
+@pytest.mark.parametrize(
+    "order", [pytest.param(order, marks=pytest.mark.slow if order in SLOW else ()) for order in FIRST_USED]
+)
 def test_the_auto_classes_know_the_models(order: str) -> None:
     done = subprocess.run([sys.executable, "-c", FIRST_USED[order]], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -53,7 +53,7 @@ def whole(recipe: Path) -> Path:
     return out
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.slow), "2"])
 def test_a_killed_run_continues_bit_for_bit_whatever_the_workers(recipe: Path, whole: Path, workers: str) -> None:
     out = recipe.parent / f"killed{workers}"
     flags = ("--data.workers", workers)
