@@ -1,7 +1,7 @@
 """Collectives that are the identity at world size 1, so that one code path serves one process and many."""
 
 import gc
-import time
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -168,12 +168,22 @@ def barrier() -> None:
 
 
 def leave() -> None:
-    """End all groups of this process, at the end of a program.
-
-    A thread of a group that waits for the interpreter, to let go of a last tensor, aborts a process whose interpreter
-    ends first (SIGABRT, "terminate called without an active exception"); so it is given time to.
-    """
-    if distributed.is_initialized():
+    """End all groups of this process; `let_go` frees their threads once nothing uses them."""
+    if not distributed.is_initialized():
+        return
+    # DeepSpeed keeps groups of its own, which its own end alone forgets.
+    deepspeed = sys.modules.get("deepspeed.comm")
+    if deepspeed is not None and deepspeed.is_initialized():
+        deepspeed.destroy_process_group()
+    else:
         distributed.destroy_process_group()
-        gc.collect()  # of what still refers to groups
-        time.sleep(0.2)
+
+
+def let_go() -> None:
+    """Free what still refers to groups that were left, at the end of a program.
+
+    A thread of gloo lets go of the last tensor of a collective. Where the interpreter ends meanwhile, that aborts the
+    process (SIGABRT, "terminate called without an active exception"). The thread ends with the last reference to its
+    group: in wrapped models, in their engines, and in the traceback of an error.
+    """
+    gc.collect()

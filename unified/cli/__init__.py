@@ -61,7 +61,6 @@ def _train(arguments: list[str]) -> None:
     recipe = build(Recipe, read_yaml(path), path.name)
     recipe = with_flags(recipe, [flag for flag in rest if flag != "--dry-run"], prog=f"train.py {name}")
     make_ready()
-    from unified import dist
     from unified.train.loop import run
     from unified.train.plan_text import dry_run
 
@@ -71,7 +70,6 @@ def _train(arguments: list[str]) -> None:
         raise RecipeError("--processes goes with --dry-run; a run has those that torchrun starts")
     else:
         run(recipe, Path(out))
-        dist.leave()
 
 
 def _whole(text: str, flag: str) -> int:

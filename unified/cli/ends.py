@@ -3,7 +3,7 @@
 import os
 import select
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from unified import log
@@ -16,6 +16,18 @@ CLOSED_PIPE = 141
 def guarded(command: Callable[..., object], *arguments: object, **options: Any) -> None:
     """Run a command; errors that are meant for people end it with their message alone."""
     log.set_up()
+    status = _status(command, arguments, options)
+    # Errors hold what their functions held, and are gone only here.
+    if (dist := sys.modules.get("unified.dist")) is not None:
+        dist.let_go()
+    if status is not None:
+        sys.exit(status)
+
+
+def _status(
+    command: Callable[..., object], arguments: Sequence[object], options: Mapping[str, Any]
+) -> str | int | None:
+    """Run a command; returns what it exits with, None where it ended well."""
     try:
         try:
             command(*arguments, **options)
@@ -25,11 +37,17 @@ def guarded(command: Callable[..., object], *arguments: object, **options: Any) 
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             # What is still to be written would fail again when the interpreter ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(CLOSED_PIPE)
-        sys.exit(f"error: {error}")
+            return CLOSED_PIPE
+        return f"error: {error}"
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
-        sys.exit(130)  # what shells report for a program that Ctrl-C ends
+        return 130  # what shells report for a program that Ctrl-C ends
+    except Exception:
+        if "RANK" not in os.environ:  # debuggers look at errors that nobody has caught
+            raise
+        sys.excepthook(*sys.exc_info())
+        return 1
+    return None
 
 
 def _nobody_reads() -> bool:

@@ -150,8 +150,12 @@ class HashRouter(nn.Module):
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # no compiler draws as numpy does
-@lru_cache(maxsize=4096)
 def _drawn(experts: int, top: int, name: str, key: str) -> list[float]:
+    return _cached(experts, top, name, key)
+
+
+@lru_cache(maxsize=4096)  # beneath the mark, as compilers look into a cached function itself
+def _cached(experts: int, top: int, name: str, key: str) -> list[float]:
     chosen = seed.generator("hash router", name, key).permutation(experts)[:top]
     return [0.0 if expert in chosen else -1e4 for expert in range(experts)]
 

@@ -88,9 +88,12 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
     check_precision(recipe)
     check_trackers(recipe)
     check_expert_parallel(recipe)
-    if recipe.train.compile:
-        import_module("torch._dynamo")  # before any process group, as its first import with one there may hang
     engine, cuda = chosen(recipe), torch.cuda.is_available()
+    # Before any process group: imported with one there, the first may hang, and the second keeps it for ever.
+    if recipe.train.compile:
+        import_module("torch._dynamo")
+    if engine == "deepspeed":
+        import_deepspeed(cuda)
     _join_apart(recipe, cuda)
     common: dict[str, Any] = {"log_with": list(recipe.train.trackers) or None, "project_dir": folder}
     # A step may lack a task, so DDP must look for parameters without a gradient.
@@ -125,16 +128,8 @@ def _deepspeed(recipe: Recipe, common: dict[str, Any], cuda: bool) -> Accelerato
             f"engine.zero: the recipe asks for stage {stage}, and the launcher was configured for stage "
             f"{by_launcher}; give that with --engine.zero, or start with torchrun"
         )
-    if not cuda:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read when deepspeed is imported; it guesses otherwise
-    import deepspeed  # takes seconds
     from transformers.integrations import unset_hf_deepspeed_config
 
-    # DeepSpeed still calls what torch has under a new name, and each call of each process would say so.
-    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning, r"torch\.distributed\.c10d_logger")
-    if not cuda:
-        # Otherwise the first use compiles an operation for a minute, or waits for one that was killed meanwhile.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     _join_alone()
     with _environment_kept(_BY_LAUNCHER):
         # `cpu=True` would make accelerate run DDP instead, without a word.
@@ -143,6 +138,19 @@ def _deepspeed(recipe: Recipe, common: dict[str, Any], cuda: bool) -> Accelerato
     # Models that are loaded later, such as the start of a run, are whole.
     unset_hf_deepspeed_config()
     return accelerator
+
+
+def import_deepspeed(cuda: bool) -> None:
+    """Import DeepSpeed, which takes seconds, as a run on this machine needs it."""
+    if not cuda:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read when deepspeed is imported; it guesses otherwise
+    import deepspeed
+
+    # DeepSpeed still calls what torch has under a new name, and each call of each process would say so.
+    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning, r"torch\.distributed\.c10d_logger")
+    if not cuda:
+        # Otherwise the first use compiles an operation for a minute, or waits for one that was killed meanwhile.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def collective_timeout(recipe: Recipe) -> timedelta:

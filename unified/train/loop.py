@@ -15,7 +15,7 @@ from unified.config import RecipeError
 from unified.data.loader import StepLoader
 from unified.data.schedule import START, record, resume
 from unified.data.sources import open_data
-from unified.dist import barrier, broadcast_object, of_ranks, rank, world_size
+from unified.dist import barrier, broadcast_object, leave, of_ranks, rank, world_size
 from unified.evaluate.run import evaluate, flat_metrics
 from unified.evaluate.training_data import check_unseen
 from unified.log import logger
@@ -47,6 +47,7 @@ def run(recipe: Recipe, out: Path) -> None:
     recipe = resolved(recipe, out)
     accelerator = make_accelerator(recipe, out)
     with contextlib.ExitStack() as stack:
+        stack.callback(leave)
         folder = stack.enter_context(RunFolder(out)) if rank() == 0 else None
         barrier()
         watchdog = stack.enter_context(Watchdog(recipe.train.hang_seconds, out / "log.txt"))
@@ -60,7 +61,7 @@ def run(recipe: Recipe, out: Path) -> None:
             logger.info("%s is at step %d of %d: nothing is left to train", out, start, recipe.max_steps)
             return
         session = _Session(recipe, out, accelerator, parts, folder, found, watchdog)
-        stack.callback(accelerator.end_training)
+        stack.callback(session.trackers.finish)
         stack.callback(session.trainer.engine.close)
         stack.callback(session.writer.close)
         session.begin(start)  # only now, as until here a wrong recipe must leave the run as it was

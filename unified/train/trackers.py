@@ -57,6 +57,11 @@ class Trackers:
                 error,
             )
 
+    def finish(self) -> None:
+        """End them; accelerate's own `end_training` would also end groups, without what DeepSpeed knows of them."""
+        for tracker in self._accelerator.trackers:
+            tracker.finish()
+
 
 def _flat(value: Any, where: str = "") -> list[tuple[str, Any]]:
     """The keys of a recipe joined by dots; lists as text, as trackers take numbers and words only."""

@@ -1,5 +1,6 @@
 """The model under ZeRO: weights, gradients and moments in parts, which go in and out whole as `Whole` says."""
 
+import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -142,6 +143,16 @@ class Sharded(Zero):
         super().__init__(accelerator, step_model, optimizer, clip)
         if not hasattr(self.zero, "grad_partitions_flat_buffer"):
             raise RuntimeError("this version of DeepSpeed keeps gradients elsewhere, where they would be applied twice")
+
+    def close(self) -> None:
+        """As `Plain.close`, and let go of what DeepSpeed keeps for the whole program: modules, and with them groups."""
+        super().close()
+        from deepspeed.runtime.zero import parameter_offload, partitioned_param_coordinator
+
+        parameter_offload.FWD_MODULE_STACK.clear()
+        coordinator = partitioned_param_coordinator.PartitionedParameterCoordinator
+        release = coordinator._PartitionedParameterCoordinator__params_to_release
+        inspect.getclosurevars(release).nonlocals["func"].cache_clear()  # DeepSpeed wraps it for profilers
 
     @property
     def _offloaded(self) -> bool:
