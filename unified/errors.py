@@ -8,6 +8,10 @@ class UserError(ValueError):
     """Something that a user gave cannot be; the message says where, what was found, what fits, and the next step."""
 
 
+class DataError(UserError):
+    """Something is wrong with data that a user supplied; the message names the shard, the key and the column."""
+
+
 def nearest(word: str, known: Sequence[str]) -> str:
     """«; did you mean 'x'?» followed by all that exists: the end of an error about an unknown name."""
     close = difflib.get_close_matches(word, known, n=1)

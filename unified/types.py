@@ -9,17 +9,13 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
-from unified.errors import UserError
+from unified.errors import DataError as DataError  # many import it from here
 
 Sample = Mapping[str, Any]
 """One decoded shard entry, keyed by column: {"__key__": "000012", "png": uint8 (3, h, w), "txt": "a cat"}."""
 
 IGNORE = -1
 """The label of a position that has none; losses and metrics leave it out."""
-
-
-class DataError(UserError):
-    """Something is wrong with data that a user supplied; the message names the shard, the key and the column."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from unified.data.loader import StepLoader
 from unified.recipe import Recipe
 from unified.train import loop
 from unified.train.plan_text import dry_run
+from unified.train.run_folder import RunFolderError
 from unified.train.stop import StopRequest
 
 
@@ -112,6 +113,9 @@ def test_damaged_checkpoints_alone_stop_a_run_that_would_start_anew(tmp_path: Pa
         run(replace(recipe, max_steps=4), out)
     assert files(out) == before
     shutil.rmtree(weights.parent)
+    with pytest.raises(RunFolderError, match="expected a checkpoint, as there are records of 2 steps, got none"):
+        run(recipe, out)
+    (out / "metrics.jsonl").unlink()
     run(recipe, out)  # nothing is there: a new run
     assert [row["step"] for row in losses(out)] == [1, 2]
 

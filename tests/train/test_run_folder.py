@@ -114,14 +114,58 @@ def test_records_carry_time_and_the_seconds_that_training_took(tmp_path: Path) -
         assert 500 <= run.metrics()[-1]["elapsed_seconds"] < 600  # not the time between the two starts
 
 
-def test_damaged_and_newer_metrics_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"format": 1}\n{"step": 1\n{"step": 2}\n')
-    with pytest.raises(RunFolderError, match=r"metrics.jsonl:2: not JSON"):
-        list(read_metrics(path))
-    path.write_text('{"format": 2}\n')
-    with pytest.raises(RunFolderError, match=r"format 2; this version of unified reads up to 1"):
-        list(read_metrics(path))
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("versions.json", b""),
+        ("versions.json", b'{"format": 1, "starts": ['),
+        ("versions.json", b"[]"),
+        ("versions.json", b'{"format": 1, "starts": [3]}'),
+        ("versions.json", b"[" * 200_000),
+        ("metrics.jsonl", b'{"format": 1}\n{"step": 1, "x": "\xe1"}\n'),
+        ("metrics.jsonl", b'{"format": 1}\n{"loss": 1}\n'),
+        ("metrics.jsonl", b'{"format": 1}\n[1]\n{"step": 1, "los\n'),
+    ],
+)
+def test_damaged_notes_are_kept_aside_and_the_run_goes_on(
+    tmp_path: Path, name: str, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with RunFolder(tmp_path / "run") as folder:
+        folder.start(recipe(), 0)
+        folder.append({"step": 1})
+    (tmp_path / "run" / name).write_bytes(content)
+    with RunFolder(tmp_path / "run") as folder:
+        folder.start(recipe(), 1)
+        folder.append({"step": 2})
+        assert [record["step"] for record in folder.metrics()][-1] == 2
+    assert (tmp_path / "run" / f"{name}.damaged").read_bytes() == content
+    assert f"{name}: damaged; kept as {name}.damaged" in caplog.text
+    assert len(caplog.text) < 2000
+
+
+def test_newer_notes_are_refused(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run") as folder:
+        folder.start(recipe(), 0)
+        for name in ("versions.json", "metrics.jsonl"):
+            before = (folder.path / name).read_bytes()
+            (folder.path / name).write_text('{"format": 2}\n')
+            with pytest.raises(RunFolderError, match=f"{name}: format 2; this version of unified reads up to 1"):
+                folder.start(recipe(), 1)
+            (folder.path / name).write_bytes(before)
+
+
+def test_records_of_checkpoints_that_are_gone_are_not_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    often = replace(recipe(), train=replace(recipe().train, save_every=2))
+    with RunFolder(tmp_path / "run") as folder:
+        folder.check_new(often)
+        folder.start(often, 0)
+        folder.append({"step": 1})
+        folder.check_new(often)
+        assert "records of 1 steps without a checkpoint; the run begins anew" in caplog.text
+        folder.append({"step": 2})
+        with pytest.raises(RunFolderError, match=r"expected a checkpoint, as there are records of 2 steps, got none"):
+            folder.check_new(often)
+        assert [record["step"] for record in folder.metrics()] == [1, 2]
 
 
 def test_a_newer_stored_recipe_is_refused(tmp_path: Path) -> None:

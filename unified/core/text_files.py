@@ -8,7 +8,7 @@ import codecs
 import re
 import unicodedata
 
-from unified.types import DataError
+from unified.errors import DataError
 
 UTF_8 = "utf-8-sig"
 _WIDE = ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"), (codecs.BOM_UTF16_LE, "UTF-16"))

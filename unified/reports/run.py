@@ -1,6 +1,5 @@
 """What a run wrote about itself: its records, its starts, its log; also while it is still training."""
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +17,7 @@ from unified.matching import token_kinds
 from unified.nn.routing import BY_TOKEN
 from unified.recipe import Recipe
 from unified.reports.source import ReportError
-from unified.train.run_folder import read_metrics, read_recipe
+from unified.train.run_folder import read_metrics, read_recipe, read_starts
 
 Record = Mapping[str, Any]
 
@@ -165,7 +164,7 @@ def read_run(path: Path) -> Run:
         recipe=recipe,
         records=records,
         evaluations=[record for record in found if TRAINED not in record],
-        resumes=resumes(starts(path / "versions.json"), log, [int(record["step"]) for record in records]),
+        resumes=resumes(_begun(path), log, [int(record["step"]) for record in records]),
         overwritten=overwritten,
         samples=samples(checkpoints_of(path), log),
         stalls=log.stalls,
@@ -208,11 +207,9 @@ def read_log(path: Path) -> Log:
     return Log(tuple(continued), tuple(bad), tuple(warning for warning in warnings if STALL.match(warning)))
 
 
-def starts(path: Path) -> list[int]:
+def _begun(path: Path) -> list[int]:
     """The steps after which the processes of a run began, 0 first; nothing where that is not known."""
-    if not path.is_file():
-        return []
-    return [int(start["step"]) for start in json.loads(path.read_text(encoding="utf-8"))["starts"]]
+    return [int(start["step"]) for start in read_starts(path / "versions.json") or ()]
 
 
 def resumes(begun: Sequence[int], log: Log, recorded: Sequence[int]) -> list[Resume]:

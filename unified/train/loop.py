@@ -55,8 +55,8 @@ def run(recipe: Recipe, out: Path) -> None:
         found = broadcast_object(_newest(checkpoints_of(out, recipe.train.checkpoints)) if rank() == 0 else None)
         parts = build(recipe, fresh=found is None)
         start = checkpoint.opened(found, groups=(), hashes=False).step if found else 0
-        if folder is not None and found:
-            folder.check(recipe, parts.model.config)
+        if folder is not None:
+            folder.check(recipe, parts.model.config) if found else folder.check_new(recipe)
         if start >= recipe.max_steps:
             logger.info("%s is at step %d of %d: nothing is left to train", out, start, recipe.max_steps)
             return

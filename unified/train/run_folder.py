@@ -31,7 +31,9 @@ import yaml
 from unified import __version__
 from unified.config import build, read_yaml
 from unified.configuration import UnifiedConfig
-from unified.errors import UserError
+from unified.core.atomic_files import replace_file
+from unified.core.json_files import parse_json, read_json
+from unified.errors import DataError, UserError
 from unified.log import logger
 from unified.paths import PACKAGE
 from unified.recipe import Recipe
@@ -116,11 +118,23 @@ class RunFolder:
         if config is not None and (self.model / "config.json").is_file():
             check_network(UnifiedConfig.from_pretrained(self.model), config, self.model / "config.json")
 
+    def check_new(self, recipe: Recipe) -> None:
+        """Refuse to begin anew where records tell of checkpoints that are gone; `RunFolderError`."""
+        path = self.path / "metrics.jsonl"
+        last = max((record["step"] for record in read_metrics(path)), default=0) if path.is_file() else 0
+        if last >= recipe.train.save_every:
+            raise RunFolderError(
+                f"{path}: expected a checkpoint, as there are records of {last:,} steps, got none. Hint: put the "
+                "checkpoints back, move these records away, or train into another folder with --out"
+            )
+        if last:
+            logger.warning("%s: records of %d steps without a checkpoint; the run begins anew", path, last)
+
     def start(self, recipe: Recipe, step: int) -> None:
         """Begin at `step`, 0 for a new run: write the recipe, note the versions, cut the metrics there."""
         header = f"{RECIPE_HEADER}{FORMAT}; resolved: every default is written out\n"
         content = yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True, width=120)
-        _replace(self.path / "recipe.yaml", header + content)
+        replace_file(self.path / "recipe.yaml", header + content)
         self._note_versions(step)
         self._cut_metrics(step)
 
@@ -130,11 +144,10 @@ class RunFolder:
 
     def _note_versions(self, step: int) -> None:
         path = self.path / "versions.json"
-        starts: list[dict[str, Any]] = []
-        if step > 0 and path.is_file():
-            content = json.loads(path.read_text(encoding="utf-8"))
-            _check_format(path, content["format"])
-            starts = content["starts"]
+        starts = read_starts(path) if step > 0 else []
+        if starts is None:
+            _put_aside(path)
+            starts = []
         now = versions()
         if starts:
             for name, found in now.items():
@@ -142,7 +155,7 @@ class RunFolder:
                 if before != found:
                     logger.warning("%s: %s was %s at the last start and is %s now", self.path, name, before, found)
         starts.append({"step": step, **now})
-        _replace(path, json.dumps({"format": FORMAT, "starts": starts}, indent=1) + "\n")
+        replace_file(path, json.dumps({"format": FORMAT, "starts": starts}, indent=1) + "\n")
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add a record, which has a `step`, to metrics.jsonl; it is there even if the process is killed right after.
@@ -169,8 +182,11 @@ class RunFolder:
     def _cut_metrics(self, step: int) -> None:
         """Drop the records after `step`, which a killed run wrote after its last checkpoint."""
         path = self.path / "metrics.jsonl"
-        kept = [r for r in read_metrics(path) if r["step"] <= step] if step > 0 and path.is_file() else []
-        _replace(path, "".join(json.dumps(record) + "\n" for record in [{"format": FORMAT}, *kept]))
+        damaged: list[str] = []
+        kept = [r for r in read_metrics(path, damaged) if r["step"] <= step] if step > 0 and path.is_file() else []
+        if damaged:
+            _put_aside(path)
+        replace_file(path, "".join(json.dumps(record) + "\n" for record in [{"format": FORMAT}, *kept]))
         self._elapsed_before = float(kept[-1].get("elapsed_seconds", 0.0)) if kept else 0.0
         self._began = time.monotonic()
 
@@ -198,18 +214,59 @@ def _forget_all() -> None:
 os.register_at_fork(after_in_child=_forget_all)
 
 
-def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a metrics.jsonl; a last line that a killed process left unfinished is passed over."""
-    lines = path.read_text(encoding="utf-8").split("\n")
+def read_metrics(path: Path, damaged: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the records of a metrics.jsonl; a last line that a killed process left unfinished is passed over.
+
+    Args:
+        path: The file.
+        damaged: Gets a message for each line that is no record; None: they are logged.
+
+    Raises:
+        RunFolderError: The file is of a later format.
+    """
+    lines = path.read_bytes().split(b"\n")
+    found: list[str] = []
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last line end is empty or unfinished
         try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise RunFolderError(f"{path}:{number}: not JSON: {error}. Mend or remove this line") from error
-        if number == 1 and "format" in record:
-            _check_format(path, record["format"])
-        else:
-            yield record
+            record = parse_json(line, f"{path}:{number}")
+            if number == 1 and "format" in record:
+                _check_format(path, record["format"])
+            elif isinstance(record.get("step"), int):
+                yield record
+            else:
+                found.append(f"{path}:{number}: expected a record with a step")
+        except DataError as error:
+            found.append(str(error))
+    if found and damaged is None:
+        logger.warning("%s%s", found[0], f" (and {len(found) - 1} more lines)" if len(found) > 1 else "")
+    elif damaged is not None:
+        damaged += found
+
+
+def read_starts(path: Path) -> list[dict[str, Any]] | None:
+    """Return what versions.json says of the starts of a run; none without the file, None where it is damaged.
+
+    Raises:
+        RunFolderError: The file is of a later format.
+    """
+    if not path.is_file():
+        return []
+    try:
+        content = read_json(path)
+    except DataError as error:
+        logger.warning("%s", error)
+        return None
+    _check_format(path, content.get("format"))
+    starts = content.get("starts")
+    fits = isinstance(starts, list) and all(isinstance(start, dict) and "step" in start for start in starts)
+    return starts if fits else None
+
+
+def _put_aside(path: Path) -> None:
+    """Keep a damaged note beside the one that takes its place: no training ends for it."""
+    aside = path.with_name(f"{path.name}.damaged")
+    logger.warning("%s: damaged; kept as %s, and the run goes on", path, aside.name)
+    path.replace(aside)
 
 
 def read_recipe(path: Path) -> Recipe | None:
@@ -251,18 +308,8 @@ def _commit() -> str | None:
         return None
 
 
-def _check_format(path: Path, number: int) -> None:
-    if number > FORMAT:
+def _check_format(path: Path, number: Any) -> None:
+    if isinstance(number, int) and number > FORMAT:
         raise RunFolderError(
             f"{path}: format {number}; this version of unified reads up to {FORMAT}. Install a later one"
         )
-
-
-def _replace(path: Path, content: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.writing")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

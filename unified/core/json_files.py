@@ -1,0 +1,71 @@
+"""One reading of JSON from outside: limits before anything is built, and one line that says what is wrong."""
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+from unified.core.text_files import decode_text
+from unified.errors import DataError
+
+MOST_BYTES = 1 << 30
+"""COCO's documents of 120,000 images have half of it."""
+SMALL = 1 << 24
+"""Bytes of configurations, notes and manifests at most."""
+_KINDS = {dict: "an object", list: "a list", str: "a text", bool: "a boolean", type(None): "null"}
+
+
+def kind_of(value: Any) -> str:
+    """Return what JSON calls a value."""
+    return _KINDS.get(type(value), "a number")
+
+
+def parse_json(data: bytes | str, where: str, kind: type | None = dict) -> Any:
+    """Return the value of a JSON document.
+
+    Args:
+        data: Its bytes or its text.
+        where: The file, as an error names it.
+        kind: What the document must be, `dict` or `list`; None: anything.
+
+    Raises:
+        DataError: It is no JSON, nested too deeply to be read, no UTF-8, or of another kind.
+    """
+    text = decode_text(data, where) if isinstance(data, bytes) else data
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        found = f"{error.msg} in line {error.lineno}, column {error.colno}" if text.strip() else "nothing"
+        raise DataError(f"{where}: expected JSON, got {found}. Hint: it may be cut off") from error
+    except RecursionError:
+        raise DataError(f"{where}: expected JSON, got brackets in too many levels") from None
+    except ValueError as error:  # a number of more digits than Python reads
+        raise DataError(f"{where}: expected JSON, got a number of thousands of digits") from error
+    if kind is not None and not isinstance(value, kind):
+        raise DataError(f"{where}: expected {_KINDS[kind]}, got {kind_of(value)}")
+    return value
+
+
+def read_bytes(path: Path, most: int = SMALL) -> bytes:
+    """Return the bytes of a regular file; raise `DataError` for any other and for more than `most` bytes."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise DataError(f"{path}: expected a file, got {'a folder' if path.is_dir() else 'a device or a pipe'}")
+    if found.st_size > most:
+        raise DataError(f"{path}: expected at most {most:,} bytes, got {found.st_size:,}")
+    return path.read_bytes()
+
+
+def read_json(path: Path, kind: type | None = dict, most: int = SMALL) -> Any:
+    """Return the value of a JSON file.
+
+    Args:
+        path: The file.
+        kind: What it must be, `dict` or `list`; None: anything.
+        most: Bytes at most.
+
+    Raises:
+        DataError: As of `parse_json` and `read_bytes`.
+        OSError: It cannot be read.
+    """
+    return parse_json(read_bytes(path, most), str(path), kind)
