@@ -65,10 +65,10 @@ def changed(**changes: Any) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "expected a record of training data"),
-        ("[]", "expected a record of training data"),
-        ("null", "expected a record of training data"),
-        ("[" * 100_000, "expected a record of training data"),
+        ("{", "expected JSON, got damaged or other text"),
+        ("[]", "expected an object, got a list"),
+        ("null", "expected an object, got null"),
+        ("[" * 100_000, "brackets in too many levels"),
         (changed(format=2), "expected a format up to 1, got 2. Hint: update unified"),
         (changed(format="1"), "expected a format up to 1, got '1'"),
         (changed(shards=[{"sha256": "../x", "samples": 1, "location": "", "dataset": ""}]), "sha256 '../x'"),

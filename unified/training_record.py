@@ -6,14 +6,15 @@ An evaluation compares its own shards with it. Without a record nothing is known
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unified.errors import UserError
+from unified.core.atomic_files import replace_file
+from unified.core.json_files import read_json
+from unified.errors import DataError, UserError
 
 FILE = "training_data.json"
 FORMAT = 1
@@ -97,12 +98,7 @@ def write_record(folder: Path, record: TrainingRecord | None) -> None:
     if record is None:
         path.unlink(missing_ok=True)
         return
-    temporary = path.with_name(f".{FILE}.writing")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(as_text(record))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    replace_file(path, as_text(record))
 
 
 def as_text(record: TrainingRecord) -> str:
@@ -129,14 +125,11 @@ def read_record(folder: Path) -> TrainingRecord | None:
     if not path.is_file():
         return None
     hint = "Hint: copy it again; without the file, evaluations say that the training data is unknown"
-    size = path.stat().st_size
-    if size > MOST_BYTES:
-        raise RecordError(f"{path}: expected at most {MOST_BYTES:,} bytes, got {size:,}. {hint}")
     try:
-        content = json.loads(path.read_bytes())
-        version = content["format"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RecordError(f"{path}: expected a record of training data, got {error!r}. {hint}") from error
+        content = read_json(path, most=MOST_BYTES)
+    except DataError as error:
+        raise RecordError(f"{error}. {hint}") from error
+    version = content.get("format")
     if not isinstance(version, int) or version > FORMAT:
         raise RecordError(f"{path}: expected a format up to {FORMAT}, got {version!r}. Hint: update unified")
     try:

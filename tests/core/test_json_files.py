@@ -15,7 +15,7 @@ from unified.errors import DataError
     ("content", "message"),
     [
         (b"", "x.json: expected JSON, got nothing"),
-        (b'{"a": [1,', "x.json: expected JSON, got Expecting value in line 1, column 10"),
+        (b'{"a": [1,', r"x.json: expected JSON, got damaged or other text \(Expecting value in line 1, column 10\)"),
         (b"[]", "x.json: expected an object, got a list"),
         (b"3.5", "x.json: expected an object, got a number"),
         (b"[" * 200_000, "x.json: expected JSON, got brackets in too many levels"),

@@ -195,5 +195,5 @@ def test_mistakes_have_clear_errors(tmp_path: Path) -> None:
         with pytest.raises(RecipeError, match=message):
             ImageTokenizer.load(str(tmp_path), 4)
     file.write_text("{")
-    with pytest.raises(RecipeError, match="not valid JSON"):
+    with pytest.raises(DataError, match="expected JSON, got"):
         ImageTokenizer.load(str(tmp_path), 4)

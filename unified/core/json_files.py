@@ -35,8 +35,9 @@ def parse_json(data: bytes | str, where: str, kind: type | None = dict) -> Any:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        found = f"{error.msg} in line {error.lineno}, column {error.colno}" if text.strip() else "nothing"
-        raise DataError(f"{where}: expected JSON, got {found}. Hint: it may be cut off") from error
+        place = f"line {error.lineno}, column {error.colno}"
+        found = f"damaged or other text ({error.msg} in {place})" if text.strip() else "nothing"
+        raise DataError(f"{where}: expected JSON, got {found}") from error
     except RecursionError:
         raise DataError(f"{where}: expected JSON, got brackets in too many levels") from None
     except ValueError as error:  # a number of more digits than Python reads

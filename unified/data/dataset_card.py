@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from unified.core.atomic_files import replace_file
 from unified.data.decode import IMAGES
 from unified.data.index import Header, index_path, open_index, read_header
 from unified.data.patterns import MANIFEST, parts, read_manifest, shard_paths
@@ -55,7 +56,7 @@ def describe_for_others(folder: Path, name: str) -> None:
             for tar in tars
         ]
         content = {**WIDS, "name": name if part == folder else f"{name}-{part.name}", "shardlist": shards}
-        _write(part / SHARD_INDEX, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        replace_file(part / SHARD_INDEX, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         if part != folder:
             _write_card(part, f"{name}: {part.name}", {split_name(part.name): part})
     ordered = sorted(folders, key=lambda part: part.name != "train")
@@ -97,7 +98,7 @@ def _write_card(folder: Path, name: str, splits: dict[str, Path]) -> None:
         ),
         "```",
     ]
-    _write(folder / CARD, "\n".join(body) + "\n")
+    replace_file(folder / CARD, "\n".join(body) + "\n")
 
 
 def _columns(headers: Iterable[Header]) -> list[str]:
@@ -168,9 +169,3 @@ def _arrays(tar: Path, column: str) -> set[tuple[int, str]]:
                 raise DataError(f"{tar}: column {column!r}: expected an array of numpy, got {error}") from error
             found.add((len(shape), kind.name))
     return found
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -28,6 +28,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, BinaryIO
 
+from unified.core.atomic_files import replace_file
 from unified.data.download import Download, Patience, read_bytes
 from unified.data.index import (
     Index,
@@ -212,9 +213,7 @@ class ShardCache:
 
     def _remember(self, shard: RemoteShard) -> None:
         record = self._record(shard.url)
-        temporary = record.with_name(f"{record.name}.{os.getpid()}.new")
-        temporary.write_text(json.dumps({"format": FORMAT, **asdict(replace(shard, url=""))}), encoding="utf-8")
-        temporary.replace(record)
+        replace_file(record, json.dumps({"format": FORMAT, **asdict(replace(shard, url=""))}))
 
     def check(self, shards: Collection[RemoteShard]) -> None:
         """Refuse a cache that cannot hold the largest of `shards`."""

@@ -5,7 +5,6 @@ SHA-256 of the tar, then a uint64 for each sample, alike where identities are.
 """
 
 import json
-import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unified.core.atomic_files import replace_file
 from unified.data.shards import LocalShard, Shards
 from unified.log import logger
 from unified.seed import key, mix
@@ -92,7 +92,7 @@ def _of_shard(file: Any) -> NDArray[np.uint64]:
         return kept
     found = _scan(file)
     try:
-        _write(path, file.digest, found)
+        replace_file(path, HEADER.pack(MAGIC, FORMAT, 0, file.digest) + found.astype(WORD).tobytes())
         where = f"kept as {path.name}"
     except OSError as error:
         where = f"in memory only ({error})"
@@ -133,13 +133,3 @@ def _read(path: Path, file: LocalShard) -> NDArray[np.uint64] | None:
     if (magic, version, digest) != (MAGIC, FORMAT, file.digest):
         return None
     return np.frombuffer(content, WORD, offset=HEADER.size)
-
-
-def _write(path: Path, digest: bytes, numbers: NDArray[np.uint64]) -> None:
-    """Complete or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        temporary.write_bytes(HEADER.pack(MAGIC, FORMAT, 0, digest) + numbers.astype(WORD).tobytes())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,10 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import Tensor
 
+from unified.core.atomic_files import replace_file
 from unified.data.collate import frames_read_by, prepare_images
 from unified.data.decode import column, decode, read_image
 from unified.data.write import progress
@@ -182,10 +182,8 @@ def _specification(tokenizer: Tokenizer) -> dict[str, str]:
 
 def _write_cache(path: Path, features: NDArray[np.float32]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     metadata = {"format": "1", "sha256": hashlib.sha256(features.tobytes()).hexdigest()}
-    save_file({"features": np.ascontiguousarray(features)}, temporary, metadata)
-    temporary.replace(path)
+    replace_file(path, save({"features": np.ascontiguousarray(features)}, metadata))
 
 
 def _read_cache(path: Path, n: int) -> NDArray[np.float32] | None:

@@ -6,7 +6,6 @@ added stands beside them.
 
 import json
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unified.core.atomic_files import replace_file
+from unified.core.json_files import MOST_BYTES, read_json
 from unified.evaluate.answers import ItemAnswers
 from unified.intervals import Interval, Seeds
 from unified.result_files import FORMAT, pack, upgraded
@@ -160,18 +161,16 @@ def write_results(path: Path, results: Mapping[str, Any]) -> None:
     lines.append(f', "keys": {{\n  {keys}\n }}, "results": [\n ')
     lines.append(",\n ".join(json.dumps(e, ensure_ascii=False, allow_nan=False) for e in results["results"]))
     lines.append("\n]}\n")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    temporary.write_text("".join(lines), encoding="utf-8")
-    temporary.replace(path)
+    replace_file(path, "".join(lines))
 
 
 def read_results(path: Path | str) -> dict[str, Any]:
     """The content of a results file, upgraded where it is older. Raises `DataError` for others and newer formats."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = read_json(Path(path), most=MOST_BYTES)
+    except (OSError, DataError) as error:
         raise DataError(f"{path}: not a results file ({error}); expected what `unified eval --out` writes") from error
-    if not isinstance(content, dict) or not isinstance(content.get("results"), list) or "keys" not in content:
+    if not isinstance(content.get("results"), list) or "keys" not in content:
         raise DataError(f"{path}: no `results` and `keys` in it; expected what `unified eval --out` writes")
     if content.get("format") not in range(1, FORMAT + 1):
         raise DataError(f"{path}: format {content.get('format')}, this version reads 1 to {FORMAT}; update unified")

@@ -1,6 +1,5 @@
 """What every modality offers: a tokenizer that runs on the CPU, driven by a spec folder in tokenizers/."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -10,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unified.config import RecipeError
+from unified.core import json_files
 from unified.types import Tokens
 
 FORMAT = 1
@@ -42,12 +42,7 @@ def read_json(file: Path, newest: int = FORMAT) -> dict[str, Any]:
         file: the file.
         newest: the newest format of such files that is read.
     """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RecipeError(f"{file}: not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise RecipeError(f"{file}: expected a mapping of names to values, found {type(content).__name__}")
+    content: dict[str, Any] = json_files.read_json(file)
     check_format(content, str(file), newest)
     return content
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unified.core.atomic_files import replace_file
 from unified.evaluate.table import aligned
 from unified.log import logger
 from unified.nn.balance import effective_experts, entropy
@@ -220,8 +221,6 @@ def out_folder(reference: str, out: Path | None) -> Path:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a report's numbers, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     text = NUMBERS.sub(lambda found: re.sub(r"\s+", " ", found[0]), text)  # numbers of a list in one line
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
+    replace_file(path, text + "\n")
