@@ -26,6 +26,7 @@ from unified.export import export
 from unified.nn.encoder import Encoder
 from unified.recipe import Recipe
 from unified.reports import predict as command
+from unified.reports.coco_results import CocoResults
 from unified.reports.prediction_facts import Shown, facts
 from unified.reports.prediction_figure import MARGIN, SIDE, sheet
 from unified.reports.source import ReportError
@@ -196,6 +197,18 @@ def test_coco_results_are_read_by_pycocotools(folder: Path, tmp_path: Path) -> N
                 assert row["bbox"] == pytest.approx([x0, y0, x1 - x0, y1 - y0])
 
 
+def test_images_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    listed = {"train/1.jpg": 7, "valid/1.jpg": 8, "2.jpg": 9, "/data/3.jpg": 10}
+    images = [{"file_name": name, "id": number} for name, number in listed.items()]
+    (tmp_path / "known.json").write_text(json.dumps({"images": images}))
+    coco = CocoResults(tmp_path / "known.json")
+    for name, number in (("train/1.jpg", 7), ("valid/1.jpg", 8), ("x/2.jpg", 9), ("3.jpg", 10)):
+        coco.add(tmp_path / name, (4, 4), [], 0.5)
+        assert list(coco._images)[-1] == number
+    with pytest.raises(ReportError, match=r"got .*/1.jpg, which may be train/1.jpg or valid/1.jpg"):
+        coco.add(tmp_path / "1.jpg", (4, 4), [], 0.5)
+
+
 def test_coco_results_take_numbers_from_annotations(folder: Path, tmp_path: Path) -> None:
     known = {"images": [{"id": 7, "file_name": "a.png"}], "categories": [], "annotations": []}
     known["categories"] = [{"id": 30 + number, "name": name} for number, name in enumerate(CLASSES)]
@@ -205,7 +218,7 @@ def test_coco_results_take_numbers_from_annotations(folder: Path, tmp_path: Path
     rows = json.loads((tmp_path / "coco_boxes.json").read_text())
     assert {row["image_id"] for row in rows} == {7}
     assert {row["category_id"] for row in rows} <= {30, 31, 32}
-    with pytest.raises(ReportError, match=r"expected images that the annotations list, got b\.png"):
+    with pytest.raises(ReportError, match=r"expected images that the annotations list, got .*b\.png"):
         predict(str(folder / "model"), (folder / "b.png",), **asked, out=tmp_path)  # type: ignore[arg-type]
 
 

@@ -3,9 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import takewhile
+from pathlib import Path, PurePath
 from typing import Any
 
+from unified.core.json_files import MOST_BYTES, read_json
 from unified.log import logger
 from unified.reports.prediction_facts import Shown, facts
 from unified.reports.source import ReportError
@@ -28,11 +30,11 @@ class Known:
 def read_known(path: Path) -> Known:
     """Read a COCO annotation file; `ReportError` where it is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        images = {Path(image["file_name"]).name: int(image["id"]) for image in content["images"]}
+        content = read_json(path, most=MOST_BYTES)
+        images = {image["file_name"]: int(image["id"]) for image in content["images"]}
         categories = {each["name"]: int(each["id"]) for each in content.get("categories", ())}
         joints = {each["name"]: each["keypoints"] for each in content.get("categories", ()) if each.get("keypoints")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ReportError(
             f"--coco-annotations: {path}: expected COCO annotations with images and categories, got "
             f"{type(error).__name__}: {error}. Hint: name a file such as instances_val2017.json"
@@ -71,12 +73,7 @@ class CocoResults:
 
     def _number(self, file: Path) -> int:
         if self.known is not None:
-            if file.name not in self.known.images:
-                raise ReportError(
-                    f"--coco-annotations: expected images that the annotations list, got {file.name}. Hint: predict "
-                    "those alone"
-                )
-            return self.known.images[file.name]
+            return _number_of(file, self.known.images)
         number = int(file.stem) if file.stem.isdecimal() else 0
         if number in self._images or number == 0:
             number = max(self._images, default=0) + 1
@@ -126,6 +123,26 @@ class CocoResults:
                 content = {"images": [*self._images.values()], "annotations": [], "categories": _categories(shown)}
                 (folder / f"coco_{task}_images.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
         return written
+
+
+def _number_of(file: Path, images: Mapping[str, int]) -> int:
+    """The number of the image whose listed path ends as that of the file does, in as many parts as possible."""
+    own = file.resolve().parts
+    found = [name for name in images if PurePath(name).name == file.name]
+    ends = {name: _equal_parts(PurePath(name).parts, own) for name in found}
+    longest = max(ends.values(), default=0)
+    best = [name for name in found if ends[name] == longest]
+    if len(best) != 1:
+        got = f"{file}, which may be {' or '.join(sorted(best)[:3])}" if best else str(file)
+        hint = "predict each folder by itself" if best else "predict those alone"
+        raise ReportError(f"--coco-annotations: expected images that the annotations list, got {got}. Hint: {hint}")
+    return images[best[0]]
+
+
+def _equal_parts(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many parts at the ends of two paths are the same."""
+    pairs = zip(reversed(one), reversed(other), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _body(known: Known | None, names: Sequence[str]) -> tuple[str, Sequence[str]]:
