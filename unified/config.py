@@ -2,14 +2,14 @@
 
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
-
-from unified.errors import UserError
+from unified.core.yaml_files import read_yaml_file
+from unified.errors import DataError, UserError
 from unified.errors import nearest as nearest  # which those who read recipes take from here
 from unified.paths import find
 
@@ -18,25 +18,12 @@ ENTRIES = ("tasks", "evaluations")
 """Sections whose keys are names that a file gives: a null there leaves out what was inherited."""
 
 
+MOST_FILES = 200
+"""That one recipe may extend, directly and through others."""
+
+
 class RecipeError(UserError):
     """A recipe, a spec or a flag says something that cannot be; the message says where and what would fit."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key that is written twice is an error."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: dict[Any, Any] = {}
-    for key_node, value_node in node.value:
-        name = loader.construct_object(key_node, deep=True)
-        if name in seen:
-            raise RecipeError(f"{key_node.start_mark.name}:{key_node.start_mark.line + 1}: {name!r} is written twice")
-        seen[name] = loader.construct_object(value_node, deep=True)
-    return seen
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
 def read_yaml(path: Path | str, names: str = "recipes") -> dict[str, Any]:
@@ -51,15 +38,24 @@ def read_yaml(path: Path | str, names: str = "recipes") -> dict[str, Any]:
     Raises:
         RecipeError: The file or one that it extends is missing or wrong, or a null entry leaves out nothing.
     """
-    content = _read(Path(path), names, (), frozenset())
+    content = _read(Path(path), names, (), frozenset(), count(1))
     for section in ENTRIES:
         if isinstance(content.get(section), Mapping):
             content[section] = {name: value for name, value in content[section].items() if value is not None}
     return content
 
 
-def _read(path: Path, names: str, above: tuple[Path, ...], inherited: frozenset[tuple[str, str]]) -> dict[str, Any]:
-    """The merged content of a file; `inherited`: section and name of entries that it may leave out besides its own."""
+def _read(
+    path: Path, names: str, above: tuple[Path, ...], inherited: frozenset[tuple[str, str]], files: Iterator[int]
+) -> dict[str, Any]:
+    """The merged content of a file.
+
+    `inherited`: section and name of entries that it may leave out besides its own. `files` counts what is read.
+    """
+    if next(files) > MOST_FILES:
+        raise RecipeError(
+            f"{path}: extends: expected at most {MOST_FILES} files in all, got more. Hint: name each once"
+        )
     if path.resolve() in above:
         raise RecipeError(f"{path}: extends itself through {' -> '.join(p.name for p in above)}")
     content = _content(path)
@@ -67,7 +63,7 @@ def _read(path: Path, names: str, above: tuple[Path, ...], inherited: frozenset[
     merged: dict[str, Any] = {}
     for base in bases if isinstance(bases, list) else [bases]:
         file = _extended(path, base, names)
-        merged = merge(merged, _read(file, names, (*above, path.resolve()), inherited | _entries(merged)))
+        merged = merge(merged, _read(file, names, (*above, path.resolve()), inherited | _entries(merged), files))
     known = inherited | _entries(merged)
     for section, name in _entries(content):
         if content[section][name] is None and (section, name) not in known:
@@ -104,10 +100,10 @@ def _content(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RecipeError(f"{path}: no such file{nearest(path.name, [p.name for p in path.parent.glob('*.yaml')])}")
     try:
-        with path.open(encoding="utf-8") as file:
-            content = yaml.load(file, Loader=_Loader) or {}
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: not valid YAML: {error}") from error
+        content = read_yaml_file(path)
+    except DataError as error:
+        raise RecipeError(str(error)) from error
+    content = {} if content is None else content
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: expected a mapping of keys to values, found {type(content).__name__}")
     return content

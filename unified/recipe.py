@@ -247,8 +247,8 @@ RANGES: tuple[tuple[str, Fits, tuple[str, ...]], ...] = (
         ),
     ),
     (
-        "above 0",
-        lambda value: value > 0,
+        "above 0 and finite",
+        lambda value: 0 < value < math.inf,
         (
             *("optim.eps", "optim.clip", "optim.layer_decay", "model.image.position_scale", "model.experts.capacity"),
             *("train.hang_seconds", "data.shard_cache_gb", "data.timeout", "mixing.temperature", "mixing.alpha"),
