@@ -50,6 +50,7 @@ MEANING = {
     "language_loss",
     "layout",
     "conditions",
+    "config_bounds",
     "metrics",
     "matching",
     "task_loss",

@@ -7,6 +7,7 @@ from typing import Any, Self
 from transformers import PretrainedConfig
 
 from unified.conditions import plain
+from unified.config_bounds import check_config
 from unified.layout import Attributes
 from unified.modalities.base import FORMAT, Tokenizer, check_format
 from unified.modalities.image import ImageTokenizer
@@ -144,6 +145,7 @@ class UnifiedConfig(PretrainedConfig):  # type: ignore[misc]
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """The configuration that a config.json holds; one of a newer format is refused."""
         check_format(config_dict, "config.json")
+        check_config(config_dict)
         tasks = {name: _task(entry) for name, entry in (config_dict.get("tasks") or {}).items()}
         return super().from_dict({**config_dict, "tasks": tasks}, **kwargs)
 

@@ -1,0 +1,61 @@
+"""A config.json of strangers is checked before a network is built from it."""
+
+from typing import Any
+
+import pytest
+from dense_models import dense_model
+from small_models import small_model
+
+from unified.configuration import UnifiedConfig
+from unified.errors import DataError
+from unified.model_settings import ExpertSettings
+
+EXPERTS = ExpertSettings(count=4, router="attribute")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"width": "x"}, "config.json.width: expected int, found 'x'"),
+        ({"width": -1}, "config.json: width: expected 1 to 131,072, got -1"),
+        ({"width": True}, "width: expected int"),
+        ({"heads": 3}, "config.json: heads: expected a divisor of the width 32, got 3"),
+        ({"hidden": None}, "config.json: hidden: expected a value, got null"),
+        ({"depth": 10**7}, "config.json: depth: expected 1 to 1,024, got 10,000,000"),
+        ({"layer_scale": float("inf")}, "layer_scale: expected a finite number"),
+        ({"families": []}, "families: expected different names"),
+        ({"families": ["a", "a"]}, "families: expected different names"),
+        ({"families": "ab"}, "families: expected a list"),
+        ({"image": {}}, "config.json.image: patch, height, width, mean, std must be given"),
+        ({"image": {"grid": 30_000}}, "config.json: image.grid: expected 1 to 1,024, got 30,000"),
+        ({"image": {"std": [0.5, 0, 0.5]}}, "image.std: expected numbers above 0"),
+        ({"image": {"mean": [0.5]}}, "image.mean: expected three finite numbers"),
+        ({"text": 5}, "config.json.text: expected the keys of TextShape"),
+        ({"end_token_id": 10**6}, "end_token_id: expected a token of the vocabulary, got 1000000"),
+        ({"num_labels": 10**9}, "num_labels: expected 0 to 100,000, got 1,000,000,000"),
+        ({"dtype": "os"}, "dtype: expected float32, float64, float16, bfloat16, got 'os'"),
+        ({"experts": 3}, "experts: expected a mapping, got '3'"),
+        ({"experts": {"count": 10**6}}, "experts.count: expected 1 to 4,096"),
+        ({"experts": {"router": "nobody"}}, "experts.router: 'nobody' does not fit"),
+        ({"queries": {"depth": "deep"}}, "queries.depth: expected int"),
+        (
+            {"queries": {"tasks": {"a": {"read": "boxes", "queries": 10**9}}}},
+            "tasks.a: expected sizes from 0 to 100,000",
+        ),
+        ({"prompts": {"tokens": 10**8}}, "prompts.tokens: expected 0 to 16,384"),
+        ({"tasks": 5}, "tasks: expected a mapping"),
+    ],
+)
+def test_values_that_no_network_can_have_are_refused(change: dict[str, Any], message: str) -> None:
+    content = small_model(EXPERTS).config.to_dict()
+    for name, value in change.items():
+        merges = isinstance(value, dict) and value and isinstance(content.get(name), dict)
+        content[name] = {**content[name], **value} if merges else value
+    with pytest.raises(DataError, match=message) as caught:
+        UnifiedConfig.from_dict(content)
+    assert len(str(caught.value)) < 300
+
+
+def test_what_models_write_is_read() -> None:
+    for model in (small_model(), small_model(EXPERTS), dense_model()):
+        assert UnifiedConfig.from_dict(model.config.to_dict()).to_dict() == model.config.to_dict()
