@@ -1,6 +1,6 @@
 """What `UnifiedModel.forward` answers for a task that predicts tokens of a text: masked, causal, or of a caption."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from unified.answers.match import loss_of_class, similarity
 from unified.clients import UnifiedOutput
 from unified.configuration import UnifiedConfig
+from unified.layout import Attributes
 from unified.matching import read_words
 from unified.model import UnifiedModel, text_tokens
 from unified.task import Match
@@ -27,13 +28,20 @@ def reading(config: UnifiedConfig, task: str | None) -> Match | None:
         task: its name.
     """
     entry = {} if task is None else config.tasks.get(task, {})
-    kinds = config.kinds(str(task)) if "kinds" in entry and not entry.get("id2label") else []
-    if not any(kind.modality == "text" and kind.role != "candidate" for kind in kinds):
+    kinds = config.kinds(str(task)) if "kinds" in entry else []
+    if entry.get("id2label") or not any(kind.modality == "text" and kind.role != "candidate" for kind in kinds):
         return None
-    vocabulary: Any = "encoder" if any(kind.role == "candidate" for kind in kinds) else "embedding"
+    read, vocabulary = entry.get("read") or _read_by(kinds), "embedding"
+    if any(kind.role == "candidate" for kind in kinds):
+        vocabulary = "encoder"
+    return None if read == "prefix" else Match("vocabulary", read, vocabulary)  # type: ignore[arg-type]
+
+
+def _read_by(kinds: Sequence[Attributes]) -> str:
+    """How a task reads tokens, by their kinds: exported models of earlier versions do not say it."""
     if any(kind.role == "query" for kind in kinds):
-        return Match("vocabulary", "caption", vocabulary)
-    return Match("vocabulary", "causal" if any(kind.causal for kind in kinds) else "masked", vocabulary)
+        return "caption"
+    return "causal" if any(kind.causal for kind in kinds) else "masked"
 
 
 def predict_tokens(
