@@ -227,6 +227,19 @@ def test_the_loss_of_no_labels_is_zero() -> None:
     assert torch.equal(logits.grad, torch.zeros(2, 3))
 
 
+def test_long_lists_of_candidates_are_encoded_in_parts(model: UnifiedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    names, templates = [f"name {number}" for number in range(7)], ["{}", "a {}"]
+    whole = model.candidates(names, templates)
+    monkeypatch.setattr("unified.model.TEXTS_AT_ONCE", 5)
+    sizes: list[int] = []
+    represent = model.represent
+    monkeypatch.setattr(
+        model, "represent", lambda given, *a, **k: (sizes.append(len(given["text"])), represent(given, *a, **k))[1]
+    )
+    torch.testing.assert_close(model.candidates(names, templates), whole)
+    assert sizes == [5, 5, 4]
+
+
 def test_eager_attention_never_calls_the_fused_kernel(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
     monkeypatch.setattr("unified.nn.kernels.TABLE", ())

@@ -13,6 +13,8 @@ from unified.types import Tokens
 
 WORTH = 0.1
 """Share of the tokens that two buckets must save: smaller products run at a lower rate."""
+TEXTS_AT_ONCE = 512
+"""Of a list of candidates, so that the memory of a pass does not grow with the list."""
 FEWEST = 32
 """Rows below which a batch stays whole."""
 _whole = ContextVar("whole batches", default=False)

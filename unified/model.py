@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoProcessor, PreTrainedModel
 
 from unified.answers.match import Temperatures, similarity
-from unified.buckets import by_length, trimmed
+from unified.buckets import TEXTS_AT_ONCE, by_length, trimmed
 from unified.clients import ClientMethods, UnifiedOutput, contrastive_loss
 from unified.conditions import Conditioner, shape
 from unified.config import nearest
@@ -337,9 +337,10 @@ class UnifiedModel(ClientMethods, PreTrainedModel):  # type: ignore[misc]
             return self.represent({"text": labels.to(self.input_device)}, "candidate", **asked_by)
         check_words(labels, templates)
         prompts = [template.replace("{c}", "{}").replace("{}", name) for name in labels for template in templates]
-        text = self.tokens(**self._processor()(text=prompts))
-        features = self.represent(text, "candidate", **asked_by).view(len(labels), len(templates), -1)
-        return F.normalize(features.mean(dim=1), dim=-1)
+        parts = (prompts[start : start + TEXTS_AT_ONCE] for start in range(0, len(prompts), TEXTS_AT_ONCE))
+        tokens = (self.tokens(**self._processor()(text=part)) for part in parts)
+        features = torch.cat([self.represent(text, "candidate", **asked_by) for text in tokens])
+        return F.normalize(features.view(len(labels), len(templates), -1).mean(dim=1), dim=-1)
 
     @torch.no_grad()
     def classify(
