@@ -233,9 +233,12 @@ def test_long_lists_of_candidates_are_encoded_in_parts(model: UnifiedModel, monk
     monkeypatch.setattr("unified.model.TEXTS_AT_ONCE", 5)
     sizes: list[int] = []
     represent = model.represent
-    monkeypatch.setattr(
-        model, "represent", lambda given, *a, **k: (sizes.append(len(given["text"])), represent(given, *a, **k))[1]
-    )
+
+    def counted(tokens: Any, *arguments: Any, **options: Any) -> torch.Tensor:
+        sizes.append(len(tokens["text"]))
+        return represent(tokens, *arguments, **options)
+
+    monkeypatch.setattr(model, "represent", counted)
     torch.testing.assert_close(model.candidates(names, templates), whole)
     assert sizes == [5, 5, 4]
 
