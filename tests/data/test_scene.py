@@ -82,6 +82,16 @@ def test_broken_run_lengths_are_named() -> None:
         scene.decode_masks(sample(), [broken])
 
 
+def test_sizes_that_would_take_all_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = {"size": [60_000, 60_000], "counts": "0"}
+    bomb = sample(width=60_000, height=60_000, objects=[item(mask=large, points=None)])
+    with pytest.raises(DataError, match=r"s.tar: 7: .*expected at most 64,000,000 pixels, found 60,000×60,000"):
+        scene.objects(bomb, CLASSES)
+    monkeypatch.setattr(scene, "MASK_LIMIT", 11)
+    with pytest.raises(DataError, match=r"masks: expected at most 11 pixels in all, found 2 of \(2, 3\)"):
+        scene.decode_masks(sample(), [run_lengths(PIXELS)] * 2)
+
+
 def test_segments_joints_attributes_identity() -> None:
     read = sample(
         segments=[{"label": "car", "thing": True, "mask": run_lengths(PIXELS)}],

@@ -17,12 +17,15 @@ from torch import Tensor
 
 from unified.config import nearest
 from unified.data.decode import MAPS, place
+from unified.modalities.frames import PIXEL_LIMIT
 from unified.types import IGNORE, DataError, Sample
 
 FACTS = "json"  # the column with everything that is not a picture
 ANNOTATIONS = {"objects", "segments", "points", "attributes"}
 SLACK = 1.0  # pixels by which a box or a point may lie beyond the edge
 UNKNOWN = -1.0
+MASK_LIMIT = 1_500_000_000
+"""Pixels of all masks of an image: 180 objects in one of 8 megapixels."""
 ANNOTATION, MASK, BOX = "annotation", "mask", "box"
 """Where the area of an object comes from, the best first."""
 
@@ -65,6 +68,8 @@ def image_size(sample: Sample) -> tuple[int, int]:
     height, width = facts.get("height"), facts.get("width")
     if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
         raise _wrong(sample, f"width and height: expected whole numbers above 0, found {width!r} and {height!r}")
+    if height * width > PIXEL_LIMIT:
+        raise _wrong(sample, f"width and height: expected at most {PIXEL_LIMIT:,} pixels, found {width:,}×{height:,}")
     return height, width
 
 
@@ -118,7 +123,10 @@ def segments(sample: Sample, classes: Mapping[str, int]) -> Segments:
 
 def decode_masks(sample: Sample, masks: Sequence[Mapping[str, Any] | None]) -> Bool[Tensor, "n h w"]:
     """The pixels of masks of the sample's objects or segments; all False for an object without one."""
-    pixels = np.zeros((len(masks), *image_size(sample)), dtype=np.bool_)
+    size = image_size(sample)
+    if len(masks) * math.prod(size) > MASK_LIMIT:
+        raise _wrong(sample, f"masks: expected at most {MASK_LIMIT:,} pixels in all, found {len(masks)} of {size}")
+    pixels = np.zeros((len(masks), *size), dtype=np.bool_)
     for number, mask in enumerate(masks):
         if mask is not None:
             try:
