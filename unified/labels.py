@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,13 @@ from unified.config import RecipeError, build, read_yaml
 from unified.paths import find
 
 FORMAT = 1
-_PAIRS = {"left": "right", "Left": "Right", "LEFT": "RIGHT"}
+_PAIRS = {"left": "right", "Left": "Right", "LEFT": "RIGHT", "l": "r", "L": "R"}
+_SIDES = (
+    re.compile("[Ll]eft|LEFT|[Rr]ight|RIGHT"),
+    re.compile(r"(?<![^\W\d_])[LlRr](?![^\W\d_])"),  # no letter on either side
+    re.compile(r"(?<![^\W\d_])[LlRr](?=[A-Z])|(?<=[a-z0-9])[LR](?![^\W\d_])"),
+    re.compile(r"^[lr](?=[a-z]{2})"),
+)
 SIDES = _PAIRS | {right: left for left, right in _PAIRS.items()}
 CLASS_NAMES = "classnames.txt"
 TEMPLATES = "zeroshot_classification_templates.txt"
@@ -91,10 +97,23 @@ def check_words(labels: Sequence[str], templates: Sequence[str]) -> None:
 
 
 def partners(names: Sequence[str]) -> list[int]:
-    """For each named point the one on the other side: "left eye" and "right eye"; otherwise itself."""
-    place = {name: number for number, name in enumerate(names)}
-    swapped = [re.sub("[Ll]eft|LEFT|[Rr]ight|RIGHT", lambda side: SIDES[side[0]], name) for name in names]
-    return [place.get(name, number) for number, name in enumerate(swapped)]
+    """For each named point the one on the other side: "left eye" and "right eye", L_Eye and R_Eye; otherwise itself.
+
+    A side is a word (left), a letter that stands by itself (l_knee, Eye.R, L1), or one before a capital (LKnee, KneeR).
+    Names in small letters alone (lknee) count where the other side has the rest of the name as well.
+    """
+    place = {name.casefold(): number for number, name in enumerate(names)}
+    sides = [_other_side(name, place) for name in names]
+    return [other if sides[other] == number else number for number, other in enumerate(sides)]
+
+
+def _other_side(name: str, place: Mapping[str, int]) -> int:
+    """The place of the first name that a rule for sides makes of this one, or its own."""
+    for rule in _SIDES:
+        other = rule.sub(lambda side: SIDES[side[0]], name).casefold()
+        if other != name.casefold() and other in place:
+            return place[other]
+    return place[name.casefold()]
 
 
 def _from_folder(folder: Path) -> Labels:

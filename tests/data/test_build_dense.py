@@ -109,7 +109,7 @@ def test_areas_are_those_of_the_annotations(tmp_path: Path) -> None:
     assert verify(tmp_path / "out").problems == []
 
 
-@pytest.mark.parametrize("area", ["12", -1, float("nan"), True])
+@pytest.mark.parametrize("area", ["12 px", -1, float("nan"), True])
 def test_wrong_areas_are_named(tmp_path: Path, area: Any) -> None:
     files = {"images/a.png": picture(), "instances.json": coco(instance(area=area))}
     with pytest.raises(DataError, match=r"wrong area: instances\.json: annotation 1: .*expected square pixels"):
@@ -160,7 +160,10 @@ def test_wrong_segments_are_named(tmp_path: Path, segments: list[dict[str, Any]]
         (instance(category_id=99), "label beyond the list: .* category 99"),
         (instance(image_id=99), "annotation without image: .* image 99"),
         (instance(keypoints=[1, 2, 2]), "missing joints"),
-        ({"image_id": 7, "file_name": "none.png", "segments_info": []}, "missing image: a.png: none.png"),
+        (
+            {"image_id": 7, "file_name": "none.png", "segments_info": []},
+            "missing image: instances.json: annotation none.png: none.png",
+        ),
     ],
 )
 def test_wrong_coco_annotations_are_named(tmp_path: Path, annotation: dict[str, Any], message: str) -> None:
@@ -176,7 +179,11 @@ def test_wrong_coco_images_are_named_and_can_be_left_out(tmp_path: Path) -> None
     fill(tmp_path / "s", files)
     with pytest.raises(DataError) as caught:
         build("coco", tmp_path / "s", tmp_path / "out")
-    for part in ("image of another size: 1.png: the JSON says 8×6", "unreadable image", "missing image: images: 3.png"):
+    for part in (
+        "image of another size: 1.png: the JSON says 8×6",
+        "unreadable image",
+        "missing image: i.json: images: 3.png",
+    ):
         assert part in str(caught.value)
     manifest = build("coco", tmp_path / "s", tmp_path / "out", skip_bad=True)[""]
     assert (manifest["samples"], len(manifest["skipped"])) == (1, 3)
@@ -187,8 +194,12 @@ def test_wrong_coco_images_are_named_and_can_be_left_out(tmp_path: Path) -> None
     [
         ({"a.json": "{"}, r"a\.json: not JSON"),
         ({}, "no COCO JSON"),
-        ({"a.json": {"images": [{"id": 1}], "annotations": []}}, r"a\.json: not as COCO's .*file_name"),
-        ({"a.json": {"images": [], "annotations": [1]}}, r"a\.json: not as COCO's"),
+        (
+            {"a.json": {"images": [{"id": 1}], "annotations": []}},
+            r"unreadable image entry: a\.json: images\[0\]: expected an id and a file_name",
+        ),
+        ({"a.json": {"images": [], "annotations": [1]}}, r"unreadable annotation: a\.json: annotations\[0\]"),
+        ({"a.json": {"images": [], "annotations": [], "categories": [1]}}, r"a\.json: not as COCO's"),
     ],
 )
 def test_sources_without_coco(tmp_path: Path, files: dict[str, Any], message: str) -> None:
@@ -282,7 +293,7 @@ def test_voc_counts_pixels_from_one(tmp_path: Path) -> None:
     [
         (voc("3 2 3 4"), {}, "box without area: A/a.xml: object 0"),
         (voc("3 2 11 4"), {}, "box outside the image"),
-        (voc("3 2 x 4"), {}, "not four finite numbers: .* xmax is 'x'"),
+        (voc("3 2 x 4"), {}, "box that is not of finite numbers: .* xmax is 'x'"),
         (voc(width=9), {}, "annotation of another size"),
         (voc(), {"classes": "cat,car"}, "label beyond the list: .* 'dog'"),
         ("<annotation>", {}, "unreadable annotation"),

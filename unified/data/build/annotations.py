@@ -1,9 +1,10 @@
-"""Parts of annotations that several formats share: boxes, masks, joints, index pictures, and files by their names."""
+"""Parts of annotations that several formats share: numbers, objects, boxes, masks, joints and index pictures."""
 
 import io
+import json
 import math
-from collections.abc import Container, Iterable, Mapping, Sequence
-from pathlib import PurePosixPath
+import re
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,11 +12,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from unified.data.build.sources import BadSampleError, Files, measured
+from unified.data.build.sources import BadSampleError, Files, Problems, measured
 from unified.data.decode import decode_map, frames_in
 from unified.data.scene import SLACK, clip_box
+from unified.labels import partners
 
+UNLABELLED = -1.0  # both coordinates of a joint that nobody labelled, as MPII's tools write it
+_NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", re.ASCII)
 NO_CLASS = {8: 255, 16: 65535}  # by bits of the index picture
+FAR = 4  # sides of the image by which a corner of a polygon may lie away
 DIGITS = 3  # decimals of a coordinate
 
 
@@ -42,31 +47,57 @@ def read_picture(files: Files, name: str) -> Picture:
     return picture
 
 
-class Names:
-    """Files of a source by what tables and lists call them: the whole path, its end, or the last part alone."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self.names = set(names)
-        self._by_base: dict[str, list[str]] = {}
-        for name in sorted(self.names):
-            self._by_base.setdefault(PurePosixPath(name).name, []).append(name)
-
-    def find(self, wanted: str, where: str) -> str:
-        """The one file that is meant; raises `BadSampleError` where there is none, or several."""
-        if wanted in self.names:
-            return wanted
-        found = self._by_base.get(PurePosixPath(wanted).name, [])
-        ends = [name for name in found if name.endswith(f"/{wanted}")] or found
-        if len(ends) != 1:
-            which = f"one of {', '.join(ends[:3])}" if ends else "no file of this name"
-            raise BadSampleError("ambiguous image" if ends else "missing image", f"{where}: {wanted}: {which}")
-        return ends[0]
+def as_number(value: Any) -> float | None:
+    """Return a number that is stored as one or as text ("12.5"); None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, str) and not _NUMBER.fullmatch(value):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
 
 
-def by_stem(names: Iterable[str], start: str = "") -> dict[str, str]:
-    """Files by their path below `start`, without suffix."""
-    inside = {name.removeprefix(start): name for name in names if name.startswith(start)}
-    return {short.rpartition(".")[0] or short: name for short, name in inside.items()}
+def as_flag(value: Any) -> bool:
+    """Return whether a flag is set that is stored as true, 1 or their texts."""
+    return value is True or bool(as_number(value)) or (isinstance(value, str) and value.strip().casefold() == "true")
+
+
+def class_label(text: str) -> str:
+    """Return the name of a class on one line: lists of names have a line each."""
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def sound_objects(
+    image: str, objects: Iterable[tuple[str, Callable[[], dict[str, Any]]]], problems: Problems
+) -> list[dict[str, Any]]:
+    """Return the objects of an image that can be read; each of the others is a problem of its own.
+
+    Args:
+        image: The name of the image.
+        objects: Where each object is written, and how it is read (or `BadSampleError`).
+        problems: Receives the objects that cannot be read, and exact repetitions.
+
+    Raises:
+        BadSampleError: None of several can be read: the image would seem to show nothing.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    count = 0
+    for where, read in objects:
+        count += 1
+        try:
+            made = read()
+        except BadSampleError as error:
+            problems.add(error.kind, str(error))
+            continue
+        text = json.dumps(made, sort_keys=True)
+        if text in found:
+            problems.add("duplicate object", f"{where}: the same as another one of {image}")
+        found[text] = made
+    if count and not found:
+        raise BadSampleError("image without a readable object", f"{image}: expected 1 to {count}, got none")
+    return list(found.values())
 
 
 def check_size(where: str, what: str, found: Sequence[Any], picture: Picture) -> None:
@@ -88,9 +119,21 @@ def checked_box(where: str, box: Sequence[float], picture: Picture) -> list[floa
 
 def checked_area(where: str, area: Any) -> float:
     """The area of an object in square pixels, from 0."""
-    if isinstance(area, bool) or not isinstance(area, int | float) or not math.isfinite(area) or area < 0:
+    number = as_number(area)
+    if number is None or not math.isfinite(number) or number < 0:
         raise BadSampleError("wrong area", f"{where}: {area!r}; expected square pixels, from 0")
-    return round(float(area), DIGITS)
+    return round(number, DIGITS)
+
+
+def is_unlabelled(x: float, y: float, visible: float) -> bool:
+    """Return whether a joint has no label: not visible, not a number, or at (−1, −1).
+
+    Args:
+        x: Pixels from the left edge.
+        y: Pixels from the top edge.
+        visible: 0 unlabelled, 1 occluded, 2 visible.
+    """
+    return visible == 0 or (math.isnan(x) and math.isnan(y)) or x == y == UNLABELLED
 
 
 def checked_point(where: str, x: float, y: float, visible: float, picture: Picture) -> list[float]:
@@ -115,19 +158,24 @@ def polygons_mask(where: str, polygons: Any, picture: Picture) -> dict[str, Any]
     """The union of polygons [x, y, x, y, …] as run lengths."""
     try:
         corners = [np.asarray(polygon, dtype=np.float64) for polygon in polygons]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise BadSampleError("broken polygon", f"{where}: {error}") from error
+    farthest = FAR * max(picture.height, picture.width)
     for values in corners:
         if values.ndim != 1 or len(values) < 6 or len(values) % 2 or not np.isfinite(values).all():
             raise BadSampleError("broken polygon", f"{where}: expected x, y of at least three corners")
+        if np.abs(values).max() > farthest:  # pycocotools takes memory by the length of an edge
+            raise BadSampleError("polygon outside the image", f"{where}: corners up to {np.abs(values).max():g} pixels")
     parts = coco_mask.frPyObjects([values.tolist() for values in corners], picture.height, picture.width)
     return _as_text(coco_mask.merge(parts))
 
 
 def run_lengths(where: str, mask: Mapping[str, Any], picture: Picture) -> dict[str, Any]:
     """Run lengths, plain or compressed, as compressed ones of the picture's size."""
-    check_size(where, "mask", mask.get("size") or (), picture)
-    counts = mask.get("counts")
+    size, counts = mask.get("size"), mask.get("counts")
+    if not isinstance(size, list):
+        raise BadSampleError("broken mask", f"{where}: expected a size of [height, width], got {size!r}")
+    check_size(where, "mask", size, picture)
     try:
         if isinstance(counts, list) and sum(counts) != picture.height * picture.width:
             raise ValueError("the lengths do not add up to the pixels of the picture")
@@ -174,6 +222,5 @@ def png(values: NDArray[Any]) -> bytes:
 
 
 def flip_pairs(names: Sequence[str]) -> list[list[str]]:
-    """The pairs that a mirror exchanges, told by "left" and "right" in their names."""
-    swapped = ((name, name.replace("left", "right").replace("Left", "Right")) for name in names)
-    return [[name, other] for name, other in swapped if other != name and other in names]
+    """Return the pairs of joints that a mirror exchanges, each once."""
+    return [[names[place], names[other]] for place, other in enumerate(partners(names)) if place < other]

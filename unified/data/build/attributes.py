@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from unified.config import nearest
-from unified.data.build.annotations import Names, read_picture
+from unified.data.build.annotations import read_picture
 from unified.data.build.dense import Found, Options
 from unified.data.build.joints import find_table
+from unified.data.build.references import Reference, find_files
 from unified.data.build.sources import BadSampleError, Files, Item, Problems, sample_key
 from unified.data.build.table import read_rows
 from unified.types import DataError
@@ -45,17 +46,23 @@ def find_attributes(files: Files, problems: Problems, options: Options) -> Found
         for one in ([column] if column in binary else [_named(column, v) for v in values[column]])
     ]
     pictures = _pictures(files)
-    images, items, identities, said = Names(pictures.images()), [], {}, {}
-    for number, row in enumerate(rows, start=1):
-        where = f"{name}: row {number}"
+    items, identities, said = list[Item](), dict[str, str](), dict[str, Mapping[str, int]]()
+    references = [
+        Reference(f"{name}: row {number}", str(row.get(path) or "").strip(), name if pictures is files else "")
+        for number, row in enumerate(rows, start=1)
+    ]
+    images = find_files(pictures.images(), references)
+    for number, (row, image) in enumerate(zip(rows, images, strict=True)):
+        where = references[number].where
         try:
-            image = images.find(str(row.get(path) or "").strip(), where)
-            found = {column: cells[column][number - 1] for column in columns}
-            facts = _facts(found, values, minus)
-            key = sample_key(PurePosixPath(image).as_posix())
-            said[key] = facts["attributes"]
+            if isinstance(image, BadSampleError):
+                raise image
+            facts = _facts({column: cells[column][number] for column in columns}, values, minus)
+            key = sample_key(image)
+            said.setdefault(key, facts["attributes"])
             if identity:
-                identities[key] = facts["identity"] = _identity(where, row.get(identity))
+                facts["identity"] = _identity(where, row.get(identity))
+                identities.setdefault(key, facts["identity"])
         except BadSampleError as error:
             problems.add(error.kind, str(error))
         else:

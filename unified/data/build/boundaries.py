@@ -1,7 +1,6 @@
 """Shards from images and the boundaries that several people drew, as in BSDS500's MATLAB files."""
 
 import io
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -11,31 +10,30 @@ from scipy.io import loadmat
 
 from unified.data.build.annotations import check_size, png, read_picture
 from unified.data.build.dense import Found, Options
-from unified.data.build.sources import BadSampleError, Files, Item, Problems, sample_key
+from unified.data.build.pairing import Pair, Words, pair_files
+from unified.data.build.sources import BadSampleError, Files, Item, Problems
 
 TRUTH, BOUNDARIES = "groundTruth", "Boundaries"
+WORDS = Words("boundaries", "missing boundaries", "boundaries without image")
 
 
 def find_boundaries(files: Files, problems: Problems, _: Options) -> Found:
-    """Images and .mat files of the same names, wherever they lie."""
-    truths = {PurePosixPath(name).stem: name for name in files.names if name.lower().endswith(".mat")}
-    images = {PurePosixPath(name).stem: name for name in files.images()}
-    for stem in sorted(set(images) - set(truths)):
-        problems.add("missing boundaries", images[stem])
-    for stem in sorted(set(truths) - set(images)):
-        problems.add("boundaries without image", truths[stem])
-    both = sorted(set(images) & set(truths))
-    return Found([_item(files, images[stem], truths[stem]) for stem in both], {})
+    """Images and .mat files of the same place, wherever both lie."""
+    truths = [name for name in files.names if name.lower().endswith(".mat")]
+    pairs = pair_files(files.images(), truths, problems, WORDS)
+    return Found([_item(files, pair) for pair in pairs], {})
 
 
-def _item(files: Files, image: str, truth: str) -> Item:
+def _item(files: Files, pair: Pair) -> Item:
+    truth = pair.annotation
+
     def load() -> dict[str, Any]:
-        picture = read_picture(files, image)
+        picture = read_picture(files, pair.image)
         drawn = _drawn(files.read(truth), truth)
         check_size(truth, "boundaries", drawn[0].shape, picture)
         return {**picture.columns(annotators=len(drawn)), "edges.png": png(share(drawn))}
 
-    return Item(sample_key(PurePosixPath(image).name), image, load)
+    return Item(pair.key, pair.image, load)
 
 
 def _drawn(data: bytes, where: str) -> list[NDArray[Any]]:

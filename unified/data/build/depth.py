@@ -1,70 +1,76 @@
 """Shards from colour pictures, 16-bit depth PNGs and intrinsics, with surface normals derived from the latter two."""
 
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from numpy.typing import NDArray
 
-from unified.data.build.annotations import by_stem, check_size, png, read_map, read_picture
+from unified.core.text_files import decode_text, shown_text
+from unified.data.build.annotations import check_size, png, read_map, read_picture
 from unified.data.build.dense import Found, Options
-from unified.data.build.sources import Files, Item, Problems, sample_key
+from unified.data.build.pairing import Pair, Places, Words, by_place, pair_places, place, stem
+from unified.data.build.sources import Files, Item, Problems
+from unified.log import logger
 from unified.types import DataError
 
 DEPTH_UNIT = 0.001  # metres a step where nothing else is said: millimetres
 SATURATED = 65535  # what cameras write beyond their range; stored as no reading
 REACH = 4  # pixels on either side over which normals are taken: sensors are too coarse from pixel to pixel
 JUMP = 0.05  # share of its depth by which a neighbour may differ and still be on the same surface
-DEPTH_FOLDERS, COLOUR_FOLDERS = ("depth", "depths"), ("images", "image", "rgb", "color", "colour")
+DEPTH, COLOUR = ".depth", ".color"
+DEPTH_FOLDERS = frozenset(("depth", "depths"))
+COLOUR_FOLDERS = frozenset(("images", "image", "rgb", "color", "colour"))
+WORDS = Words("depth", "missing depth", "depth without image")
 
 
 def find_depth(files: Files, problems: Problems, options: Options) -> Found:
-    """Pairs x.color.jpg and x.depth.png, or images/x.jpg and depth/x.png, and one file *intrinsics*.txt for all.
+    """Pairs x.color.jpg and x.depth.png, or rgb/x.jpg and depth/x.png in any folder, and one *intrinsics*.txt for all.
 
     Depth and colour have one size. Normals are left out where there are no intrinsics.
     """
-    depths, colours = _pairs(files)
-    for stem in sorted(set(depths) - set(colours)):
-        problems.add("depth without image", depths[stem])
-    for stem in sorted(set(colours) - set(depths)):
-        problems.add("missing depth", colours[stem])
+    depths, colours = _places(files)
+    pairs = pair_places(colours, depths, problems, WORDS)
     unit = DEPTH_UNIT if options.depth_unit is None else options.depth_unit
     if not 0 < unit < np.inf:
         raise DataError(f"--depth-unit: expected metres a step, above 0, found {unit}")
     camera = _intrinsics(files)
-    both = sorted(set(depths) & set(colours))
-    items = [_item(files, stem, colours[stem], depths[stem], unit, camera) for stem in both]
+    items = [_item(files, pair, unit, camera) for pair in pairs]
     facts: dict[str, Any] = {"depth_unit": unit}
     return Found(items, facts | ({"normals": {"reach": REACH, "jump": JUMP}} if camera else {}))
 
 
-def _pairs(files: Files) -> tuple[dict[str, str], dict[str, str]]:
-    """Depth and colour pictures by what their names share."""
-    depths: dict[str, str] = {}
-    colours: dict[str, str] = {}
-    for stem, name in by_stem(files.images()).items():
-        top, _, below = stem.partition("/")
-        if stem.endswith(".depth"):
-            depths[stem.removesuffix(".depth")] = name
-        elif stem.endswith(".color"):
-            colours[stem.removesuffix(".color")] = name
-        elif top in DEPTH_FOLDERS and below:
-            depths[below] = name
-        elif top in COLOUR_FOLDERS and below:
-            colours[below] = name
-    return depths, colours
+def _places(files: Files) -> tuple[Places, Places]:
+    """Depth and colour pictures by what their paths share; others are neither."""
+    kinds = {name: _kind(name) for name in files.images()}
+    other = [name for name, kind in kinds.items() if kind is None]
+    if other:
+        logger.warning("%s: %d images are neither depth nor colour: %s", files.source, len(other), shown_text(other[0]))
+    depths, colours = ([name for name, kind in kinds.items() if kind == wanted] for wanted in (DEPTH, COLOUR))
+    return by_place(depths, _shared), by_place(colours, _shared)
+
+
+def _kind(name: str) -> str | None:
+    """Whether a picture is of depth or of colours: by the end of its name, or by a folder."""
+    folders = {folder.casefold() for folder in name.split("/")[:-1]}
+    if stem(name).endswith(DEPTH) or stem(name).endswith(COLOUR):
+        return DEPTH if stem(name).endswith(DEPTH) else COLOUR
+    return DEPTH if folders & DEPTH_FOLDERS else COLOUR if folders & COLOUR_FOLDERS else None
+
+
+def _shared(name: str) -> str:
+    return place(name, DEPTH_FOLDERS | COLOUR_FOLDERS).removesuffix(DEPTH).removesuffix(COLOUR)
 
 
 def _intrinsics(files: Files) -> list[float] | None:
     """[fx, fy, cx, cy] from a 3×3 matrix or from these four numbers; None where there is no such file."""
-    names = [name for name in files.names if "intrinsics" in PurePosixPath(name).name and name.endswith(".txt")]
+    names = [name for name in files.names if "intrinsics" in stem(name).lower() and name.lower().endswith(".txt")]
     if not names:
         return None
     if len(names) > 1:
         raise DataError(f"{files.source}: expected one file of intrinsics, found {', '.join(names)}")
     try:
-        numbers = [float(word) for word in files.read(names[0]).decode().replace(",", " ").split()]
+        numbers = [float(word) for word in decode_text(files.read(names[0]), names[0]).replace(",", " ").split()]
     except ValueError as error:
         raise DataError(f"{files.source}: {names[0]}: {error}") from error
     found = [numbers[0], numbers[4], numbers[2], numbers[5]] if len(numbers) == 9 else numbers
@@ -73,9 +79,11 @@ def _intrinsics(files: Files) -> list[float] | None:
     return found
 
 
-def _item(files: Files, stem: str, colour: str, depth: str, unit: float, camera: list[float] | None) -> Item:
+def _item(files: Files, pair: Pair, unit: float, camera: list[float] | None) -> Item:
+    depth = pair.annotation
+
     def load() -> dict[str, Any]:
-        picture = read_picture(files, colour)
+        picture = read_picture(files, pair.image)
         data = files.read(depth)
         stored = read_map(data, depth, "depth", bits=(16,))
         check_size(depth, "depth", stored.shape, picture)
@@ -89,7 +97,7 @@ def _item(files: Files, stem: str, colour: str, depth: str, unit: float, camera:
             sample["normals.png"] = png(encode_normals(normals, valid))
         return sample
 
-    return Item(sample_key(f"{stem}."), colour, load)
+    return Item(pair.key, pair.image, load)
 
 
 def normals_of_depth(

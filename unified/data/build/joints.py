@@ -1,11 +1,12 @@
 """Shards from tables of joints, one body a picture: DeepLabCut's CSV, a plain CSV, or a MATLAB table.
 
-- DeepLabCut: header rows scorer, bodyparts, coords; then a row a picture: its path, and x, y of each joint.
+- DeepLabCut: header rows scorer, bodyparts, coords; then a row a picture: its path, in one column or in several, and
+  x, y of each joint.
 - plain: columns image, NAME_x, NAME_y and, if wanted, NAME_v (0 unlabelled, 1 occluded, 2 visible) for each joint.
 - MATLAB (up to version 7): `images`, a cell array of n paths; `joints`, a cell array of j names; `points`, n × j × 2 or
   n × j × 3 with x, y and the same v. Coordinates as in the CSV: pixels from the left and top edge.
 
-An empty cell, or NaN, is a joint without a label.
+An empty cell, NaN, or −1 as both coordinates, is a joint without a label.
 """
 
 import csv
@@ -18,9 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.io import loadmat
 
-from unified.data.build.annotations import Names, Picture, checked_point, flip_pairs, read_picture
+from unified.core.text_files import decode_text
+from unified.data.build.annotations import Picture, checked_point, flip_pairs, is_unlabelled, read_picture
 from unified.data.build.dense import Found, Options
+from unified.data.build.references import Reference, find_files
 from unified.data.build.sources import BadSampleError, Files, Item, Problems, sample_key
+from unified.log import logger
 from unified.types import DataError
 
 SUFFIXES = (".csv", ".mat")
@@ -44,18 +48,20 @@ def find_joints(files: Files, problems: Problems, _: Options) -> Found:
         raise DataError(
             f"{files.source}: {table}: expected joints of different names, found {', '.join(joints) or 'none'}"
         )
-    images, items, used = Names(files.images()), [], set()
-    for row in rows:
-        try:
-            image = images.find(row.image, row.where)
-        except BadSampleError as error:
-            problems.add(error.kind, str(error))
+    images, items, used = files.images(), list[Item](), set[str]()
+    found = find_files(images, [Reference(row.where, row.image, table) for row in rows])
+    for row, image in zip(rows, found, strict=True):
+        if isinstance(image, BadSampleError):
+            problems.add(image.kind, str(image))
         else:
             used.add(image)
             items.append(_item(files, image, row, joints))
-    for name in sorted(images.names - used):
+    for name in sorted(set(images) - used):
         problems.add("image without a row", name)
-    return Found(items, {"points": joints, "flip": flip_pairs(joints)})
+    flip = flip_pairs(joints)
+    if not flip and len(joints) > 1:
+        logger.info("%s: no joint has a partner on the other side; a mirrored image keeps their names", table)
+    return Found(items, {"points": joints, "flip": flip})
 
 
 def find_table(files: Files, problems: Problems, suffixes: Sequence[str]) -> str:
@@ -74,15 +80,18 @@ def find_table(files: Files, problems: Problems, suffixes: Sequence[str]) -> str
 def read_csv(files: Files, name: str) -> tuple[list[str], list[Row]]:
     """Joints and rows of a CSV in either layout."""
     try:
-        lines = list(csv.reader(io.StringIO(files.read(name).decode("utf-8-sig"))))
-    except (UnicodeDecodeError, csv.Error) as error:
+        text = decode_text(files.read(name), f"{files.source}: {name}")
+        lines = [[cell.strip() for cell in line] for line in csv.reader(io.StringIO(text, newline=""))]
+    except csv.Error as error:
         raise DataError(f"{files.source}: {name}: not a readable table ({error})") from error
-    if not lines:
+    if not lines or not lines[0]:
         raise DataError(f"{files.source}: {name}: empty")
     if lines[0][0] == "scorer":
-        names, image, start = _deeplabcut(files, name, lines), 0, 3
+        names, start = _deeplabcut(files, name, lines), 3
+        path = slice(0, min(names, default=1))
     else:
-        names, image, start = _plain(files, name, lines[0]), lines[0].index(IMAGE), 1
+        names, start = _plain(files, name, lines[0]), 1
+        path = slice(lines[0].index(IMAGE), lines[0].index(IMAGE) + 1)
     joints = list(dict.fromkeys(joint for joint, _ in names.values()))
     column = {wanted: place for place, wanted in names.items()}
     missing = [f"{joint}_{axis}" for joint in joints for axis in "xy" if (joint, axis) not in column]
@@ -93,7 +102,7 @@ def read_csv(files: Files, name: str) -> tuple[list[str], list[Row]]:
         if any(line):
             whole = len(line) == len(lines[start - 1])
             cells = [_cells(line, column, joint) for joint in joints] if whole else None
-            rows.append(Row(f"{name}:{number}", line[image] if image < len(line) else "", cells))
+            rows.append(Row(f"{name}:{number}", "/".join(part for part in line[path] if part), cells))
     return joints, rows
 
 
@@ -103,14 +112,16 @@ def _cells(line: Sequence[str], column: dict[tuple[str, str], int], joint: str) 
 
 
 def _deeplabcut(files: Files, name: str, lines: Sequence[Sequence[str]]) -> dict[int, tuple[str, str]]:
-    """Joint and axis of each column."""
+    """Joint and axis of each column; before them the path stands in one column, or in several with bare headers."""
     heads = [line[0] if line else "" for line in lines[:3]]
     if heads != ["scorer", "bodyparts", "coords"]:
         raise DataError(
             f"{files.source}: {name}: expected the rows scorer, bodyparts, coords of one individual, found "
             f"{', '.join(heads)}"
         )
-    return dict(enumerate(list(zip(lines[1], lines[2], strict=False))[1:], start=1))
+    titles = list(zip(*lines[:3], strict=False))
+    first = next((place for place, title in enumerate(titles) if place and any(title)), len(titles))
+    return {place: title[1:] for place, title in enumerate(titles) if place >= first}
 
 
 def _plain(files: Files, name: str, header: Sequence[str]) -> dict[int, tuple[str, str]]:
@@ -178,6 +189,6 @@ def _point(where: str, cells: tuple[str, str, str], picture: Picture) -> list[fl
         x, y, visible = (float(cell) if cell.strip() else math.nan for cell in cells)
     except ValueError:
         raise BadSampleError("wrong joint", f"{where}: expected numbers, found {', '.join(cells)}") from None
-    if (math.isnan(x) and math.isnan(y)) or visible == 0:
+    if is_unlabelled(x, y, visible):
         return None
     return checked_point(where, x, y, visible, picture)

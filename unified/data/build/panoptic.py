@@ -1,5 +1,6 @@
 """COCO's panoptic annotations: a picture whose colours are segment numbers, and JSON that says what each one is."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -7,9 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from unified.data.build.annotations import Picture, check_size, encode_mask
+from unified.core.text_files import check_text
+from unified.data.build.annotations import Picture, as_flag, as_number, check_size, class_label, encode_mask
 from unified.data.build.sources import BadSampleError, Files
 from unified.data.decode import decode_image
+from unified.types import DataError
+
+Identifier = int | str
 
 
 @dataclass(frozen=True)
@@ -22,20 +27,35 @@ class Category:
 
 def is_panoptic(document: Mapping[str, Any]) -> bool:
     """Whether the annotations of a COCO document are panoptic."""
-    return any("segments_info" in annotation for annotation in document["annotations"])
+    return any("segments_info" in item for item in document["annotations"] if isinstance(item, Mapping))
 
 
-def read_categories(document: Mapping[str, Any]) -> dict[int, Category]:
-    """The categories by number, in that order; a category that does not say so is a thing."""
-    found = {
-        item["id"]: Category(item["name"], bool(item.get("isthing", 1))) for item in document.get("categories", ())
-    }
-    return dict(sorted(found.items()))
+def read_categories(document: Mapping[str, Any], where: str) -> dict[Identifier, Category]:
+    """Return the categories by number, in that order; a category that does not say so is a thing.
+
+    Args:
+        document: As COCO's.
+        where: What an error names.
+
+    Raises:
+        DataError: A number comes twice, or a name is none.
+    """
+    found: dict[Identifier, Category] = {}
+    for item in document.get("categories") or ():
+        number, name = identifier(item["id"]), item["name"]
+        if number in found:
+            raise DataError(f"{where}: expected categories of different numbers, got {number!r} twice")
+        if isinstance(name, bool) or not isinstance(name, str | int | float) or not str(name).strip():
+            raise DataError(f"{where}: expected a name of category {number!r}, got {name!r}")
+        label = check_text(class_label(str(name)), f"{where}: category {number!r}")
+        found[number] = Category(label, as_flag(item.get("isthing", 1)))
+    return dict(sorted(found.items(), key=lambda entry: (isinstance(entry[0], str), entry[0])))
 
 
-def read_entries(document: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
-    """The segments of each picture, by the name of its panoptic picture without suffix."""
-    return {entry["file_name"].rpartition(".")[0]: entry["segments_info"] for entry in document["annotations"]}
+def identifier(value: Any) -> Identifier:
+    """Return the number of an image, a category or an annotation, also where it is stored as text or as 3.0."""
+    number = as_number(value)
+    return int(number) if number is not None and number.is_integer() else value
 
 
 def of_panoptic(name: str) -> bool:
@@ -47,7 +67,7 @@ def read_segments(
     files: Files,
     name: str,
     entries: Sequence[Mapping[str, Any]],
-    categories: Mapping[int, Category],
+    categories: Mapping[Identifier, Category],
     picture: Picture,
 ) -> list[dict[str, Any]]:
     """The segments of a picture, each with its name, whether it is a thing, and its mask as run lengths."""
@@ -57,19 +77,26 @@ def read_segments(
         raise BadSampleError("unreadable panoptic picture", f"{name}: {error}") from error
     check_size(name, "panoptic picture", colours.shape[1:], picture)
     numbers = colours[0] + 256 * colours[1] + 256**2 * colours[2]
-    if not all(isinstance(entry.get("id"), int) for entry in entries):
+    if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
+        raise BadSampleError("unreadable segments", f"{name}: expected a list of objects, got {str(entries)[:60]}")
+    listed = [identifier(entry.get("id")) for entry in entries]
+    if not all(isinstance(number, int) for number in listed):
         raise BadSampleError("segment without a number", name)
-    unlisted = sorted(set(np.unique(numbers).tolist()) - {0} - {entry["id"] for entry in entries})
+    if len(set(listed)) < len(listed):
+        raise BadSampleError("segment with two entries", f"{name}: {Counter(listed).most_common(1)[0][0]}")
+    unlisted = sorted(set(np.unique(numbers).tolist()) - {0} - set(listed))
     if unlisted:
         raise BadSampleError("segment without an entry", f"{name}: {unlisted[:3]}")
-    return [_segment(name, numbers == entry["id"], entry, categories) for entry in entries]
+    return [_segment(name, numbers == number, entry, categories) for number, entry in zip(listed, entries, strict=True)]
 
 
-def _segment(name: str, pixels: Any, entry: Mapping[str, Any], categories: Mapping[int, Category]) -> dict[str, Any]:
-    category = categories.get(entry.get("category_id", -1))
+def _segment(
+    name: str, pixels: Any, entry: Mapping[str, Any], categories: Mapping[Identifier, Category]
+) -> dict[str, Any]:
+    category = categories.get(identifier(entry.get("category_id", -1)))
     if category is None:
         raise BadSampleError("label beyond the list", f"{name}: category {entry.get('category_id')}")
     if not pixels.any():
         raise BadSampleError("segment without pixels", f"{name}: {entry['id']}, {category.name}")
-    crowd = {"crowd": True} if entry.get("iscrowd") else {}
+    crowd = {"crowd": True} if as_flag(entry.get("iscrowd")) else {}
     return {"label": category.name, "thing": category.thing, "mask": encode_mask(pixels), **crowd}

@@ -105,10 +105,17 @@ class Problems:
     source: Path
     skip: bool
     found: list[tuple[str, str]] = field(default_factory=list)  # (kind, where and what)
+    _known: set[tuple[str, str]] = field(default_factory=set)
 
     def add(self, kind: str, where: str) -> None:
-        """One thing that keeps a sample out."""
-        self.found.append((kind, where))
+        """One thing that keeps a sample or one of its objects out; what is read twice is counted once.
+
+        `where` is stored as text, with escapes for what is none.
+        """
+        where = where.encode(errors="backslashreplace").decode()
+        if (kind, where) not in self._known:
+            self._known.add((kind, where))
+            self.found.append((kind, where))
 
     def counts(self) -> dict[str, int]:
         """How many problems of each kind there are."""

@@ -1,38 +1,49 @@
 """Shards from YOLO's layout: a text file an image with boxes or polygons, index pictures and panoptic annotations.
 
-A file's top folder says what it is:
+The first folder of one of these names in a file's path says what it is:
 images/ · labels/ or object_detection/ (a line "class cx cy w h", in shares of the image, or a polygon) ·
 instance_segmentation/ (a line "class x y x y …") · semantic_segmentation/ (index PNGs) · panoptic_segmentation/ (COCO's
-JSON and PNGs). Below it equal paths belong together, "masks/" left out; an image without a text file has no objects.
-What a class number means is said by the YAML file (`names` or `classes`) in the same folder, or else at the top.
+JSON and PNGs). Files whose paths are equal without these folders belong together (images/train/a.jpg and
+labels/train/a.txt, or train/images/a.jpg and train/labels/a.txt), "masks/" left out; an image without a text file has
+no objects. What a class number means is said by the YAML file (`names` or `classes`) in the same folder, or else at
+the top, or else by a classes.txt beside the labels.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-import yaml
 from scipy.optimize import linear_sum_assignment
 
+from unified.core.text_files import decode_text, shown_text, split_lines
 from unified.data.build.annotations import (
     Picture,
-    by_stem,
+    as_number,
     check_size,
     checked_box,
     index_picture,
     polygons_mask,
     read_map,
     read_picture,
+    sound_objects,
 )
+from unified.data.build.class_numbers import check_no_pose, read_list, read_names
 from unified.data.build.dense import Found, Options
-from unified.data.build.panoptic import Category, is_panoptic, read_categories, read_entries, read_segments
+from unified.data.build.pairing import Places, by_place, place
+from unified.data.build.panoptic import Category, Identifier, is_panoptic, read_categories, read_segments
+from unified.data.build.references import Reference, find_files
 from unified.data.build.sources import BadSampleError, Files, Item, Problems, sample_key
+from unified.log import logger
 from unified.types import DataError
 
-IMAGES, BOXES, POLYGONS = "images/", ("labels/", "object_detection/"), "instance_segmentation/"
-INDEX, PANOPTIC = "semantic_segmentation/", "panoptic_segmentation/"
+IMAGES, BOXES, POLYGONS = "images", ("labels", "object_detection"), "instance_segmentation"
+INDEX, PANOPTIC = "semantic_segmentation", "panoptic_segmentation"
+ROLES = frozenset((IMAGES, *BOXES, POLYGONS, INDEX, PANOPTIC))
+MASKS = "masks"  # a folder in those of index and panoptic pictures
+CLASS_LIST = "classes.txt"  # beside labels, a name a line, as LabelImg writes it
 NO_LABEL = ("unlabeled", "unlabelled", "void", "ignore")
 BOX_NUMBERS = 4
 SAME = 0.5  # overlap from which a box and a polygon of one class are one object
@@ -40,39 +51,81 @@ SAME = 0.5  # overlap from which a box and a polygon of one class are one object
 
 @dataclass(frozen=True)
 class _Folder:
-    """The files of a top folder by their path in it, and what its class numbers mean."""
+    """The files of one role by place, and what their class numbers mean."""
 
-    files: dict[str, str]
-    names: dict[int, str]
+    files: Places
+    names: Mapping[int, str]
 
 
 class _Source:
     """The files of a source by what they are, and its classes."""
 
-    def __init__(self, files: Files) -> None:
-        texts, pictures = [name for name in files.names if name.endswith(".txt")], files.images()
+    def __init__(self, files: Files, problems: Problems) -> None:
         self.files = files
-        self.images = by_stem(pictures, IMAGES)
-        boxes = [start for start in BOXES if any(name.startswith(start) for name in texts)]
-        self.texts = [_folder(files, start, by_stem(texts, start)) for start in (*boxes[:1], POLYGONS)]
+        self.problems = problems
+        texts, pictures = [name for name in files.names if name.lower().endswith(".txt")], files.images()
+        self.images = _of_role(pictures, IMAGES)
+        other = [name for name in pictures if _role(name) is None]
+        if other:
+            logger.warning("%s: %d images lie outside %s/: %s", files.source, len(other), IMAGES, shown_text(other[0]))
+        boxes = [role for role in BOXES if _of_role(texts, role)]
+        if len(boxes) > 1:
+            raise DataError(f"{files.source}: expected boxes in {' or '.join(BOXES)}, got both. Hint: leave one out")
+        self.texts = [self._folder(role, self._labels(texts, role)) for role in (*boxes, POLYGONS)]
         self.texts = [folder for folder in self.texts if folder.files]
-        self.index = _folder(files, INDEX, _masks(pictures, INDEX))
-        self.panoptic = _masks(pictures, PANOPTIC)
+        self.index = self._folder(INDEX, _of_role(pictures, INDEX))
+        self.panoptic = _of_role(pictures, PANOPTIC)
         self.segments, self.categories = self._panoptic_documents()
         self.classes = self._classes()
 
-    def _panoptic_documents(self) -> tuple[dict[str, list[Mapping[str, Any]]], dict[int, Category]]:
-        segments: dict[str, list[Mapping[str, Any]]] = {}
-        categories: dict[int, Category] = {}
+    def _folder(self, role: str, found: Places) -> _Folder:
+        if not found:
+            return _Folder({}, {})
+        yamls = [name for name in self.files.names if name.lower().endswith((".yaml", ".yml"))]
+        top = [name for name in yamls if "/" not in name]
+        inside = [name for name in yamls if _role(name) == role]
+        check_no_pose(self.files, [*inside, *top])
+        names = {number: label for name in inside or top for number, label in read_names(self.files, name).items()}
+        lists = [name for name in self.files.names if _role(name) == role and name.endswith(f"/{CLASS_LIST}")]
+        if not names and len(lists) == 1:
+            names = read_list(self.files, lists[0])
+        if not names:
+            raise DataError(
+                f"{self.files.source}: no class names for {role}/; expected a YAML file with `names` in it, or at the "
+                "top"
+            )
+        return _Folder(found, names)
+
+    def _labels(self, texts: Sequence[str], role: str) -> Places:
+        """The texts of a role, but a list of classes."""
+        found = _of_role(texts, role)
+        lists = [name for name in texts if name.endswith(f"/{CLASS_LIST}")]
+        return {where: names for where, names in found.items() if where in self.images or not {*names} & {*lists}}
+
+    def _panoptic_documents(self) -> tuple[dict[str, Sequence[Mapping[str, Any]]], dict[Identifier, Category]]:
+        """The segments by the path of the panoptic picture, and all categories."""
+        entries: list[tuple[Reference, Sequence[Mapping[str, Any]]]] = []
+        categories: dict[Identifier, Category] = {}
         for name in self.files.names:
-            if name.startswith(PANOPTIC) and name.endswith(".json"):
+            if _role(name) == PANOPTIC and name.lower().endswith(".json"):
+                where = f"{self.files.source}: {name}"
                 try:
-                    document = json.loads(self.files.read(name))
+                    document = json.loads(decode_text(self.files.read(name), where))
                     if is_panoptic(document):
-                        categories |= read_categories(document)
-                        segments |= read_entries(document)
+                        categories |= read_categories(document, where)
+                        entries += [
+                            (_reference(name, entry), entry["segments_info"]) for entry in document["annotations"]
+                        ]
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
-                    raise DataError(f"{self.files.source}: {name}: no panoptic JSON ({error})") from error
+                    raise DataError(f"{where}: no panoptic JSON ({error})") from error
+        pictures = [name for names in self.panoptic.values() for name in names]
+        segments: dict[str, Sequence[Mapping[str, Any]]] = {}
+        found = find_files(pictures, [reference for reference, _ in entries])
+        for file, (reference, infos) in zip(found, entries, strict=True):
+            if isinstance(file, BadSampleError):
+                self.problems.add("missing panoptic picture", str(file))
+            elif segments.setdefault(file, infos) is not infos:
+                self.problems.add("two panoptic annotations", f"{reference.where}: {file} has another one")
         return segments, categories
 
     def _classes(self) -> list[str]:
@@ -83,55 +136,46 @@ class _Source:
         return list(dict.fromkeys(names))
 
 
-def _folder(files: Files, start: str, found: dict[str, str]) -> _Folder:
-    if not found:
-        return _Folder({}, {})
-    yamls = [name for name in files.names if name.endswith((".yaml", ".yml"))]
-    inside = [name for name in yamls if name.startswith(start)] or [name for name in yamls if "/" not in name]
-    names = {number: label for name in inside for number, label in _names(files, name).items()}
-    if not names:
-        raise DataError(
-            f"{files.source}: no class names for {start}; expected a YAML file with `names` in it, or at the top"
-        )
-    return _Folder(found, names)
+def _reference(document: str, entry: Mapping[str, Any]) -> Reference:
+    path = entry["file_name"]
+    if not isinstance(path, str):
+        raise TypeError(f"expected a file_name, got {path!r}")
+    return Reference(f"{document}: {path}", path, document)
 
 
-def _masks(names: list[str], start: str) -> dict[str, str]:
-    return {stem.removeprefix("masks/"): name for stem, name in by_stem(names, start).items()}
+def _role(name: str) -> str | None:
+    """What a file is, by the first folder of such a name in its path."""
+    return next((folder.casefold() for folder in name.split("/")[:-1] if folder.casefold() in ROLES), None)
 
 
-def _names(files: Files, name: str) -> dict[int, str]:
-    """Class names by number, of a list or a mapping."""
-    try:
-        content = yaml.safe_load(files.read(name))
-    except yaml.YAMLError as error:
-        raise DataError(f"{files.source}: {name}: not YAML ({error})") from error
-    found = (content.get("names") or content.get("classes")) if isinstance(content, dict) else None
-    if isinstance(found, list):
-        found = dict(enumerate(found))
-    if not isinstance(found, dict):
-        return {}
-    return {int(number): str(label) for number, label in found.items()}
+def _of_role(names: Sequence[str], role: str) -> dict[str, list[str]]:
+    roles = ROLES | {MASKS} if role in (INDEX, PANOPTIC) else ROLES
+    return by_place([name for name in names if _role(name) == role], lambda name: place(name, roles))
 
 
 def find_yolo(files: Files, problems: Problems, options: Options) -> Found:
     """The pictures below images/ with all that the other folders say of each."""
-    source = _Source(files)
+    source = _Source(files, problems)
     if not source.images:
-        raise DataError(f"{files.source}: no pictures below {IMAGES}")
-    for what, names in (
+        raise DataError(f"{files.source}: no pictures below {IMAGES}/")
+    for what, places in (
         *(("labels", folder.files) for folder in source.texts),
         ("mask", source.index.files),
         ("panoptic picture", source.panoptic),
     ):
-        for stem in sorted(set(names) - set(source.images)):
-            problems.add(f"{what} without image", names[stem])
-    items = [_item(source, stem, name, options.ignore) for stem, name in source.images.items()]
+        for where in sorted(set(places) - set(source.images)):
+            problems.add(f"{what} without image", ", ".join(places[where]))
+    items = []
+    for where, names in source.images.items():
+        if len(names) > 1:
+            problems.add("ambiguous image", f"{', '.join(names)}: expected one image of this name")
+        else:
+            items.append(_item(source, where, names[0], options.ignore))
     stuff = [category.name for category in source.categories.values() if not category.thing]
     return Found(items, {"classes": source.classes, **({"stuff": stuff} if stuff else {})})
 
 
-def _item(source: _Source, stem: str, image: str, ignore: int | None) -> Item:
+def _item(source: _Source, where: str, image: str, ignore: int | None) -> Item:
     files = source.files
 
     def load() -> dict[str, Any]:
@@ -139,24 +183,26 @@ def _item(source: _Source, stem: str, image: str, ignore: int | None) -> Item:
         facts: dict[str, Any] = {}
         maps: dict[str, bytes] = {}
         if source.texts:
-            facts["objects"] = _merged([_objects(files, folder, stem, picture) for folder in source.texts])
+            facts["objects"] = _merged([_objects(source, folder, where, picture) for folder in source.texts])
         if source.index.files:
-            maps["classes.png"] = _class_map(source, _listed(source.index.files, stem, "mask"), picture, ignore)
+            maps["classes.png"] = _class_map(source, _listed(source.index.files, where, "mask"), picture, ignore)
         if source.segments:
-            entries = source.segments.get(stem.rpartition("/")[2])
-            if entries is None:
+            name = _listed(source.panoptic, where, "panoptic picture")
+            if name not in source.segments:
                 raise BadSampleError("missing panoptic annotation", image)
-            name = _listed(source.panoptic, stem, "panoptic picture")
-            facts["segments"] = read_segments(files, name, entries, source.categories, picture)
+            facts["segments"] = read_segments(files, name, source.segments[name], source.categories, picture)
         return {**picture.columns(**facts), **maps}
 
-    return Item(sample_key(image.removeprefix(IMAGES)), image, load)
+    return Item(sample_key(f"{place(image, ROLES)}."), image, load)
 
 
-def _listed(names: Mapping[str, str], stem: str, what: str) -> str:
-    if stem not in names:
-        raise BadSampleError(f"missing {what}", stem)
-    return names[stem]
+def _listed(places: Places, where: str, what: str) -> str:
+    names = places.get(where, ())
+    if not names:
+        raise BadSampleError(f"missing {what}", where)
+    if len(names) > 1:
+        raise BadSampleError(f"ambiguous {what}", f"{', '.join(names)}: expected one of this name")
+    return names[0]
 
 
 def _class_map(source: _Source, name: str, picture: Picture, ignore: int | None) -> bytes:
@@ -167,20 +213,22 @@ def _class_map(source: _Source, name: str, picture: Picture, ignore: int | None)
     return index_picture(stored, name, places, none, len(source.classes))
 
 
-def _objects(files: Files, folder: _Folder, stem: str, picture: Picture) -> list[dict[str, Any]]:
-    if stem not in folder.files:
+def _objects(source: _Source, folder: _Folder, where: str, picture: Picture) -> list[dict[str, Any]]:
+    if where not in folder.files:
         return []
-    name = folder.files[stem]
-    text = files.read(name).decode("utf-8", errors="replace")
-    lines = [(number, line.split()) for number, line in enumerate(text.splitlines(), start=1)]
-    return [_object(f"{name}:{number}", parts, folder.names, picture) for number, parts in lines if parts]
+    name = _listed(folder.files, where, "labels")
+    try:
+        text = decode_text(source.files.read(name), name)
+    except DataError as error:
+        raise BadSampleError("unreadable labels", str(error)) from error
+    lines = [(f"{name}:{number}", line.split()) for number, line in enumerate(split_lines(text), start=1)]
+    read: list[tuple[str, Callable[[], dict[str, Any]]]]
+    read = [(line, partial(_object, line, parts, folder.names, picture)) for line, parts in lines if parts]
+    return sound_objects(name, read, source.problems)
 
 
 def _object(where: str, parts: list[str], names: Mapping[int, str], picture: Picture) -> dict[str, Any]:
-    try:
-        number, values = int(parts[0]), [float(part) for part in parts[1:]]
-    except ValueError:
-        raise BadSampleError("unreadable line", f"{where}: expected numbers, found {' '.join(parts)[:60]!r}") from None
+    number, values = _numbers(where, parts)
     if number not in names:
         raise BadSampleError("label beyond the list", f"{where}: class {number}; the list has {len(names)}")
     if len(values) == BOX_NUMBERS:
@@ -188,6 +236,8 @@ def _object(where: str, parts: list[str], names: Mapping[int, str], picture: Pic
         shares = [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
         box = [share * size for share, size in zip(shares, [picture.width, picture.height] * 2, strict=True)]
         return {"label": names[number], "box": checked_box(where, box, picture), "crowd": False}
+    if len(values) == BOX_NUMBERS + 1:
+        raise BadSampleError("box with a confidence", f"{where}: expected class cx cy w h, got a sixth number")
     if len(values) < 6 or len(values) % 2:
         raise BadSampleError(
             "broken polygon", f"{where}: {len(values)} numbers; expected x, y of at least three corners"
@@ -198,6 +248,17 @@ def _object(where: str, parts: list[str], names: Mapping[int, str], picture: Pic
     box = checked_box(where, [min(xs), min(ys), max(xs), max(ys)], picture)
     mask = polygons_mask(where, [corners], picture)
     return {"label": names[number], "box": box, "crowd": False, "mask": mask}
+
+
+def _numbers(where: str, parts: list[str]) -> tuple[int, list[float]]:
+    """The class number, which may be written 0.0, and the numbers after it."""
+    values = [float(part) if part.casefold() in ("nan", "inf", "-inf") else as_number(part) for part in parts]
+    numbers = [value for value in values if value is not None]
+    if len(numbers) < len(parts):
+        raise BadSampleError("unreadable line", f"{where}: expected numbers, found {' '.join(parts)[:60]!r}")
+    if not numbers[0].is_integer():
+        raise BadSampleError("unreadable line", f"{where}: expected a whole number as the class, found {parts[0]}")
+    return int(numbers[0]), numbers[1:]
 
 
 def _merged(found: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:

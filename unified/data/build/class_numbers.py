@@ -1,0 +1,107 @@
+"""What the class numbers of a YOLO source mean: the names in its YAML files or lists, as they are written there."""
+
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+import yaml
+
+from unified.core.text_files import decode_text, split_lines
+from unified.data.build.annotations import class_label
+from unified.data.build.sources import Files
+from unified.types import DataError
+
+NAMES = ("names", "classes")
+POSE = "kpt_shape"
+
+
+class _Texts(yaml.BaseLoader):
+    """Reads every scalar as the text that it is: `yes`, `no` and `on` are names, not booleans."""
+
+
+def _mapping(loader: _Texts, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    twice = next((key for place, key in enumerate(keys) if key in keys[:place]), None)
+    if twice is not None:
+        raise yaml.constructor.ConstructorError(None, None, f"{twice!r} comes twice", node.start_mark)
+    return yaml.BaseLoader.construct_mapping(loader, node, deep=True)
+
+
+_Texts.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def read_names(files: Files, name: str) -> dict[int, str]:
+    """Return class names by number, of a list or a mapping; nothing where a YAML file has neither.
+
+    Args:
+        files: The source.
+        name: The YAML file in it.
+
+    Raises:
+        DataError: It is no YAML, or its class numbers or names are none.
+    """
+    content = _content(files, name)
+    found = next((content[key] for key in NAMES if content.get(key)), None)
+    if isinstance(found, list):
+        found = dict(enumerate(found))
+    if not isinstance(found, dict):
+        return {}
+    where = f"{files.source}: {name}"
+    numbers = {_class_number(where, number): label for number, label in found.items()}
+    if len(numbers) < len(found):
+        raise DataError(f"{where}: expected different class numbers, got {', '.join(map(str, found))}")
+    wrong = next((label for label in numbers.values() if not isinstance(label, str) or not label.strip()), None)
+    if wrong is not None:
+        raise DataError(f"{where}: expected names of classes, got {wrong!r}. Hint: names: [dog, cat]")
+    return {number: class_label(label) for number, label in numbers.items()}
+
+
+def read_list(files: Files, name: str) -> dict[int, str]:
+    """Return the class names of a text file, a name a line, by number.
+
+    Args:
+        files: The source.
+        name: The text file in it.
+
+    Raises:
+        DataError: A line between others is blank: it would be a class without a name.
+    """
+    where = f"{files.source}: {name}"
+    lines = [line.strip() for line in split_lines(decode_text(files.read(name), where))]
+    while lines and not lines[-1]:
+        lines.pop()
+    if "" in lines:
+        raise DataError(f"{where}:{lines.index('') + 1}: expected the name of a class, got a blank line")
+    return dict(enumerate(lines))
+
+
+def _class_number(where: str, number: Hashable) -> int:
+    try:
+        return int(str(number))
+    except ValueError:
+        raise DataError(f"{where}: expected class numbers, got {number!r}. Hint: names: {{0: dog, 1: cat}}") from None
+
+
+def check_no_pose(files: Files, names: Iterable[str]) -> None:
+    """Raise `DataError` where a YAML file says that the labels are poses, whose joints it does not name.
+
+    Args:
+        files: The source.
+        names: The YAML files in it.
+    """
+    for name in names:
+        shape = _content(files, name).get(POSE)
+        if shape:
+            raise DataError(
+                f"{files.source}: {name}: expected labels of boxes or polygons, got pose labels ({POSE}: {shape}), "
+                "whose joints have no names. Hint: export them as COCO keypoints (--kind coco); where the lines are "
+                f"boxes alone, leave {POSE} out"
+            )
+
+
+def _content(files: Files, name: str) -> dict[Any, Any]:
+    where = f"{files.source}: {name}"
+    try:
+        content = yaml.load(decode_text(files.read(name), where), Loader=_Texts)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise DataError(f"{where}: not YAML ({error})") from error
+    return content if isinstance(content, dict) else {}
