@@ -192,7 +192,7 @@ def test_wrong_coco_images_are_named_and_can_be_left_out(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"a.json": "{"}, r"a\.json: not JSON"),
+        ({"a.json": "{"}, r"a\.json: expected JSON, got damaged"),
         ({}, "no COCO JSON"),
         (
             {"a.json": {"images": [{"id": 1}], "annotations": []}},
@@ -258,7 +258,8 @@ def test_yolo_with_labels_alone(tmp_path: Path) -> None:
         ({"object_detection/config.yaml": "path: ."}, "no class names for object_detection"),
         ({"semantic_segmentation/masks/v/a.png": png(np.zeros((5, 5), np.uint8))}, "mask of another size"),
         ({"semantic_segmentation/masks/v/a.png": png(np.full((6, 8), 7, np.uint8))}, "label beyond the list: .*: 7;"),
-        ({"panoptic_segmentation/p.json": "[1]"}, "no panoptic JSON"),
+        ({"panoptic_segmentation/p.json": "[1]"}, r"p\.json: expected an object, got a list"),
+        ({"panoptic_segmentation/p.json": "{}"}, "no panoptic JSON"),
         ({"semantic_segmentation/masks/v/a.png": picture()}, "unreadable mask: .*a picture in colours"),
     ],
 )

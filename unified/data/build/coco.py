@@ -1,12 +1,12 @@
 """Shards from COCO JSON: instances, person keypoints, captions and panoptic annotations, merged by image."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from unified.core.text_files import check_text, decode_text, shown_text
+from unified.core.json_files import parse_json
+from unified.core.text_files import check_text, shown_text
 from unified.data.build.annotations import (
     Picture,
     as_flag,
@@ -112,11 +112,7 @@ def _facts(merged: _Merged) -> dict[str, Any]:
 
 def _document(files: Files, name: str) -> dict[str, Any] | None:
     """A COCO document, or None for any other JSON."""
-    where = f"{files.source}: {name}"
-    try:
-        document = json.loads(decode_text(files.read(name), where))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not JSON ({error})") from error
+    document = parse_json(files.read(name), f"{files.source}: {name}", kind=None)
     lists = isinstance(document, dict) and all(isinstance(document.get(key), list) for key in ("images", "annotations"))
     return document if lists else None
 

@@ -9,7 +9,6 @@ no objects. What a class number means is said by the YAML file (`names` or `clas
 the top, or else by a classes.txt beside the labels.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from unified.core.json_files import parse_json
 from unified.core.text_files import decode_text, shown_text, split_lines
 from unified.data.build.annotations import (
     Picture,
@@ -110,13 +110,13 @@ class _Source:
             if _role(name) == PANOPTIC and name.lower().endswith(".json"):
                 where = f"{self.files.source}: {name}"
                 try:
-                    document = json.loads(decode_text(self.files.read(name), where))
+                    document = parse_json(self.files.read(name), where)
                     if is_panoptic(document):
                         categories |= read_categories(document, where)
                         entries += [
                             (_reference(name, entry), entry["segments_info"]) for entry in document["annotations"]
                         ]
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                except (KeyError, TypeError, AttributeError) as error:
                     raise DataError(f"{where}: no panoptic JSON ({error})") from error
         pictures = [name for names in self.panoptic.values() for name in names]
         segments: dict[str, Sequence[Mapping[str, Any]]] = {}
