@@ -98,6 +98,15 @@ def test_wrong_yolo_names_are_told(tmp_path: Path, names: str | bytes, message: 
         build("yolo", yolo(tmp_path / "s", "0 0.5 0.5 0.2 0.2", names), tmp_path / "out")
 
 
+def test_yolo_names_of_two_files_agree(tmp_path: Path) -> None:
+    source = fill(
+        yolo(tmp_path / "s", "0 0.5 0.5 0.2 0.2"), {"hyp.yaml": "lr: 0.1", "other.yaml": "names: [dog, cat, cow]"}
+    )
+    assert build("yolo", source, tmp_path / "out")[""]["classes"] == ["dog", "cat", "cow"]
+    with pytest.raises(DataError, match=r"other\.yaml: expected 'dog' as class 0, .* got 'cat'"):
+        build("yolo", fill(source, {"other.yaml": "names: [cat, dog]"}), tmp_path / "again")
+
+
 def test_yolo_names_beside_the_labels(tmp_path: Path) -> None:
     files = {"images/a.png": picture(), "labels/a.txt": "1 0.5 0.5 0.2 0.2", "labels/classes.txt": "dog\r\ncat\r\n\r\n"}
     build("yolo", fill(tmp_path / "s", files), tmp_path / "out")

@@ -223,6 +223,25 @@ def test_panoptic_pictures_of_equal_names_stay_apart(tmp_path: Path) -> None:
     assert found == {"train/1": "sky", "val/1": "sea"}
 
 
+@pytest.mark.parametrize("kind", ["coco", "yolo"])
+def test_documents_may_number_their_categories_differently(tmp_path: Path, kind: str) -> None:
+    colours = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    colours[..., 0] = 1
+    files: dict[str, Any] = {}
+    for name, names in {"a": ("sky", "sea"), "b": ("sea", "sky")}.items():
+        files |= {f"images/{name}.png": picture(), f"panoptic_segmentation/{name}.png": png(colours)}
+        files[f"panoptic_segmentation/{name}.json"] = {
+            "images": [{"id": 0, "file_name": f"{name}.png"}],
+            "categories": [{"id": number, "name": label} for number, label in enumerate(names)],
+            "annotations": [
+                {"image_id": 0, "file_name": f"{name}.png", "segments_info": [{"id": 1, "category_id": 0}]}
+            ],
+        }
+    build(kind, fill(tmp_path / "s", files), tmp_path / "out")
+    found = {key: one["json"]["segments"][0]["label"] for key, one in samples(tmp_path / "out").items()}
+    assert found == {"a": "sky", "b": "sea"}
+
+
 def test_depth_of_several_scenes_stays_apart(tmp_path: Path) -> None:
     files: dict[str, Any] = {}
     for number, scene in enumerate("ab", start=1):

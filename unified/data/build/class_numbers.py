@@ -29,6 +29,27 @@ def _mapping(loader: _Texts, node: yaml.MappingNode) -> dict[Any, Any]:
 _Texts.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
+def merge_names(files: Files, names: Iterable[str]) -> dict[int, str]:
+    """Return the class names by number that all YAML files of a folder together say.
+
+    Args:
+        files: The source.
+        names: The YAML files in it.
+
+    Raises:
+        DataError: Two of them give a number to different classes.
+    """
+    found: dict[int, str] = {}
+    for name in names:
+        for number, label in read_names(files, name).items():
+            if found.setdefault(number, label) != label:
+                raise DataError(
+                    f"{files.source}: {name}: expected {found[number]!r} as class {number}, as another YAML file says, "
+                    f"got {label!r}. Hint: leave the file that is meant"
+                )
+    return found
+
+
 def read_names(files: Files, name: str) -> dict[int, str]:
     """Return class names by number, of a list or a mapping; nothing where a YAML file has neither.
 

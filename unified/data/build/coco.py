@@ -28,7 +28,6 @@ from unified.data.build.panoptic import (
     Category,
     Identifier,
     identifier,
-    is_panoptic,
     of_panoptic,
     read_categories,
     read_segments,
@@ -42,6 +41,15 @@ COORDINATES = 3  # of a keypoint: x, y, visible
 Size = tuple[float | None, float | None]  # width, height
 
 
+@dataclass(frozen=True)
+class _Segments:
+    """The panoptic annotation of an image, and what the category numbers of its document mean."""
+
+    picture: Reference
+    entries: Sequence[Mapping[str, Any]]
+    categories: Mapping[Identifier, Category]
+
+
 @dataclass
 class _Entry:
     """What one document, or all together, say of an image."""
@@ -50,7 +58,7 @@ class _Entry:
     size: Size
     objects: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)
     captions: list[str] = field(default_factory=list)
-    segments: tuple[Reference, Sequence[Mapping[str, Any]]] | None = None
+    segments: _Segments | None = None
     undecided: bool = False
     """Whether it shares its number with another image, and annotations may be of either."""
 
@@ -62,7 +70,6 @@ class _Merged:
     entries: dict[Reference, _Entry] = field(default_factory=dict)  # by the image as a document names it
     classes: dict[str, bool] = field(default_factory=dict)  # whether it is a thing
     joints: Joints = field(default_factory=Joints)
-    categories: dict[Identifier, Category] = field(default_factory=dict)  # of the panoptic document
     has: set[str] = field(default_factory=set)  # the facts of which the documents speak
 
 
@@ -91,7 +98,7 @@ def find_coco(files: Files, problems: Problems, _: Options) -> Found:
     masks = _segment_files([name for name in files.images() if of_panoptic(name)], entries)
     keys = sample_keys(list(entries))
     items = [
-        Item(keys[name], name, partial(_load, files, name, entry, merged, masks, problems))
+        Item(keys[name], name, partial(_load, files, name, entry, merged.has, masks, problems))
         for name, entry in sorted(entries.items())
         if not entry.undecided
     ]
@@ -119,13 +126,11 @@ def _document(files: Files, name: str) -> dict[str, Any] | None:
 
 def _merge(merged: _Merged, name: str, document: Mapping[str, Any], problems: Problems) -> None:
     """Add what a document says; an annotation of an image or a category that is not listed is a problem."""
-    categories, panoptic = read_categories(document, name), is_panoptic(document)
+    categories = read_categories(document, name)
     for category in categories.values():
         merged.classes[category.name] = merged.classes.get(category.name, True) and category.thing
     joints = merged.joints.read(name, document, problems)
     images = _images(merged, name, document, problems)
-    if panoptic:
-        merged.categories |= categories
     kinds = set()
     for place, annotation in enumerate(document["annotations"]):
         if not isinstance(annotation, Mapping):
@@ -140,7 +145,7 @@ def _merge(merged: _Merged, name: str, document: Mapping[str, Any], problems: Pr
             entry = _Entry(where, (None, None))  # of no image: what it says is of no use, but of which kind it is
         if "segments_info" in annotation:
             kinds.add("segments")
-            _add_segments(entry, where, name, annotation, problems)
+            _add_segments(entry, where, name, annotation, categories, problems)
             continue
         has_object = _is_object(annotation)
         if "caption" in annotation and (annotation["caption"] is not None or not has_object):
@@ -197,14 +202,21 @@ def _add_caption(entry: _Entry, where: str, caption: Any, problems: Problems) ->
         problems.add("unreadable caption", str(error))
 
 
-def _add_segments(entry: _Entry, where: str, document: str, annotation: Mapping[str, Any], problems: Problems) -> None:
+def _add_segments(
+    entry: _Entry,
+    where: str,
+    document: str,
+    annotation: Mapping[str, Any],
+    categories: Mapping[Identifier, Category],
+    problems: Problems,
+) -> None:
     path = annotation.get("file_name")
     if not isinstance(path, str):
         problems.add("missing panoptic picture", f"{where}: expected a file_name, got {path!r}")
     elif entry.segments is None:
-        entry.segments = Reference(where, path, document), annotation["segments_info"]
+        entry.segments = _Segments(Reference(where, path, document), annotation["segments_info"], categories)
     else:
-        problems.add("two panoptic annotations", f"{entry.where}: {entry.segments[0].path} and {path}")
+        problems.add("two panoptic annotations", f"{entry.where}: {entry.segments.picture.path} and {path}")
 
 
 def _add_object(
@@ -249,13 +261,16 @@ def _by_file(merged: _Merged, images: Sequence[str], problems: Problems) -> dict
                 known.objects.setdefault(key, {}).update(item)
             known.undecided |= entry.undecided
             known.captions += entry.captions
+            if known.segments and entry.segments:
+                pictures = f"{known.segments.picture.path} and {entry.segments.picture.path}"
+                problems.add("two panoptic annotations", f"{entry.where}: {pictures}")
             known.segments = known.segments or entry.segments
     return found
 
 
 def _segment_files(masks: Sequence[str], entries: Mapping[str, _Entry]) -> dict[str, str | BadSampleError]:
     """The panoptic picture of each image."""
-    wanted = {name: entry.segments[0] for name, entry in entries.items() if entry.segments}
+    wanted = {name: entry.segments.picture for name, entry in entries.items() if entry.segments}
     return dict(zip(wanted, find_files(masks, list(wanted.values())), strict=True))
 
 
@@ -263,7 +278,7 @@ def _load(
     files: Files,
     name: str,
     entry: _Entry,
-    merged: _Merged,
+    has: set[str],
     masks: Mapping[str, str | BadSampleError],
     problems: Problems,
 ) -> dict[str, Any]:
@@ -275,18 +290,18 @@ def _load(
             f"{name}: the JSON says {width:g}×{height:g}, it is {picture.width}×{picture.height}",
         )
     facts: dict[str, Any] = {}
-    if "objects" in merged.has:
+    if "objects" in has:
         objects = [(found["where"], partial(_object, found, picture)) for found in entry.objects.values()]
         facts["objects"] = sound_objects(name, objects, problems)
-    if "captions" in merged.has:
+    if "captions" in has:
         facts["captions"] = entry.captions
-    if "segments" in merged.has:
+    if "segments" in has:
         if entry.segments is None:
             raise BadSampleError("missing panoptic annotation", name)
         mask = masks[name]
         if isinstance(mask, BadSampleError):
             raise mask
-        facts["segments"] = read_segments(files, mask, entry.segments[1], merged.categories, picture)
+        facts["segments"] = read_segments(files, mask, entry.segments.entries, entry.segments.categories, picture)
     return picture.columns(**facts)
 
 

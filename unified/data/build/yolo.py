@@ -30,7 +30,7 @@ from unified.data.build.annotations import (
     read_picture,
     sound_objects,
 )
-from unified.data.build.class_numbers import check_no_pose, read_list, read_names
+from unified.data.build.class_numbers import check_no_pose, merge_names, read_list
 from unified.data.build.dense import Found, Options
 from unified.data.build.pairing import Places, by_place, place
 from unified.data.build.panoptic import Category, Identifier, is_panoptic, read_categories, read_segments
@@ -55,6 +55,14 @@ class _Folder:
 
     files: Places
     names: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class _Segments:
+    """The panoptic annotation of a picture, and what the category numbers of its document mean."""
+
+    entries: Sequence[Mapping[str, Any]]
+    categories: Mapping[Identifier, Category]
 
 
 class _Source:
@@ -85,7 +93,7 @@ class _Source:
         top = [name for name in yamls if "/" not in name]
         inside = [name for name in yamls if _role(name) == role]
         check_no_pose(self.files, [*inside, *top])
-        names = {number: label for name in inside or top for number, label in read_names(self.files, name).items()}
+        names = merge_names(self.files, inside or top)
         lists = [name for name in self.files.names if _role(name) == role and name.endswith(f"/{CLASS_LIST}")]
         if not names and len(lists) == 1:
             names = read_list(self.files, lists[0])
@@ -102,31 +110,33 @@ class _Source:
         lists = [name for name in texts if name.endswith(f"/{CLASS_LIST}")]
         return {where: names for where, names in found.items() if where in self.images or not {*names} & {*lists}}
 
-    def _panoptic_documents(self) -> tuple[dict[str, Sequence[Mapping[str, Any]]], dict[Identifier, Category]]:
-        """The segments by the path of the panoptic picture, and all categories."""
-        entries: list[tuple[Reference, Sequence[Mapping[str, Any]]]] = []
-        categories: dict[Identifier, Category] = {}
+    def _panoptic_documents(self) -> tuple[dict[str, _Segments], dict[str, Category]]:
+        """The segments by the path of the panoptic picture, and all categories by name."""
+        entries: list[tuple[Reference, _Segments]] = []
+        known: dict[str, Category] = {}
         for name in self.files.names:
             if _role(name) == PANOPTIC and name.lower().endswith(".json"):
                 where = f"{self.files.source}: {name}"
                 try:
                     document = parse_json(self.files.read(name), where)
                     if is_panoptic(document):
-                        categories |= read_categories(document, where)
+                        categories = read_categories(document, where)
+                        known = {category.name: category for category in categories.values()} | known
                         entries += [
-                            (_reference(name, entry), entry["segments_info"]) for entry in document["annotations"]
+                            (_reference(name, entry), _Segments(entry["segments_info"], categories))
+                            for entry in document["annotations"]
                         ]
                 except (KeyError, TypeError, AttributeError) as error:
                     raise DataError(f"{where}: no panoptic JSON ({error})") from error
         pictures = [name for names in self.panoptic.values() for name in names]
-        segments: dict[str, Sequence[Mapping[str, Any]]] = {}
+        segments: dict[str, _Segments] = {}
         found = find_files(pictures, [reference for reference, _ in entries])
-        for file, (reference, infos) in zip(found, entries, strict=True):
+        for file, (reference, entry) in zip(found, entries, strict=True):
             if isinstance(file, BadSampleError):
                 self.problems.add("missing panoptic picture", str(file))
-            elif segments.setdefault(file, infos) is not infos:
+            elif segments.setdefault(file, entry) is not entry:
                 self.problems.add("two panoptic annotations", f"{reference.where}: {file} has another one")
-        return segments, categories
+        return segments, known
 
     def _classes(self) -> list[str]:
         """All names, those of the panoptic annotations first, in the order of their numbers."""
@@ -190,7 +200,8 @@ def _item(source: _Source, where: str, image: str, ignore: int | None) -> Item:
             name = _listed(source.panoptic, where, "panoptic picture")
             if name not in source.segments:
                 raise BadSampleError("missing panoptic annotation", image)
-            facts["segments"] = read_segments(files, name, source.segments[name], source.categories, picture)
+            known = source.segments[name]
+            facts["segments"] = read_segments(files, name, known.entries, known.categories, picture)
         return {**picture.columns(**facts), **maps}
 
     return Item(sample_key(f"{place(image, ROLES)}."), image, load)
