@@ -1,12 +1,12 @@
 """The user's files, in a folder or in a zip, and the list of what was wrong with them."""
 
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
+from unified.data.build.archives import EntryError, ZipArchive
 from unified.data.decode import IMAGES, decode_column, frames_in
 from unified.data.write import ShardWriter, progress
 from unified.log import logger
@@ -23,8 +23,8 @@ class Files:
 
     def __init__(self, source: Path) -> None:
         self.source = source
-        self._zip = _open_zip(source) if source.is_file() else None
-        names = self._zip.namelist() if self._zip else _walk(source)
+        self._zip = ZipArchive(source) if source.is_file() else None
+        names = self._zip.names if self._zip else _walk(source)
         self._prefix = _wrapper(names) if self._zip else ""
         inside = [name.removeprefix(self._prefix) for name in names if not any(map(_hidden, name.split("/")))]
         self.names = sorted(name for name in inside if name and not name.endswith("/"))
@@ -37,7 +37,9 @@ class Files:
             if self._zip:
                 return self._zip.read(self._prefix + name)
             return (self.source / name).read_bytes()
-        except (OSError, zipfile.BadZipFile) as error:
+        except EntryError as error:
+            raise BadSampleError("unreadable file", str(error)) from error
+        except OSError as error:
             raise BadSampleError("unreadable file", f"{self.source}: {name}: {error}") from error
 
     def images(self) -> list[str]:
@@ -54,13 +56,6 @@ class Files:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _open_zip(source: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(source)
-    except zipfile.BadZipFile as error:
-        raise DataError(f"{source}: expected a folder or a zip ({error})") from error
 
 
 def _walk(folder: Path) -> list[str]:
