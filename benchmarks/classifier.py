@@ -22,10 +22,10 @@ from benchmarks.measure import Row, best_seconds
 from benchmarks.step import precisions
 from unified import seed
 from unified.data.augment import augment, build_transforms
-from unified.data.decode import decode_image
 from unified.data.loader import StepLoader
 from unified.data.write import ShardWriter
 from unified.modalities.image import ImageSpec, ImageTokenizer
+from unified.modalities.image_files import decode_image
 from unified.model_settings import ImageSettings, ModelSettings, TextSettings
 from unified.recipe import DataSettings, Recipe, TrainSettings
 from unified.task import Match, Task

@@ -23,13 +23,14 @@ import webdataset
 
 from benchmarks.drawn import glyph, photograph
 from benchmarks.measure import Row, best_seconds, table
-from unified.data.decode import decode, decode_image
+from unified.data.decode import decode
 from unified.data.loader import StepLoader
 from unified.data.order import positions
 from unified.data.shards import Shards
 from unified.data.write import ShardWriter
 from unified.labels import Labels
 from unified.modalities.image import ImageSpec, ImageTokenizer
+from unified.modalities.image_files import decode_image
 from unified.recipe import DataSettings, Recipe
 from unified.task import Match, Task
 

@@ -11,9 +11,9 @@ from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 
 from unified.config import RecipeError
 from unified.configuration import UnifiedConfig
-from unified.data.decode import decode_image
 from unified.modalities import load_tokenizers
 from unified.modalities.image import ImageTokenizer
+from unified.modalities.image_files import decode_image
 from unified.model_settings import ImageSettings, ModelSettings, TextSettings
 from unified.processor import UnifiedProcessor, register
 from unified.types import DataError

@@ -12,7 +12,7 @@ import numpy as np
 import tokenizers
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -27,8 +27,9 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from unified.configuration import UnifiedConfig
 from unified.modalities.base import FORMAT, Tokenizer, check_format
-from unified.modalities.frames import check_frames, count_frames, read_pixels
-from unified.modalities.image import ImageTokenizer, read_spec, rgb, write_spec
+from unified.modalities.frames import check_frames
+from unified.modalities.image import ImageTokenizer, read_spec, write_spec
+from unified.modalities.image_files import ImageError, decode_frames, read_pixels
 from unified.modalities.text import END, SPE, TextTokenizer
 from unified.post_process import PostProcessing
 from unified.processor_options import Options, image_size, read_options
@@ -86,9 +87,7 @@ def _tensor(image: Any) -> UInt8[Tensor, "*t 3 h w"]:
     if isinstance(image, str | Path):
         return _read(Path(image))
     if isinstance(image, Image.Image):
-        if count_frames(image) > 1:
-            return _all_frames(image, "a Pillow image")
-        return torch.from_numpy(np.array(rgb(image))).permute(2, 0, 1).contiguous()
+        return _opened(image)
     if isinstance(image, np.ndarray):
         image = torch.from_numpy(np.ascontiguousarray(image))
         if image.dim() == 2:
@@ -110,19 +109,18 @@ def _read(path: Path) -> UInt8[Tensor, "*t 3 h w"]:
     if not path.is_file():
         raise DataError(f"images: {path}: no such file (addresses of the web are not fetched)")
     try:
-        with Image.open(path) as image:
-            if count_frames(image) > 1:
-                return _all_frames(image, str(path))
-            return torch.from_numpy(np.array(rgb(ImageOps.exif_transpose(image)))).permute(2, 0, 1).contiguous()
-    except (UnidentifiedImageError, OSError, EOFError, SyntaxError, Image.DecompressionBombError) as error:
+        return decode_frames(path.read_bytes()).contiguous()
+    except (ImageError, OSError) as error:
         raise DataError(f"images: {path}: not a readable image: {error}") from error
 
 
-def _all_frames(image: Image.Image, where: str) -> UInt8[Tensor, "t 3 h w"]:
+def _opened(image: Image.Image) -> UInt8[Tensor, "*t 3 h w"]:
+    """The same of an image that is opened; it is upright by the EXIF orientation that it still has."""
     try:
         return read_pixels(image).contiguous()
-    except ValueError as error:
-        raise DataError(f"images: {where}: {error}") from error
+    except ImageError as error:
+        name = getattr(image, "filename", "") or "a Pillow image"
+        raise DataError(f"images: {name}: not a readable image: {error}") from error
 
 
 class UnifiedProcessor(PostProcessing, ProcessorMixin):  # type: ignore[misc]

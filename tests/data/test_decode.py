@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from unified.data import decode as module
-from unified.data.decode import column, decode, decode_image
-from unified.modalities.frames import ORIENTATION
+from unified.data.decode import column, decode
+from unified.modalities import image_files as module
+from unified.modalities.image_files import ORIENTATION, decode_image
 from unified.seed import generator
 from unified.types import DataError
 

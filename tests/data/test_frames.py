@@ -21,13 +21,14 @@ from unified.data import commands
 from unified.data.augment import augment, build_transforms
 from unified.data.build.dense import Options
 from unified.data.collate import Collator
-from unified.data.decode import decode, decode_frames, decode_image, decode_map, frames_in, read_image
+from unified.data.decode import decode, decode_map, read_image
 from unified.data.patterns import read_manifest
 from unified.data.scenes import SceneCollator
 from unified.data.shards import Shards
 from unified.data.verify import verify
 from unified.data.write import ShardWriter
 from unified.modalities.image import ImageSpec, ImageTokenizer
+from unified.modalities.image_files import count_frames_in, decode_frames, decode_image
 from unified.modalities.text import TextTokenizer
 from unified.recipe import Recipe
 from unified.task import Map, Match, Task
@@ -65,18 +66,18 @@ def clip(seed: int, frames: int = 4, side: int = 16) -> np.ndarray:
 def test_all_frames_of_an_animated_image_are_decoded(kind: str, options: dict[str, Any]) -> None:
     data = animated(4, kind, **options)
     video = decode_frames(data)
-    assert (frames_in(data), tuple(video.shape), video.dtype) == (4, (4, 3, 12, 16), torch.uint8)
+    assert (count_frames_in(data), tuple(video.shape), video.dtype) == (4, (4, 3, 12, 16), torch.uint8)
     assert video[:, 0, 5, 5].tolist() == [0, 60, 120, 180]
     with pytest.raises(ValueError, match="expected one image, got 4 frames"):
         decode_image(data)
     still = animated(1, kind, **options)
-    assert (frames_in(still), tuple(decode_frames(still).shape)) == (1, (3, 12, 16))
+    assert (count_frames_in(still), tuple(decode_frames(still).shape)) == (1, (3, 12, 16))
 
 
 def test_images_beside_the_frames_are_none_of_them() -> None:
     video = decode_frames(animated(4, "PNG", default_image=True))  # the first is for viewers that know no animation
     assert video[:, 0, 0, 0].tolist() == [60, 120, 180]
-    assert frames_in(animated(2, "MPO")) == 1  # a photograph and its preview
+    assert count_frames_in(animated(2, "MPO")) == 1  # a photograph and its preview
     assert decode_frames(animated(2, "MPO")).dim() == 3
     large, small = Image.new("RGB", (16, 12), (9, 0, 0)), Image.new("RGB", (4, 3))
     small.encoderinfo = {"tiffinfo": {254: 1}}  # type: ignore[attr-defined]  # a smaller version of the other page

@@ -15,9 +15,9 @@ import numpy as np
 import yaml
 
 from unified.core.atomic_files import replace_file
-from unified.data.decode import IMAGES
 from unified.data.index import Header, index_path, open_index, read_header
 from unified.data.patterns import MANIFEST, parts, read_manifest, shard_paths
+from unified.modalities.image_formats import IMAGES
 from unified.types import DataError
 
 CARD = "README.md"

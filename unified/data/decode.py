@@ -11,23 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import UInt8, UInt16
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from unified.modalities.frames import PIXEL_LIMIT, check_frames, check_pixels, count_frames, read_pixels
+from unified.modalities.frames import PIXEL_LIMIT, check_frames, check_pixels, count_frames
+from unified.modalities.image_files import PNG_SIGNATURE, decode_frames
+from unified.modalities.image_formats import IMAGES
 from unified.types import DataError, Sample
 
-try:
-    import simplejpeg
-except ImportError:  # the extra `fast` is not installed: Pillow decodes, at about two thirds of the rate
-    simplejpeg = None
-
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-IMAGES = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm")
-JPEG_START = b"\xff\xd8\xff"
-PNG_SIGNATURE, PNG_HEADER = b"\x89PNG\r\n\x1a\n", 33  # bytes up to the end of the first chunk
+PNG_HEADER = 33  # bytes up to the end of the first chunk
 PNG_GREY, PNG_PALETTE = 0, 3
-ANIMATION = b"acTL"  # the chunk that every APNG has
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, OverflowError, IndexError, TypeError)
 
 
@@ -120,59 +113,6 @@ def decode_column(raw: Mapping[str, Any], name: str) -> Any:
         return decoder(raw[name])
     except _BROKEN as error:
         raise DataError(f"{place(raw)}: column {name!r}: {error or type(error).__name__}") from error
-
-
-def decode_image(data: bytes, pixel_limit: int = PIXEL_LIMIT) -> UInt8[Tensor, "3 h w"]:
-    """A still picture as RGB, turned upright by its EXIF orientation, transparent parts on white.
-
-    The memory lies channels last. Raises `ValueError` or `OSError` where it is broken, has several frames, or has more
-    than `pixel_limit` pixels; these are counted before any is decoded.
-    """
-    pixels = decode_frames(data, pixel_limit)
-    if pixels.dim() == 4:
-        raise ValueError(f"expected one image, got {len(pixels)} frames. Hint: store the one that is meant by itself")
-    return pixels
-
-
-def decode_frames(data: bytes, pixel_limit: int = PIXEL_LIMIT) -> UInt8[Tensor, "*t 3 h w"]:
-    """The same, and an animated picture (GIF, WebP, APNG, or a TIFF of several pages) as all of its frames."""
-    if data[:3] == JPEG_START:
-        pixels = _decode_jpeg(data, pixel_limit)
-        if pixels is not None:
-            return torch.from_numpy(pixels).permute(2, 0, 1)
-    with _opened(data, pixel_limit) as image:
-        return read_pixels(image, pixel_limit)
-
-
-def frames_in(data: bytes) -> int:
-    """How many frames the bytes of a picture hold, without decoding them; raises as `decode_frames` does."""
-    if data[:3] == JPEG_START or (data[:8] == PNG_SIGNATURE and ANIMATION not in data):
-        return 1
-    with _opened(data, PIXEL_LIMIT) as image:
-        return count_frames(image)
-
-
-def _decode_jpeg(data: bytes, pixel_limit: int) -> UInt8[np.ndarray, "h w 3"] | None:
-    """A plain JPEG by the fast decoder; None leaves it to Pillow: no such decoder, turned by EXIF, CMYK, or broken."""
-    if simplejpeg is None or b"Exif\x00\x00" in data[: 1 << 16]:
-        return None
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        check_pixels(width, height, pixel_limit)
-        if colours not in ("YCbCr", "Gray", "RGB"):
-            return None
-        return simplejpeg.decode_jpeg(data, colorspace="RGB")
-    except ValueError:
-        return None
-
-
-def _opened(data: bytes, pixel_limit: int) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError:
-        raise ValueError(f"not a picture; expected one of {', '.join(FORMATS)}") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's own, higher limit
-        raise ValueError(f"{error}; the limit here is {pixel_limit:,}; make the picture smaller") from error
 
 
 def decode_map(data: bytes, bits: Sequence[int] = (8, 16)) -> UInt8[Tensor, "h w"] | UInt16[Tensor, "h w"]:

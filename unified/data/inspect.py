@@ -11,10 +11,11 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from unified.data.decode import DECODERS, IMAGES, decode_column
+from unified.data.decode import DECODERS, decode_column
 from unified.data.draw import map_picture, overlay
 from unified.data.scene import annotated
 from unified.data.shards import Shards
+from unified.modalities.image_formats import IMAGES
 
 CELL = 128  # pixels of a picture on the sheet
 ANNOTATED = 320  # pixels of one with objects or joints, whose names are written at them

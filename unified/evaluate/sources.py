@@ -4,10 +4,10 @@ import hashlib
 from pathlib import Path
 from typing import Any, Protocol
 
-from unified.data.decode import IMAGES
 from unified.data.patterns import MANIFEST, read_manifest
 from unified.data.shards import Shards
 from unified.labels import CLASS_NAMES
+from unified.modalities.image_formats import IMAGES
 from unified.types import DataError
 
 COUNT = "nshards.txt"  # CLIP_benchmark's mark of a folder of shards

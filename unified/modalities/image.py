@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -162,18 +161,6 @@ def write_spec(spec: ImageSpec) -> dict[str, Any]:
         "size": {"height": spec.height, "width": spec.width},
         **{name: list(value) if isinstance(value, tuple) else value for name, value in values.items()},
     }
-
-
-def rgb(image: Image.Image) -> Image.Image:
-    """A picture in RGB: what is transparent becomes white, of 16 bits the high ones stay."""
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I;16"):  # Pillow would clip what is above 255
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image.convert("RGB")
 
 
 def patches(pixels: UInt8[Tensor, "b *t 3 h w"] | Float[Tensor, "b *t 3 h w"], patch: int) -> Tokens:

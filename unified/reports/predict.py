@@ -11,11 +11,11 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from unified.config import nearest
-from unified.data.decode import IMAGES
 from unified.data.patterns import natural
 from unified.labels import Labels, load_labels
 from unified.log import logger
 from unified.modalities.frames import check_frames
+from unified.modalities.image_formats import IMAGES
 from unified.processor import read_images
 from unified.reports.coco_results import CocoResults
 from unified.reports.matched import Matched, matched_tasks

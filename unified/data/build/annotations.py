@@ -13,9 +13,10 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from unified.data.build.sources import BadSampleError, Files, Problems, measured
-from unified.data.decode import decode_map, frames_in
+from unified.data.decode import decode_map
 from unified.data.scene import SLACK, clip_box
 from unified.labels import partners
+from unified.modalities.image_files import count_frames_in
 
 UNLABELLED = -1.0  # both coordinates of a joint that nobody labelled, as MPII's tools write it
 _NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", re.ASCII)
@@ -40,7 +41,7 @@ class Picture(NamedTuple):
 def read_picture(files: Files, name: str) -> Picture:
     """A still picture of the source; raises `BadSampleError` where it cannot be read, or has several frames."""
     picture = Picture(*measured(files.read(name), name, str(files.source)))
-    if (count := frames_in(picture.data)) > 1:
+    if (count := count_frames_in(picture.data)) > 1:
         raise BadSampleError(
             "animated image", f"{name}: {count} frames; annotations are of one. Store the annotated frame by itself"
         )

@@ -72,6 +72,14 @@ class ZipArchive:
                 f"{where}: expected a whole entry, got damaged data ({found}). Hint: copy it again"
             ) from error
 
+    def start(self, name: str) -> bytes:
+        """Return the first `START` bytes of an entry, by which its kind is told; none where it cannot be read."""
+        try:
+            with self._zip.open(self._entries[name][0]) as file:
+                return file.read(START)
+        except _DAMAGED:
+            return b""
+
     def close(self) -> None:
         """Close the file."""
         self._zip.close()

@@ -7,8 +7,9 @@ from typing import Any
 from unified.data.build.annotations import DIGITS, png
 from unified.data.build.sources import BadSampleError, Item
 from unified.data.cuts import Beside, write_cut
-from unified.data.decode import IMAGES, decode_image
 from unified.data.scene import ANNOTATION, measure_area
+from unified.modalities.image_files import decode_image
+from unified.modalities.image_formats import IMAGES
 
 MARGIN = 1.25
 """Sides of a cut, in those of the object's box, as is usual for poses."""

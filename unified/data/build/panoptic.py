@@ -11,7 +11,7 @@ import numpy as np
 from unified.core.text_files import check_text
 from unified.data.build.annotations import Picture, as_flag, as_number, check_size, class_label, encode_mask
 from unified.data.build.sources import BadSampleError, Files
-from unified.data.decode import decode_image
+from unified.modalities.image_files import decode_image
 from unified.types import DataError
 
 Identifier = int | str

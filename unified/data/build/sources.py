@@ -6,16 +6,27 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
+from unified.core.file_kinds import START
 from unified.data.build.archives import EntryError, ZipArchive
-from unified.data.decode import IMAGES, decode_column, frames_in
+from unified.data.decode import decode_column
 from unified.data.write import ShardWriter, progress
 from unified.log import logger
+from unified.modalities.image_files import count_frames_in
+from unified.modalities.image_formats import (
+    ENDINGS,
+    FORMATS,
+    IMAGE_ENDINGS,
+    IMAGES,
+    describe_unread,
+    ending,
+    image_column,
+    sort_images,
+)
 from unified.seed import key
 from unified.types import DataError
 
 SEED = "pack 1"
 LISTED = 5  # problems that an error names
-IMAGE_SUFFIXES = {f".{name}" for name in IMAGES}
 
 
 class Files:
@@ -23,6 +34,7 @@ class Files:
 
     def __init__(self, source: Path) -> None:
         self.source = source
+        self._images: list[str] | None = None
         self._zip = ZipArchive(source) if source.is_file() else None
         names = self._zip.names if self._zip else _walk(source)
         self._prefix = _wrapper(names) if self._zip else ""
@@ -43,8 +55,29 @@ class Files:
             raise BadSampleError("unreadable file", f"{self.source}: {name}: {error}") from error
 
     def images(self) -> list[str]:
-        """The names of pictures, by their suffix."""
-        return [name for name in self.names if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
+        """The names of images: by their suffix, and by their first bytes where that does not say what they are."""
+        if self._images is None:
+            self._images, others = sort_images(self.names, self._start)
+            self._tell_others(others)
+        return self._images
+
+    def _start(self, name: str) -> bytes:
+        """The first bytes of a file; none where it cannot be read."""
+        if self._zip:
+            return self._zip.start(self._prefix + name)
+        try:
+            with (self.source / name).open("rb") as file:
+                return file.read(START)
+        except OSError:
+            return b""
+
+    def _tell_others(self, names: Sequence[str]) -> None:
+        """Say how many files are no images, and which endings they have."""
+        if names:
+            counts = Counter(f".{ending(name)}" if ending(name) else "no suffix" for name in names).most_common()
+            first = ", ".join(f"{count:,} × {kind}" for kind, count in counts[:LISTED])
+            more = f", and {len(counts) - LISTED:,} more kinds" if len(counts) > LISTED else ""
+            logger.info("%s: %s files are no images (%s%s)", self.source, f"{len(names):,}", first, more)
 
     def close(self) -> None:
         """Close the zip."""
@@ -144,9 +177,13 @@ def picture(data: bytes, name: str, place: str) -> tuple[str, bytes]:
 
 def measured(data: bytes, name: str, place: str) -> tuple[str, bytes, int, int]:
     """The same as `picture`, with the height and the width that it has when it stands upright."""
-    column = PurePosixPath(name).suffix.lower().removeprefix(".")
-    if column not in IMAGES:
-        raise BadSampleError("unknown image format", f"{name}: expected one of {', '.join(IMAGES)}")
+    column = image_column(name, data)
+    if column is None:
+        kind = describe_unread(data, name)
+        raise BadSampleError(
+            "unknown image format",
+            f"{name}: expected an image ({', '.join(FORMATS)}), got {kind.name}. Hint: {kind.hint}",
+        )
     try:
         pixels = decode_column({"__shard__": place, "__key__": name, column: data}, column)
     except DataError as error:
@@ -175,7 +212,7 @@ def pack(writer: ShardWriter, items: Sequence[Item], problems: Problems, series:
         other = first.setdefault(item.key, item)
         if other is not item:
             problems.add("duplicate key", f"{item.name} and {other.name} would both be sample {item.key!r}")
-    written, frames = 0, list[tuple[str, int]]()
+    written, frames, renamed = 0, list[tuple[str, int]](), list[tuple[str, str]]()
     ordered = sorted(first.values(), key=lambda item: key(SEED, item.key))
     for item in progress(ordered, len(ordered), f"packing {series}"):
         try:
@@ -185,13 +222,28 @@ def pack(writer: ShardWriter, items: Sequence[Item], problems: Problems, series:
         else:
             writer.write(item.key, columns, series)
             written += 1
-            frames += [(item.name, count) for count in map(frames_in, _pictures(columns)) if count > 1]
+            frames += [(item.name, count) for count in map(count_frames_in, _pictures(columns).values()) if count > 1]
+            renamed += [(item.name, column) for column in _pictures(columns) if _is_renamed(item.name, column)]
     _tell_frames(writer, frames, written, series)
+    _tell_formats(renamed, series)
     return written
 
 
-def _pictures(columns: Mapping[str, Any]) -> list[bytes]:
-    return [data for name, data in columns.items() if name in IMAGES]
+def _pictures(columns: Mapping[str, Any]) -> dict[str, bytes]:
+    return {name: data for name, data in columns.items() if name in IMAGES}
+
+
+def _is_renamed(name: str, column: str) -> bool:
+    """Whether the ending of a file says another format than the one that it has."""
+    return ending(name) in IMAGE_ENDINGS and not any({ending(name), column} <= {*known} for known in ENDINGS.values())
+
+
+def _tell_formats(renamed: Sequence[tuple[str, str]], series: str) -> None:
+    """Say which images are stored under another format than their name says."""
+    if renamed:
+        counts = Counter((ending(name), column) for name, column in renamed)
+        told = ", ".join(f"{count:,} × .{given} as {column}" for (given, column), count in counts.most_common())
+        logger.info("packing %s: images whose suffix is of another format: %s (%s)", series, told, renamed[0][0])
 
 
 def _tell_frames(writer: ShardWriter, several: list[tuple[str, int]], written: int, series: str) -> None:
