@@ -63,6 +63,7 @@ MEANING = {
     "official",
     "parameters",
     "registration",
+    "weight_files",
 }
 MOVEMENT = ["data", "evaluate", "train", "reports"]  # each may import only what stands to its left
 LEVELS = {

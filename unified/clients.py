@@ -1,6 +1,7 @@
 """What programs that know CLIP-like models of transformers call: its outputs, and methods by its names."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from unified.layout import Attributes
 from unified.nn.scaled_dot_product import EAGER, set_eager
 from unified.training_record import write_record
 from unified.types import Tokens
+from unified.weight_files import check_weights, one_set_of_weights
 
 
 @dataclass
@@ -122,6 +124,22 @@ class ClientMethods:
         super().set_attn_implementation(attn_implementation, **options)  # type: ignore[misc]
         set_eager(self, self.config._attn_implementation == EAGER)  # type: ignore[arg-type]
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *arguments: Any, **options: Any) -> Any:
+        """Load a model as `PreTrainedModel` does, from a folder only where it holds one whole set of weights.
+
+        Args:
+            pretrained_model_name_or_path: a folder, a name on the hub, or None where the weights are given.
+            arguments, options: as there.
+
+        Raises:
+            WeightsError: a folder holds two sets of weights, or files that are cut off or none of weights.
+        """
+        given = pretrained_model_name_or_path
+        if given is not None and Path(given).is_dir() and not {"variant", "subfolder"} & options.keys():
+            check_weights(Path(given))
+        return super().from_pretrained(given, *arguments, **options)  # type: ignore[misc]
+
     def save_pretrained(self, save_directory: Any, is_main_process: bool = True, **options: Any) -> None:
         """Write the model, and beside it the processor and the record of training that came with it.
 
@@ -130,7 +148,8 @@ class ClientMethods:
             is_main_process: whether this process is the one that writes; the others take part alone.
             options: as in `PreTrainedModel.save_pretrained`.
         """
-        super().save_pretrained(save_directory, is_main_process=is_main_process, **options)  # type: ignore[misc]
+        with one_set_of_weights(Path(save_directory)) if is_main_process else nullcontext():
+            super().save_pretrained(save_directory, is_main_process=is_main_process, **options)  # type: ignore[misc]
         if is_main_process and self.processor is not None:
             self.processor.save_pretrained(save_directory)
         if is_main_process and self.training_record is not None:

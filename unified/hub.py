@@ -29,15 +29,22 @@ from unified.card import model_card
 from unified.checkpoint.place import STEP, checkpoints_of
 from unified.config import nearest
 from unified.configuration import UnifiedConfig
-from unified.errors import UserError
+from unified.core import json_files
+from unified.errors import DataError, UserError
 from unified.modalities.base import read_json
 from unified.model import UnifiedModel
 from unified.processor import UnifiedProcessor
 from unified.result_files import FORMAT as RESULTS
 from unified.result_files import upgraded
 from unified.training_record import TrainingRecord, read_record, write_record
+from unified.weight_files import WeightsError, check_weights
 
 FILES = ("*.json", "*.safetensors", "README.md")  # nothing else is fetched, least of all pickles or code
+PROCESSOR_FILES = (
+    *("processor_config.json", "preprocessor_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+)
+"""Looked through before the libraries read them, whose errors do not say which file is cut off."""
 ALIGNED = 64  # bytes
 Weights = Literal["auto", "weights", "ema"]
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -275,6 +282,10 @@ def _load_exported(folder: Path, name: str, **kind: torch.dtype) -> Loaded:
     if not any(folder.glob("*.safetensors")):
         found = ", ".join(sorted(path.name for path in folder.iterdir()))
         raise HubError(f"{name}: no weights (model.safetensors); there are {found}")
+    try:
+        check_weights(folder)
+    except WeightsError as error:
+        raise HubError(str(error)) from error
     return Loaded(_model(name, folder, **kind), read_processor(folder), name, read_record(folder))
 
 
@@ -301,6 +312,12 @@ def _align(model: UnifiedModel) -> None:
 
 def read_processor(folder: Path) -> UnifiedProcessor:
     """The processor of a folder."""
+    try:
+        for file in (folder / name for name in PROCESSOR_FILES):
+            if file.is_file():
+                json_files.read_json(file, most=json_files.MOST_BYTES)
+    except DataError as error:
+        raise HubError(str(error)) from error
     try:
         found = AutoProcessor.from_pretrained(folder)
     except OSError as error:

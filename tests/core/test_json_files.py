@@ -22,6 +22,12 @@ from unified.errors import DataError
         (b'{"a": ' * 200_000, "x.json: expected JSON, got brackets in too many levels"),
         (b'{"a": ' + b"9" * 5000 + b"}", "x.json: expected JSON, got a number of thousands of digits"),
         (b'{"a": "\xe1"}', "x.json: expected text in UTF-8"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\n",
+            r"expected JSON, got a pointer of git-lfs\. Hint: .*lfs pull",
+        ),
+        (b"\x1f\x8b\x08", "x.json: expected JSON, got gzip-compressed data"),
+        (b"<!DOCTYPE html>", "x.json: expected JSON, got a web page"),
     ],
 )
 def test_what_is_no_json_is_told_in_a_line(content: bytes, message: str) -> None:

@@ -1,6 +1,9 @@
 """The index of a tar: what it holds, and every tar that it refuses."""
 
+import bz2
+import gzip
 import io
+import lzma
 import tarfile
 import time
 from collections.abc import Mapping, Sequence
@@ -10,6 +13,7 @@ import pytest
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from unified.data.index import build_index, index_path, open_index, read_header, split_name, write_index
+from unified.data.patterns import parts, shard_paths
 from unified.types import DataError
 
 Members = Sequence[tuple[str, bytes]]
@@ -125,12 +129,98 @@ def test_damaged_header_and_joined_tars_are_refused(tmp_path: Path) -> None:
         build_index(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"no tar at all" * 100, b"\x1f\x8b" + b"\0" * 1000])
-def test_what_is_no_tar_is_refused(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "expected a plain tar, got an empty file"),
+        (b"no tar at all" * 100, "cut off, damaged or no plain tar"),
+        (b"\x1f\x8b" + b"\0" * 1000, r"expected a plain tar, got gzip-compressed data\. Hint: unpack it: gunzip -c"),
+        (bz2.compress(b"tar"), "got bzip2-compressed data"),
+        (lzma.compress(b"tar"), "got xz-compressed data"),
+        (b"\x28\xb5\x2f\xfd" + b"\0" * 600, "got zstd-compressed data"),
+        (b"PK\x03\x04" + b"\0" * 600, "got a zip archive"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "got a pointer of git-lfs.*git lfs pull"),
+        (b"<html><body>Sign in</body></html>", "got a web page"),
+    ],
+)
+def test_what_is_no_tar_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "s.tar"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"s\.tar: cut off, damaged or no plain tar"):
+    with pytest.raises(DataError, match=rf"s\.tar: (expected a plain tar, )?{message}"):
         build_index(path)
+
+
+SONG = "song 1.0 (live)"
+ODD = [
+    "Screenshot 10.30.15\u202fAM",  # as macOS names them
+    "a.b\u2028c",
+    "a.b\x85c",
+    "a.\u3000b\x0cc\x1cd\ve",
+    "a. b ",
+    "a.caf\u00e9 cafe\u0301",
+    "line\nbreak.in its key",
+]
+
+
+def stored(path: Path) -> list[dict[str, bytes]]:
+    """The samples by the index as it is read from its file."""
+    write_index(build_index(path), index_path(path))
+    index, data = open_index(index_path(path)), path.read_bytes()
+    members = [index.entry(number)[1] for number in range(len(index))]
+    return [{index.columns[column]: data[at : at + size] for column, at, size in found} for found in members]
+
+
+def test_each_column_holds_its_own_bytes_whatever_its_name(tmp_path: Path) -> None:
+    files = [(f"{SONG}.{kind}", kind.encode()) for kind in ("txt", "json", "png")]
+    assert stored(make_tar(tmp_path / "s.tar", files)) == [
+        {"0 (live).txt": b"txt", "0 (live).json": b"json", "0 (live).png": b"png"}
+    ]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_names_may_hold_any_letters(tmp_path: Path, name: str) -> None:
+    path = make_tar(tmp_path / "s.tar", [(f"{name}.txt", b"first"), (f"{name}.png", b"second")])
+    key, _, column = name.partition(".")
+    expected = {f"{column}.{kind}".lstrip(".").lower(): data for kind, data in (("txt", b"first"), ("png", b"second"))}
+    assert stored(path) == [expected]
+    assert open_index(index_path(path)).entry(0)[0] == key
+    assert [entries(path)[0][1]] == [expected]
+
+
+def test_an_index_of_very_many_columns_is_read(tmp_path: Path) -> None:
+    names = [f"{number}.{number} {'long' * 20}.txt" for number in range(1000)]
+    path = make_tar(tmp_path / "s.tar", [(name, name.encode()) for name in names])
+    assert [next(iter(found.values())).decode() for found in stored(path)] == names
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a.t\nxt", r"member 'a\.t\\nxt': expected a name on one line"),
+        ("caf\udce9.txt", r"member 'caf\\udce9\.txt': expected a name in UTF-8, got other bytes"),
+        ("a.caf\udce9", r"expected a name in UTF-8, got other bytes"),
+    ],
+)
+def test_names_that_an_index_cannot_hold_are_refused(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(DataError, match=rf"s\.tar: .*{message}"):
+        build_index(make_tar(tmp_path / "s.tar", [(name, b"1")], tarfile.GNU_FORMAT))
+
+
+def test_compressed_tars_in_a_folder_are_not_passed_over(tmp_path: Path) -> None:
+    make_tar(tmp_path / "a.tar", [("1.txt", b"one")])
+    for name in ("a.tar.gz", "b.tar.gz"):
+        (tmp_path / name).write_bytes(gzip.compress((tmp_path / "a.tar").read_bytes()))
+    with pytest.raises(DataError, match=r"expected plain tars, got 1 compressed ones, such as b\.tar\.gz"):
+        shard_paths(tmp_path)
+    (tmp_path / "b.tar.gz").rename(tmp_path / "b.TGZ")
+    with pytest.raises(DataError, match=r"such as b\.TGZ"):
+        shard_paths(tmp_path)
+    (tmp_path / "b.TGZ").unlink()
+    assert shard_paths(tmp_path) == [tmp_path / "a.tar"]
+    (tmp_path / "test").mkdir()
+    (tmp_path / "a.tar").rename(tmp_path / "test" / "a.tar.gz")
+    (tmp_path / "a.tar.gz").unlink()
+    assert parts(tmp_path) == [tmp_path / "test"]
 
 
 @pytest.mark.parametrize("name", ["../evil.txt", "a/../../evil.txt", "/etc/evil.txt"])

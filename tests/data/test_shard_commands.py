@@ -3,7 +3,7 @@
 import io
 import json
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from PIL import Image
@@ -104,6 +104,43 @@ def test_inspect_prints_samples_and_draws_a_sheet(shards: Path, tmp_path: Path, 
     with Image.open(tmp_path / "deep" / "sheet.png") as sheet:
         assert sheet.width > 5 * 128
         assert len(sheet.getcolors(100_000) or []) > 20
+
+
+def test_inspect_shows_the_samples_beside_a_bad_one(tmp_path: Path, capsys: Capture) -> None:
+    photo = io.BytesIO()
+    Image.new("RGB", (16, 16), (200, 9, 9)).save(photo, "JPEG")
+    whole, facts = photo.getvalue(), {"width": 16, "height": 16, "objects": [{"label": "a", "box": [9, 9, 1, 1]}]}
+    samples: dict[str, dict[str, Any]] = {
+        "0": {"jpg": whole, "txt": "one"},
+        "1": {"jpg": whole[: len(whole) // 2], "txt": "two"},
+        "2": {"jpg": whole, "txt": "café".encode("latin-1")},
+        "3": {"jpg": whole, "cls": b"cat"},
+        "4": {"jpg": whole, "json": b"{"},
+        "5": {"jpg": whole, "json": facts},
+        "6": {"jpg": whole, "txt": "last"},
+    }
+    with ShardWriter(tmp_path / "d", kind="test", source="here") as writer:
+        for key, columns in samples.items():
+            writer.write(key, columns)
+    with pytest.raises(
+        DataError, match=r"5 of the 7 samples shown cannot be read: .*: 1: column 'jpg': .*verify lists"
+    ):
+        commands.inspect(str(tmp_path / "d"), tmp_path / "sheet.png")
+    printed = capsys.readouterr().out
+    rows = {line.split()[0]: line for line in printed.splitlines()[3:10]}
+    assert list(rows) == list(samples)
+    assert "one" in rows["0"]
+    assert "last" in rows["6"]
+    for key, reason in {
+        "1": "two",
+        "2": "expected text in UTF-8",
+        "3": "number of a class, got 'cat'",
+    }.items():
+        assert reason in rows[key]
+        assert rows[key].count("cannot be read: ") == 1
+    assert "6 pictures drawn" in printed
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 128
 
 
 def test_inspect_without_pictures(tmp_path: Path, capsys: Capture) -> None:

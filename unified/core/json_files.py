@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from unified.core.file_kinds import START, file_kind
 from unified.core.text_files import decode_text
 from unified.errors import DataError
 
@@ -31,9 +32,23 @@ def parse_json(data: bytes | str, where: str, kind: type | None = dict) -> Any:
     Raises:
         DataError: It is no JSON, nested too deeply to be read, no UTF-8, or of another kind.
     """
+    try:
+        value = _parsed(data, where)
+    except DataError as error:
+        start = data[:START] if isinstance(data, bytes) else data[:START].encode(errors="replace")
+        other = file_kind(start) if start else None
+        if other is None:
+            raise
+        raise DataError(f"{where}: expected JSON, got {other.name}. Hint: {other.hint}") from error
+    if kind is not None and not isinstance(value, kind):
+        raise DataError(f"{where}: expected {_KINDS[kind]}, got {kind_of(value)}")
+    return value
+
+
+def _parsed(data: bytes | str, where: str) -> Any:
     text = decode_text(data, where) if isinstance(data, bytes) else data
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         found = f"damaged or other text ({error.msg} in {place})" if text.strip() else "nothing"
@@ -42,9 +57,6 @@ def parse_json(data: bytes | str, where: str, kind: type | None = dict) -> Any:
         raise DataError(f"{where}: expected JSON, got brackets in too many levels") from None
     except ValueError as error:  # a number of more digits than Python reads
         raise DataError(f"{where}: expected JSON, got a number of thousands of digits") from error
-    if kind is not None and not isinstance(value, kind):
-        raise DataError(f"{where}: expected {_KINDS[kind]}, got {kind_of(value)}")
-    return value
 
 
 def read_bytes(path: Path, most: int = SMALL) -> bytes:

@@ -25,7 +25,7 @@ from unified.data.build.voc import find_voc
 from unified.data.build.yolo import find_yolo
 from unified.data.dataset_card import describe_for_others
 from unified.data.index import build_index, index_path, write_index
-from unified.data.inspect import choose, contact_sheet, describe
+from unified.data.inspect import check_sample, choose, contact_sheet, describe
 from unified.data.patterns import MANIFEST, parts, read_manifest, shard_paths
 from unified.data.shards import Shards
 from unified.data.transfer import shown
@@ -184,7 +184,10 @@ def _summarise_glyphs(manifests: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def inspect(path: str, out: Path = Path("contact_sheet.png"), *, count: int = 32) -> None:
-    """Print some samples of the shards as a table and draw their pictures on one sheet, `out`."""
+    """Print some samples of the shards as a table and draw their pictures on one sheet, `out`.
+
+    Samples with a column that cannot be read are shown without it; an error at the end names the first.
+    """
     if count < 1:
         raise DataError(f"count: expected at least 1, found {count}")
     folders = parts(path)
@@ -194,11 +197,17 @@ def inspect(path: str, out: Path = Path("contact_sheet.png"), *, count: int = 32
         columns = ", ".join(shards.columns)
         say(f"{shown(str(part))}: {len(shards):,} samples in {len(shards.sizes)} shards; columns: {columns}")
         samples += choose(shards, -(-count // len(folders)))
-    described = [describe(raw) for raw in samples]
+    checked = [check_sample(raw) for raw in samples]
+    described = [describe(raw, wrong) for raw, wrong in checked]
     names = list(dict.fromkeys(name for row in described for name in row))
     say(table(names, [[row.get(name, "") for name in names] for row in described]))
-    pictures = contact_sheet(samples, out)
+    pictures = contact_sheet([raw for raw, _ in checked], out)
     say(f"{pictures} pictures drawn in {out}" if pictures else "no pictures in these shards")
+    if bad := [reason for _, wrong in checked for reason in list(wrong.values())[:1]]:
+        raise DataError(
+            f"{shown(path)}: {len(bad)} of the {len(checked)} samples shown cannot be read: {bad[0]}. Hint: unified "
+            "shards verify lists all"
+        )
 
 
 def verify(path: str) -> None:

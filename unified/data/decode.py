@@ -14,6 +14,7 @@ from jaxtyping import UInt8, UInt16
 from PIL import Image
 from torch import Tensor
 
+from unified.core.text_files import decode_text, shown_text
 from unified.modalities.frames import PIXEL_LIMIT, check_frames, check_pixels, count_frames
 from unified.modalities.image_files import PNG_SIGNATURE, decode_frames
 from unified.modalities.image_formats import IMAGES
@@ -141,11 +142,14 @@ def decode_map(data: bytes, bits: Sequence[int] = (8, 16)) -> UInt8[Tensor, "h w
 
 
 def _decode_text(data: bytes) -> str:
-    return data.decode("utf-8")
+    return decode_text(data, "text")
 
 
 def _decode_number(data: bytes) -> int:
-    return int(data)
+    try:
+        return int(data)
+    except ValueError:
+        raise ValueError(f"expected the number of a class, got {shown_text(data.decode(errors='replace'))}") from None
 
 
 def _decode_array(data: bytes) -> np.ndarray:

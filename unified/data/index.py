@@ -3,7 +3,7 @@
 It is built once with `tarfile`, which knows pax and GNU names, and later opened by memory map. The file, little-endian:
 
     header   `HEADER`, with the format version, sizes and digests
-    columns  their names, a line each, filled up with newlines to a multiple of eight bytes
+    columns  their names, which end in newlines and hold none, filled up with newlines to a multiple of eight bytes
     bounds   (samples + 1, 2) uint64: the first byte of each sample's key and its first member, then both ends
     members  (members, 3) uint64: the column's number, the offset in the tar, the size
     keys     the samples' keys in UTF-8, one after the other
@@ -23,6 +23,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from unified.core.file_kinds import START, TAR, file_kind
+from unified.core.text_files import shown_text
 from unified.types import DataError
 
 FORMAT = 1
@@ -30,7 +32,7 @@ MAGIC = b"UNIFIDX\0"
 # magic, format, bytes of column names, tar bytes, samples, members, key bytes, SHA-256 of the tar, BLAKE2b of the body
 HEADER = struct.Struct("<8sIIQQQQ32s16s")
 MOST_HEADER = 1 << 16
-"""Bytes in which a header lies, with the names of its columns."""
+"""Bytes in which a header lies with the names of its columns, but for tars of very many columns."""
 WORD = np.dtype("<u8")
 BLOCK = tarfile.BLOCKSIZE
 _META = re.compile(r"__[^/]*__($|/)")
@@ -106,6 +108,7 @@ class IndexBuilder:
 
     def add(self, name: str, offset: int, size: int) -> None:
         """One member; names without an extension, hidden files and `__meta__` entries are no part of a sample."""
+        check_name(name, self.shard)
         parts = split_name(name)
         if parts is None:
             self.ignored += 1
@@ -155,6 +158,17 @@ def split_name(name: str) -> tuple[str, str] | None:
     return f"{folder}{slash}{stem}", column.lower()
 
 
+def check_name(name: str, shard: str) -> None:
+    """Refuse a member whose name an index cannot hold: one that is not UTF-8, or has a line break in its column."""
+    where = f"{shard}: member {shown_text(name)}"
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: expected a name in UTF-8, got other bytes. Hint: pack it again under one") from error
+    if "\n" in name.rpartition("/")[2].partition(".")[2]:
+        raise DataError(f"{where}: expected a name on one line, got a line break in it. Hint: pack it again under one")
+
+
 def index_path(tar: Path) -> Path:
     """The index that belongs to a tar."""
     return tar.with_name(f"{tar.name}.idx")
@@ -165,9 +179,10 @@ def build_index(tar: Path) -> Index:
     if not tar.is_file():
         raise DataError(f"{tar}: no such shard")
     size = tar.stat().st_size
+    _check_kind(tar)
     builder = IndexBuilder(str(tar))
     try:
-        with tarfile.open(tar, "r:") as archive:
+        with tarfile.open(tar, "r:", encoding="utf-8") as archive:
             for member in _members(archive):
                 _check(tar, member, size)
                 if member.isreg():
@@ -182,6 +197,14 @@ def build_index(tar: Path) -> Index:
     with tar.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").digest()
     return builder.finish(size, digest)
+
+
+def _check_kind(tar: Path) -> None:
+    """Refuse what is compressed, or another file, by name."""
+    with tar.open("rb") as file:
+        kind = file_kind(file.read(START))
+    if kind is not None and kind is not TAR:
+        raise DataError(f"{tar}: expected a plain tar, got {kind.name}. Hint: {kind.hint}")
 
 
 def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -243,22 +266,41 @@ def read_header(path: Path) -> Header:
     """The header of an index file. Raises `DataError` where it is damaged, cut off or of a newer format."""
     again = f"rebuild it with: unified shards index {path.with_suffix('')}"
     with path.open("rb") as file:
-        header = parse_header(file.read(MOST_HEADER), str(path), again)
+        start = file.read(MOST_HEADER)
+        start += file.read(max(header_bytes(start) - len(start), 0))
+    header = parse_header(start, str(path), again)
     found = path.stat().st_size
     if found != header.file_bytes:
         raise DataError(f"{path}: the index has {found:,} bytes, its header says {header.file_bytes:,}; {again}")
     return header
 
 
+def header_bytes(start: bytes) -> int:
+    """Return the size of an index's header with the names of its columns; 0 where it is none."""
+    if len(start) < HEADER.size or not start.startswith(MAGIC):
+        return 0
+    return HEADER.size + int(HEADER.unpack_from(start)[2])
+
+
 def parse_header(start: bytes, name: str, again: str) -> Header:
-    """The header in the first `MOST_HEADER` bytes of an index; `name` begins every error message, `again` ends it."""
+    """Return the header of an index.
+
+    Args:
+        start: Its first bytes, `header_bytes` or more.
+        name: What begins every error message.
+        again: What ends it.
+
+    Raises:
+        DataError: The header is damaged, cut off or of another format.
+    """
     if len(start) < HEADER.size or not start.startswith(MAGIC):
         raise DataError(f"{name}: not an index of a shard; {again}")
     _, version, names_size, size, samples, members, key_bytes, digest, body_digest = HEADER.unpack_from(start)
     if version != FORMAT:
         raise DataError(f"{name}: index format {version}, this version of unified reads {FORMAT}; {again}")
     try:
-        columns = tuple(start[HEADER.size : HEADER.size + names_size].decode().split())
+        names = start[HEADER.size : HEADER.size + names_size].decode().rstrip("\n")
+        columns = tuple(names.split("\n")) if names else ()
     except UnicodeDecodeError as error:
         raise DataError(f"{name}: damaged index ({error}); {again}") from error
     return Header(size, samples, members, key_bytes, digest, body_digest, columns)

@@ -11,11 +11,13 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from unified.data.decode import DECODERS, decode_column
+from unified.data import scene
+from unified.data.decode import DECODERS, decode_column, place
 from unified.data.draw import map_picture, overlay
 from unified.data.scene import annotated
 from unified.data.shards import Shards
 from unified.modalities.image_formats import IMAGES
+from unified.types import DataError
 
 CELL = 128  # pixels of a picture on the sheet
 ANNOTATED = 320  # pixels of one with objects or joints, whose names are written at them
@@ -34,11 +36,37 @@ def choose(shards: Shards, count: int) -> list[dict[str, Any]]:
     return [shards[number * len(shards) // count] for number in range(count)]
 
 
-def describe(raw: Mapping[str, Any]) -> dict[str, str]:
-    """The key and each column of a sample in a few words; what cannot be decoded says so."""
+def check_sample(raw: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return a raw sample without the columns that cannot be read, and what is wrong with each of these."""
+    sound, wrong, decoded = dict(raw), dict[str, str](), {name: raw[name] for name in raw if name.startswith("__")}
+    for name in raw:
+        if name in decoded or name.rpartition(".")[2] not in DECODERS:
+            continue
+        try:
+            decoded[name] = decode_column(raw, name)
+        except DataError as error:
+            wrong[name] = str(error)
+    annotations = list(scene.problems(decoded, None))
+    if annotations and "json" in decoded:
+        wrong["json"] = annotations[0]
+    for name in wrong:
+        del sound[name]
+    return sound, wrong
+
+
+def describe(raw: Mapping[str, Any], wrong: Mapping[str, str]) -> dict[str, str]:
+    """Return the key and each column of a sample in a few words; what cannot be read says why.
+
+    Args:
+        raw: The sample, as `check_sample` returns it.
+        wrong: What is wrong with its other columns.
+    """
     described = {"key": str(raw["__key__"])}
-    for name in sorted(column for column in raw if not column.startswith("__")):
-        if name.rpartition(".")[2] not in DECODERS:
+    for name in sorted(column for column in (*raw, *wrong) if not column.startswith("__")):
+        if name in wrong:
+            reason = wrong[name].removeprefix(f"{place(raw)}: ").removeprefix(f"column {name!r}: ")
+            described[name] = textwrap.shorten(f"cannot be read: {reason}", EXCERPT, placeholder=" …")
+        elif name.rpartition(".")[2] not in DECODERS:
             described[name] = f"{len(raw[name]):,} bytes"
         else:
             described[name] = _excerpt(decode_column(raw, name))

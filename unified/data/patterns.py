@@ -11,6 +11,7 @@ from unified.types import DataError
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+COMPRESSED = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst")
 _BRACES = re.compile(r"\{([^{}]*,[^{}]*|\d+\.\.\d+)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
@@ -60,19 +61,34 @@ def _folder(folder: Path) -> list[Path]:
                 raise DataError(f"{path}: listed in {MANIFEST} but missing; copy it again or rebuild the folder")
         return found
     found = sorted(folder.glob("*.tar"), key=natural)
+    if packed := _compressed(folder):
+        raise DataError(
+            f"{folder}: expected plain tars, got {len(packed)} compressed ones, such as {packed[0]}. Hint: unpack "
+            "them, as with gunzip"
+        )
     if not found:
-        inner = sorted(path.name for path in folder.iterdir() if path.is_dir() and any(path.glob("*.tar")))
+        inner = sorted(path.name for path in folder.iterdir() if path.is_dir() and _has_tars(path))
         hint = f"name one of its parts: {', '.join(inner)}" if inner else "expected *.tar files"
         raise DataError(f"{folder}: no shards in this folder; {hint}")
     return found
 
 
+def _has_tars(folder: Path) -> bool:
+    return any(folder.glob("*.tar")) or bool(_compressed(folder))
+
+
+def _compressed(folder: Path) -> list[str]:
+    """The names of compressed tars that do not lie there unpacked, too."""
+    found = sorted(path.name for path in folder.iterdir() if path.name.lower().endswith(COMPRESSED))
+    return [name for name in found if not (folder / f"{name[: name.lower().rindex('.t')]}.tar").is_file()]
+
+
 def parts(path: str | Path) -> list[str | Path]:
     """The folders of shards that lie in a folder of splits, or `path` alone where it is no such folder."""
     folder = Path(path)
-    if not folder.is_dir() or (folder / MANIFEST).is_file() or any(folder.glob("*.tar")):
+    if not folder.is_dir() or (folder / MANIFEST).is_file() or _has_tars(folder):
         return [path]
-    return sorted(inner for inner in folder.iterdir() if inner.is_dir() and any(inner.glob("*.tar"))) or [path]
+    return sorted(inner for inner in folder.iterdir() if inner.is_dir() and _has_tars(inner)) or [path]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from unified.data.download import read_bytes
-from unified.data.index import MOST_HEADER, Index, parse_header
+from unified.data.index import MOST_HEADER, Index, header_bytes, parse_header
 from unified.data.patterns import MANIFEST, expand_braces, parse_manifest
 from unified.data.shard_cache import RemoteShard, ShardCache, index_url
 from unified.data.transfer import PIPE, RefusedError, shown
@@ -124,6 +124,8 @@ def _by_index(url: str, cache: ShardCache) -> RemoteShard | None:
         return None
     try:
         start = read_bytes(address, cache.patience, MOST_HEADER)
+        if header_bytes(start) > len(start):
+            start = read_bytes(address, cache.patience, header_bytes(start))
     except RefusedError:
         return None
     header = parse_header(start, shown(address), "build it anew with unified shards index, beside its tar")

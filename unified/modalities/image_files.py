@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
@@ -131,7 +131,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
     with _one_error():
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-        except Image.UnidentifiedImageError:
+        except UnidentifiedImageError:
             kind = describe_unread(data)
             raise ImageError(f"expected an image ({', '.join(FORMATS)}), got {kind.name}. Hint: {kind.hint}") from None
         with image:

@@ -19,6 +19,7 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 
 from unified.config import RecipeError
+from unified.core import json_files
 from unified.modalities.base import FORMAT, read_json, shared, timeline
 from unified.paths import find
 from unified.types import DataError, Tokens
@@ -98,7 +99,7 @@ class TextTokenizer:
         settings = file.with_name("tokenizer_config.json")
         if settings.is_file():
             read_json(settings)
-        return cls(tokenizers.Tokenizer.from_file(str(file)), max_length)
+        return cls(_from_file(file), max_length)
 
     @property
     def size(self) -> int:
@@ -175,6 +176,14 @@ def _special_id(tokenizer: tokenizers.Tokenizer, token: str) -> int:
     index = tokenizer.token_to_id(token)
     assert index is not None
     return index
+
+
+def _from_file(file: Path) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the class that `tokenizers` raises, whatever is wrong
+        json_files.read_json(file, most=json_files.MOST_BYTES)
+        raise RecipeError(f"{file}: expected a file of the library tokenizers, got other JSON: {error}") from error
 
 
 def _from_hub(reference: str, absent: FileNotFoundError) -> tokenizers.Tokenizer:
