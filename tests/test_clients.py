@@ -56,6 +56,20 @@ def test_keywords_that_ask_for_what_is_done_anyway_change_nothing(options: dict[
         assert torch.equal(found[name], value), name
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding": "max_length", "truncation": True},
+        {"padding": True, "truncation": True, "max_length": 10},
+    ],
+)
+def test_texts_and_images_take_the_usual_keywords_together(options: dict[str, Any]) -> None:
+    usual = PROCESSOR(text=WORDS, images=pictures())
+    inputs = PROCESSOR(text=WORDS, images=pictures(), return_tensors="pt", **options)
+    assert inputs["input_ids"].shape[0] == len(WORDS)
+    assert torch.equal(inputs["pixel_values"], usual["pixel_values"])
+
+
 def test_keywords_of_texts_are_followed_as_tokenizers_do() -> None:
     fixed = PROCESSOR(text=WORDS, padding="max_length", max_length=10, truncation=True, return_tensors="np")
     assert fixed["input_ids"].shape == (3, 10)

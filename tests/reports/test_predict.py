@@ -128,6 +128,32 @@ def test_an_image_that_cannot_be_read_does_not_stop_the_others(folder: Path, tmp
     assert "no such file" in found["failed"][1]["error"]
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow, of a cut TIFF
+def test_images_that_are_damaged_in_any_way_are_named_at_the_end(folder: Path, tmp_path: Path) -> None:
+    whole = (folder / "b.png").read_bytes()
+    length = bytearray(whole)
+    start = length.index(b"IDAT")
+    length[start - 4 : start] = (int.from_bytes(length[start - 4 : start], "big") - 40).to_bytes(4, "big")
+    damaged = {
+        "chunk.png": bytes(length),
+        "values.pgm": b"P5\n64 48\n4095\n" + bytes(100),
+        "header.pgm": b"P5\n64",
+        "tags.tif": b"II*\0\x08\0\0\0\x05\0" + bytes(20),
+        "pointer.jpg": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n",
+        "phone.heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+    }
+    (tmp_path / "in").mkdir()
+    for name, data in {"a.png": whole, **damaged, "z.png": whole}.items():
+        (tmp_path / "in" / name).write_bytes(data)
+    files = tuple(tmp_path / "in" / name for name in ("a.png", *damaged, "z.png"))
+    with pytest.raises(ReportError, match=r"6 of 8 images could not be read, the others are in .*chunk\.png"):
+        predict(str(folder / "model"), files, tasks=("bins",), out=tmp_path / "out")
+    found = predicted(tmp_path / "out")
+    assert [image["picture"] for image in found["images"]] == ["a.png", "z.png"]
+    assert [Path(failed["file"]).name for failed in found["failed"]] == list(damaged)
+    assert all(Path(failed["file"]).name in failed["error"] for failed in found["failed"])
+
+
 @pytest.mark.parametrize(
     ("asked", "error", "message"),
     [
