@@ -194,7 +194,13 @@ def test_what_is_no_state_dict_is_refused(
 
 def test_damaged_and_absent_files_have_clear_errors(tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("hello")
-    for name, message in [("text.pth", "not a "), ("none.pth", "no such file")]:
+    (tmp_path / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
+    cases = [
+        ("text.pth", "not a "),
+        ("none.pth", "no such file"),
+        ("pointer.pth", r"got a pointer of git-lfs\. Hint: "),
+    ]
+    for name, message in cases:
         with pytest.raises(OfficialError, match=message):
             convert(tmp_path / name, tmp_path / "out", heads=4)
 

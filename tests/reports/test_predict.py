@@ -186,10 +186,11 @@ def test_a_folder_stands_for_all_images_in_it(folder: Path, tmp_path: Path) -> N
         (made / name).parent.mkdir(parents=True, exist_ok=True)
         (made / name).write_bytes((folder / "a.png").read_bytes())
     (made / "notes.txt").write_text("no image")
+    (made / "sub" / "IMG_2").write_bytes((folder / "a.png").read_bytes())  # told by its content
     out = made / "old"  # answers of before are no images to ask about
     predict(str(folder / "model"), (made,), tasks=("bins",), out=out)
     assert [image["file"] for image in predicted(out)["images"]] == [
-        str(made / n) for n in ("9.png", "10.png", "sub/1.JPG")
+        str(made / n) for n in ("9.png", "10.png", "sub/1.JPG", "sub/IMG_2")
     ]
     (tmp_path / "empty").mkdir()
     with pytest.raises(ReportError, match=r"expected a folder with images .*, got none in it"):

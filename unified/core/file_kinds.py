@@ -16,6 +16,8 @@ class FileKind:
     hint: str
 
 
+TAR = FileKind("a tar archive", "unpack it with tar xf")
+ZIP = FileKind("a zip archive", "unpack it with unzip")
 _KINDS: tuple[tuple[bytes, FileKind], ...] = (
     (b"version https://git-lfs", FileKind("a pointer of git-lfs", _FETCH)),
     (b"/annex/objects/", FileKind("a pointer of git-annex", "fetch the file itself with `git annex get`")),
@@ -26,11 +28,10 @@ _KINDS: tuple[tuple[bytes, FileKind], ...] = (
     (b"\x04\x22\x4d\x18", FileKind("lz4-compressed data", "unpack it: unlz4 -c FILE > NEW")),
     (b"7z\xbc\xaf\x27\x1c", FileKind("a 7z archive", "unpack it with 7z x")),
     (b"Rar!\x1a\x07", FileKind("a RAR archive", "unpack it with unrar x")),
-    (b"PK\x03\x04", FileKind("a zip archive", "unpack it with unzip")),
+    (b"PK\x03\x04", ZIP),
     (b"PK\x05\x06", FileKind("an empty zip archive", "pack it again")),
     (b"%PDF-", FileKind("a PDF document", "save its pages as images")),
 )
-TAR = FileKind("a tar archive", "unpack it with tar xf")
 _PAGES = (b"<!doctype html", b"<html", b"<?xml")
 _TAR_MAGIC = (257, b"ustar")
 

@@ -217,14 +217,18 @@ def _white(image: Image.Image) -> tuple[float, bool]:
 
 def _scaled(image: Image.Image, white: float, turned_around: bool) -> UInt8[np.ndarray, "h w 3"]:
     """Grey values from 0 to `white` as 0 to 255, a value that stands for transparent pixels as white."""
-    values = np.asarray(image).astype(np.float64)
+    values = np.asarray(image)
     least, most = float(values.min()), float(values.max())
     if not (least >= 0 and most <= white):  # NaN too
         raise ImageError(
             f"expected grey values from 0 to {white:g} in an image of mode {image.mode}, got {least:g} to {most:g}. "
             "Hint: scale it to 8 or 16 bits"
         )
-    grey = np.round((white - values if turned_around else values) * (255 / white)).astype(np.uint8)
+    if image.mode == "F":
+        grey = np.round((white - values if turned_around else values) * 255).astype(np.uint8)
+    else:
+        levels = np.round(np.arange(int(white) + 1) * (255 / white)).astype(np.uint8)
+        grey = (levels[::-1] if turned_around else levels)[values]
     clear: Any = image.info.get("transparency")
     if isinstance(clear, int):
         grey[values == clear] = 255

@@ -4,8 +4,9 @@ A file is told by its first bytes. The ending of its name says only that it is m
 write JPEGs as `.jfif`, `.heic` or without one.
 """
 
-from collections.abc import Callable, Iterable
-from pathlib import PurePosixPath
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PurePosixPath
 
 from PIL import features
 
@@ -72,6 +73,8 @@ NO_IMAGES = frozenset(
     )
 )
 """Endings of files whose first bytes are not looked at."""
+ANNOTATIONS = frozenset(["txt", "json", "jsonl", "xml", "csv", "tsv", "yaml", "yml", "mat", "h5", "npy"])
+"""Endings of files that stand beside images and say what is in them."""
 _BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"crx ": "camera raw"}  # of ISO base media files; others are HEIC's
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _SIGNATURES = (
@@ -96,6 +99,7 @@ _SIGNATURES = (
     (b"#?RADIANCE", "Radiance HDR"),
 )
 _WEAK = ("P1", "P2", "P3", "P4", "P5", "P6", "Pf", "PF", "P7")
+LISTED = 5  # endings that a message names
 CONVERT = "convert it to JPEG or PNG"
 
 
@@ -129,12 +133,29 @@ def sort_images(names: Iterable[str], read_start: Callable[[str], bytes]) -> tup
         names: Names of files, with or without the folders above them.
         read_start: Returns the first `START` bytes of a file, whose name alone does not tell what it is.
     """
-    images, others = [], []
+    images, others = list[str](), list[str]()
     for name in names:
         kind = ending(name)
         is_image = kind in IMAGE_ENDINGS or (kind not in NO_IMAGES and image_format(read_start(name)) is not None)
         (images if is_image else others).append(name)
     return images, others
+
+
+def read_start(file: Path) -> bytes:
+    """Return the first `START` bytes of a file; none where it cannot be read."""
+    try:
+        with file.open("rb") as stream:
+            return stream.read(START)
+    except OSError:
+        return b""
+
+
+def describe_others(names: Sequence[str]) -> str:
+    """Say how many files are no images, and which endings they have."""
+    counts = Counter(f".{ending(name)}" if ending(name) else "no suffix" for name in names).most_common()
+    first = ", ".join(f"{count:,} × {kind}" for kind, count in counts[:LISTED])
+    more = f", and {len(counts) - LISTED:,} more kinds" if len(counts) > LISTED else ""
+    return f"{len(names):,} files are no images ({first}{more})"
 
 
 def image_column(name: str, data: bytes) -> str | None:
@@ -165,5 +186,6 @@ def describe_unread(data: bytes, name: str = "") -> FileKind:
     if given in RAW or found == "camera raw":
         return FileKind("a raw file of a camera", "develop it, and save it as JPEG or PNG")
     if found is not None:
-        return FileKind(found if found not in FORMATS else f"a damaged {found}", CONVERT)
+        unread = f"a {found} that is damaged, or of a kind that Pillow does not read"
+        return FileKind(unread if found in FORMATS else found, CONVERT)
     return file_kind(data[:START]) or FileKind("another file, or a damaged one", "copy it again, or convert it")

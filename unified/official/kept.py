@@ -13,6 +13,7 @@ from unified.answers.match import TEMPERATURES
 from unified.official.log import LOG, SIDECAR, Log, read_log
 from unified.official.names import SPATIAL
 from unified.official.read import OfficialError
+from unified.weight_files import check_weight_file
 
 
 def keep_of_start(reference: str, families: Collection[str], folder: Path) -> None:
@@ -54,10 +55,13 @@ def read_kept(folder: Path, log: Log) -> dict[str, Tensor]:
 
     Raises:
         OfficialError: one of them is not there.
+        WeightsError: their file is cut off, or a pointer of git-lfs.
     """
     if not log.kept_aside:
         return {}
     file = folder / SIDECAR
+    if file.is_file():
+        check_weight_file(file)
     found = load_file(file) if file.is_file() else {}
     missing = [name for name in log.kept_aside if name not in found]
     if missing:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from unified.core.file_kinds import START, ZIP, file_kind
 from unified.errors import UserError
 from unified.official import names
 from unified.official.names import ALIAS, LAYERS, NORM, Shape
@@ -60,6 +61,10 @@ def _load(file: Path) -> tuple[dict[str, Tensor], list[str]]:
     if not file.is_file():
         what = "is a folder" if file.is_dir() else "no such file"
         raise OfficialError(f"{file}: {what}; give the .pth of a Uni-Perceiver checkpoint")
+    with file.open("rb") as stream:
+        kind = file_kind(stream.read(START))
+    if kind is not None and kind is not ZIP:  # in which torch packs tensors
+        raise OfficialError(f"{file}: expected a checkpoint of torch, got {kind.name}. Hint: {kind.hint}")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

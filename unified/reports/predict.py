@@ -15,7 +15,7 @@ from unified.data.patterns import natural
 from unified.labels import Labels, load_labels
 from unified.log import logger
 from unified.modalities.frames import check_frames
-from unified.modalities.image_formats import IMAGES
+from unified.modalities.image_formats import FORMATS, describe_others, read_start, sort_images
 from unified.processor import read_images
 from unified.reports.coco_results import CocoResults
 from unified.reports.matched import Matched, matched_tasks
@@ -114,16 +114,19 @@ def expanded(given: Sequence[Path], out: Path) -> list[Path]:
         if not path.is_dir():
             found.append(path)
             continue
-        inside = [file for file in path.rglob("*") if file.suffix.lower().removeprefix(".") in IMAGES]
-        hidden = [file for file in inside if any(part.startswith(".") for part in file.relative_to(path).parts)]
+        inside = [file for file in path.rglob("*") if file.is_file()]
+        hidden = {file for file in inside if any(part.startswith(".") for part in file.relative_to(path).parts)}
         old = out.resolve()
         kept = [f for f in inside if f not in hidden and not (old.is_dir() and old in f.resolve().parents)]
-        if not kept:
+        names, others = sort_images(map(str, kept), lambda name: read_start(Path(name)))
+        if others:
+            logger.info("%s: %s", path, describe_others(others))
+        if not names:
             raise ReportError(
-                f"{path}: expected a folder with images ({', '.join(IMAGES)}), got none in it. Hint: name files, or "
+                f"{path}: expected a folder with images ({', '.join(FORMATS)}), got none in it. Hint: name files, or "
                 "another folder"
             )
-        found += sorted(kept, key=natural)
+        found += sorted(map(Path, names), key=natural)
     return found
 
 

@@ -6,20 +6,22 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
-from unified.core.file_kinds import START
 from unified.data.build.archives import EntryError, ZipArchive
 from unified.data.decode import decode_column
 from unified.data.write import ShardWriter, progress
 from unified.log import logger
 from unified.modalities.image_files import count_frames_in
 from unified.modalities.image_formats import (
+    ANNOTATIONS,
     ENDINGS,
     FORMATS,
     IMAGE_ENDINGS,
     IMAGES,
+    describe_others,
     describe_unread,
     ending,
     image_column,
+    read_start,
     sort_images,
 )
 from unified.seed import key
@@ -58,26 +60,13 @@ class Files:
         """The names of images: by their suffix, and by their first bytes where that does not say what they are."""
         if self._images is None:
             self._images, others = sort_images(self.names, self._start)
-            self._tell_others(others)
+            if others := [name for name in others if ending(name) not in ANNOTATIONS]:
+                logger.info("%s: %s", self.source, describe_others(others))
         return self._images
 
     def _start(self, name: str) -> bytes:
         """The first bytes of a file; none where it cannot be read."""
-        if self._zip:
-            return self._zip.start(self._prefix + name)
-        try:
-            with (self.source / name).open("rb") as file:
-                return file.read(START)
-        except OSError:
-            return b""
-
-    def _tell_others(self, names: Sequence[str]) -> None:
-        """Say how many files are no images, and which endings they have."""
-        if names:
-            counts = Counter(f".{ending(name)}" if ending(name) else "no suffix" for name in names).most_common()
-            first = ", ".join(f"{count:,} × {kind}" for kind, count in counts[:LISTED])
-            more = f", and {len(counts) - LISTED:,} more kinds" if len(counts) > LISTED else ""
-            logger.info("%s: %s files are no images (%s%s)", self.source, f"{len(names):,}", first, more)
+        return self._zip.start(self._prefix + name) if self._zip else read_start(self.source / name)
 
     def close(self) -> None:
         """Close the zip."""
