@@ -122,9 +122,7 @@ def test_inspect_shows_the_samples_beside_a_bad_one(tmp_path: Path, capsys: Capt
     with ShardWriter(tmp_path / "d", kind="test", source="here") as writer:
         for key, columns in samples.items():
             writer.write(key, columns)
-    with pytest.raises(
-        DataError, match=r"5 of the 7 samples shown cannot be read: .*: 1: column 'jpg': .*verify lists"
-    ):
+    with pytest.raises(DataError, match=r"got 5 of 7 that cannot: .*: 1: column 'jpg': .*unified shards verify"):
         commands.inspect(str(tmp_path / "d"), tmp_path / "sheet.png")
     printed = capsys.readouterr().out
     rows = {line.split()[0]: line for line in printed.splitlines()[3:10]}

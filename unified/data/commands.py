@@ -205,8 +205,8 @@ def inspect(path: str, out: Path = Path("contact_sheet.png"), *, count: int = 32
     say(f"{pictures} pictures drawn in {out}" if pictures else "no pictures in these shards")
     if bad := [reason for _, wrong in checked for reason in list(wrong.values())[:1]]:
         raise DataError(
-            f"{shown(path)}: {len(bad)} of the {len(checked)} samples shown cannot be read: {bad[0]}. Hint: unified "
-            "shards verify lists all"
+            f"{shown(path)}: expected samples that can be read, got {len(bad)} of {len(checked)} that cannot: {bad[0]}"
+            f". Hint: list all with: unified shards verify {shown(path)}"
         )
 
 
