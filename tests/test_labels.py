@@ -12,7 +12,7 @@ def test_yaml_labels_with_templates(tmp_path: Path) -> None:
     labels = load_labels(path)
     assert labels.names == ("cat", "dog")
     assert labels.prompts("dog") == ["dog", "a photo of a dog"]
-    assert labels.index() == {"cat": 0, "dog": 1}
+    assert [labels.number(name) for name in ("cat", "dog", "bird")] == [0, 1, None]
 
 
 def test_text_file_and_clip_benchmark_folder(tmp_path: Path) -> None:
@@ -26,7 +26,8 @@ def test_text_file_and_clip_benchmark_folder(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("names: []", "label set is empty"),
-        ("names: [cat, dog, cat]", "'cat'; make each name unique"),
+        ("names: [cat, ' ']", "name 1 is blank"),
+        ('names: ["cat\\ud83d"]', "wrong.yaml:1: expected Unicode text, got a lone surrogate"),
         ("names: [cat]\ntemplates: ['a photo']", "must hold one {}"),
         ("names: [cat]\ntemplates: []", "list is empty"),
         ("name: [cat]", "did you mean 'names'"),

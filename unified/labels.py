@@ -1,13 +1,15 @@
 """Sets of class names, with the templates that turn a name into prompts."""
 
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from unified.config import RecipeError, build, read_yaml
+from unified.core.text_files import check_texts, read_text, same_text, split_lines
+from unified.errors import DataError
 from unified.paths import find
 
 FORMAT = 1
@@ -25,7 +27,7 @@ TEMPLATES = "zeroshot_classification_templates.txt"
 
 @dataclass(frozen=True)
 class Labels:
-    """Names of classes; a class's index is its place."""
+    """Names of classes; a class's index is its place, also where several have one name (ImageNet has two missiles)."""
 
     names: tuple[str, ...]
     templates: tuple[str, ...] = ("{}",)
@@ -37,9 +39,10 @@ class Labels:
             raise RecipeError(f"format {self.format} is newer than this version reads ({FORMAT}); update unified")
         if not self.names:
             raise RecipeError("the label set is empty; `names` must list at least one class name")
-        twice = [name for name, count in Counter(self.names).items() if count > 1]
-        if twice:
-            raise RecipeError(f"names appear more than once: {', '.join(map(repr, twice[:5]))}; make each name unique")
+        try:
+            check_texts(self.names, "names")
+        except DataError as error:
+            raise RecipeError(str(error)) from error
         if any(not name.strip() for name in self.names):
             raise RecipeError(f"name {[bool(n.strip()) for n in self.names].index(False)} is blank")
         if not self.templates:
@@ -55,9 +58,65 @@ class Labels:
         """The name inside each template."""
         return [template.replace("{}", name) for template in self.templates]
 
-    def index(self) -> dict[str, int]:
-        """The class number of each name."""
-        return {name: number for number, name in enumerate(self.names)}
+    def number(self, name: str) -> int | None:
+        """Return the class of a name, which may be written in the other Unicode form or with underscores for spaces.
+
+        None where there is none; raises `DataError` where several classes have the name, as only a number tells them
+        apart.
+        """
+        found = self._places.get(name) or self._alike.get(name_key(name), [])
+        if len(found) > 1:
+            raise DataError(
+                f"expected the name of one class, got {name!r}, which is that of {len(found)} (numbers "
+                f"{', '.join(map(str, found))}). Hint: store class numbers"
+            )
+        return found[0] if found else None
+
+    @cached_property
+    def repeated(self) -> tuple[str, ...]:
+        """Names of several classes, which a model that reads names cannot tell apart."""
+        return tuple(name for name, places in self._places.items() if len(places) > 1)
+
+    @cached_property
+    def told_apart(self) -> tuple[str, ...]:
+        """The names, each once: those that come again have their count behind them, "missile (2)"."""
+        taken, told = set(self.names), list[str]()
+        for place, name in enumerate(self.names):
+            shown, count = name, self._places[name].index(place) + 1
+            again = count > 1
+            while again and shown in taken:
+                shown, count = f"{name} ({count})", count + 1
+            taken.add(shown)
+            told.append(shown)
+        return tuple(told)
+
+    @cached_property
+    def _places(self) -> dict[str, list[int]]:
+        return _numbered(self.names)
+
+    @cached_property
+    def _alike(self) -> dict[str, list[int]]:
+        return _numbered(map(name_key, self.names))
+
+
+def name_key(name: str) -> str:
+    """Return what names of classes are compared by: composed letters, and spaces for underscores."""
+    return " ".join(same_text(name).replace("_", " ").split())
+
+
+def _numbered(names: Iterable[str]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for number, name in enumerate(names):
+        found.setdefault(name, []).append(number)
+    return found
+
+
+def check_unique(labels: Labels, where: str) -> Labels:
+    """Return labels whose names differ; raise `RecipeError` for others: each is asked for by its name."""
+    if labels.repeated:
+        first = ", ".join(map(repr, labels.repeated[:5]))
+        raise RecipeError(f"{where}: names appear more than once: {first}; make each name unique")
+    return labels
 
 
 def load_labels(reference: str | Path) -> Labels:
@@ -79,7 +138,7 @@ def load_labels(reference: str | Path) -> Labels:
     if path.is_dir():
         return _from_folder(path)
     content: dict[str, Any] = (
-        read_yaml(path, "recipes/labels") if path.suffix in {".yaml", ".yml"} else {"names": _lines(path)}
+        read_yaml(path, "recipes/labels") if path.suffix in {".yaml", ".yml"} else {"names": read_names(path)}
     )
     return _checked(content, path)
 
@@ -91,6 +150,7 @@ def check_words(labels: Sequence[str], templates: Sequence[str]) -> None:
             raise TypeError(f"{name}: the string {words!r}, whose letters would each count; give a list: [{words!r}]")
         if not len(words):
             raise ValueError(f"{name}: the list is empty; give at least one")
+        check_texts(list(words), name)
     for template in templates:
         if "{}" not in template and "{c}" not in template:
             raise ValueError(f"templates: {template!r} has no {{}} for the name to stand in; 'a photo of a {{}}' has")
@@ -120,9 +180,10 @@ def _from_folder(folder: Path) -> Labels:
     names = folder / CLASS_NAMES
     if not names.is_file():
         raise RecipeError(f"{folder}: no {CLASS_NAMES}; expected the layout of CLIP_benchmark or a .yaml or .txt file")
-    content: dict[str, Any] = {"names": _lines(names)}
+    content: dict[str, Any] = {"names": read_names(names)}
     if (folder / TEMPLATES).is_file():
-        content["templates"] = _lines(folder / TEMPLATES)
+        lines = split_lines(read_text(folder / TEMPLATES))
+        content["templates"] = [line.strip() for line in lines if line.strip()]
     return _checked(content, folder)
 
 
@@ -133,5 +194,19 @@ def _checked(content: dict[str, Any], path: Path) -> Labels:
     return build(Labels, content, str(path))
 
 
-def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+def read_names(path: Path) -> list[str]:
+    """Return the names that a file lists, one a line: the place of a line is the number of its class.
+
+    Raises:
+        RecipeError: A line between names is blank, so that the numbers of those after it are not plain.
+        DataError: The file is not UTF-8.
+    """
+    names = [line.strip() for line in split_lines(read_text(path))]
+    while names and not names[-1]:
+        names.pop()
+    if not all(names):
+        raise RecipeError(
+            f"{path}: line {names.index('') + 1}: expected a name, got a blank line. Hint: remove it where it stands "
+            "for no class; write a name where it does"
+        )
+    return names

@@ -40,7 +40,7 @@ def write_held_out(folder: Path, names: Task) -> Path:
 
 def _write_names(folder: Path, task: Task) -> None:
     assert isinstance(task.answer, Match)
-    known = load_labels(task.answer.candidates).index()
+    known = set(load_labels(task.answer.candidates).names)
     kept = [raw for raw in _samples(FONTS) if decode(raw, ("txt",))["txt"] in known]
     images = [decode(raw, ("png",))["png"] for raw in kept for _ in range(DRAWS)]
     changed = augment(images, build_transforms(task.augment, "names.augment"), np.arange(len(images)), 0, "held out")

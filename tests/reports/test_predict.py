@@ -197,6 +197,21 @@ def test_a_folder_stands_for_all_images_in_it(folder: Path, tmp_path: Path) -> N
         predict(str(folder / "model"), (tmp_path / "empty",), out=out)
 
 
+def test_litter_is_passed_over_and_what_cannot_be_taken_is_told(tmp_path: Path) -> None:
+    made = tmp_path / "in"
+    for name in ("sub/1.png", "sub/._1.png", "@eaDir/1.png", "__MACOSX/in/1.png", "caf\udce9.png", "caf\udce9.doc"):
+        (made / name).parent.mkdir(parents=True, exist_ok=True)
+        (made / name).write_bytes(b"x")
+    (made / "up").symlink_to("..")
+    (made / "linked").symlink_to("sub")
+    found, failed = command.expanded([made], tmp_path / "out")
+    assert found == [made / "linked" / "1.png", made / "sub" / "1.png"]
+    assert [(one["file"], one["error"].split(": ")[1]) for one in failed] == [
+        (f"{made}/caf\udce9.png", "name that is not UTF-8"),
+        (f"{made}/up", "link in a circle"),
+    ]
+
+
 def test_coco_results_are_read_by_pycocotools(folder: Path, tmp_path: Path) -> None:
     for name in ("000000000042.png", "b.png"):
         (tmp_path / "in" / name).parent.mkdir(exist_ok=True)

@@ -7,6 +7,9 @@ nothing is replaced: a wrong guess changes names without a word.
 import codecs
 import re
 import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from unified.errors import DataError
 
@@ -41,6 +44,11 @@ def decode_text(data: bytes, where: str, encoding: str = UTF_8) -> str:
         raise DataError(f"{where}: expected a known encoding, got {encoding!r}. Hint: store it as UTF-8") from error
 
 
+def read_text(path: Path) -> str:
+    """Return the text of a file in UTF-8; raise `DataError` where it is of another encoding."""
+    return decode_text(path.read_bytes(), str(path))
+
+
 def split_lines(text: str) -> list[str]:
     r"""Return the lines of a text, which end in "\n", "\r\n" or "\r" and nowhere else.
 
@@ -48,6 +56,11 @@ def split_lines(text: str) -> list[str]:
     """
     lines = _LINE_ENDS.split(text)
     return lines[:-1] if lines[-1] == "" else lines
+
+
+def is_text(text: str) -> bool:
+    """Whether a text can be stored as UTF-8: names of files that are not UTF-8 arrive with lone surrogates."""
+    return text.isascii() or _SURROGATE.search(text) is None
 
 
 def check_text(text: str, where: str) -> str:
@@ -62,6 +75,24 @@ def check_text(text: str, where: str) -> str:
         f"{where}: expected Unicode text, got the lone surrogate {found[0]!a} in {shown_text(text)}. Hint: write "
         "both halves of the character, or leave it out"
     )
+
+
+def check_texts(value: Any, where: str) -> None:
+    """Raise `DataError` where a text in a value of JSON holds a lone surrogate, keys included.
+
+    Args:
+        value: Anything that `json.loads` returns; other values hold no text.
+        where: What the error begins with.
+    """
+    if isinstance(value, str):
+        check_text(value, where)
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            check_text(str(name), where)
+            check_texts(item, f"{where}.{shown_text(str(name))[1:-1]}")
+    elif isinstance(value, list | tuple):
+        for item in value:
+            check_texts(item, where)
 
 
 def shown_text(text: str, most: int = 80) -> str:

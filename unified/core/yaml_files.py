@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from unified.core.json_files import read_bytes
-from unified.core.text_files import decode_text, shown_text
+from unified.core.text_files import decode_text, is_text, shown_text
 from unified.errors import DataError
 
 MOST_BYTES = 1 << 23
@@ -20,8 +20,8 @@ class _Loader(yaml.SafeLoader):
     """YAML in which a key that is written twice is an error."""
 
 
-class _KeyError(yaml.YAMLError):
-    """A key that is written twice, or cannot be one."""
+class _ContentError(yaml.YAMLError):
+    """A key that is written twice or cannot be one, or a text that is none."""
 
     def __init__(self, line: int, problem: str) -> None:
         super().__init__(problem)
@@ -34,14 +34,24 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
         name = loader.construct_object(key_node, deep=True)
         line = key_node.start_mark.line + 1
         if isinstance(name, list | dict | set):
-            raise _KeyError(line, "expected a text or a number as a key, got a list or a mapping")
+            raise _ContentError(line, "expected a text or a number as a key, got a list or a mapping")
         if name in seen:
-            raise _KeyError(line, f"{shown_text(str(name))} is written twice")
+            raise _ContentError(line, f"{shown_text(str(name))} is written twice")
         seen[name] = loader.construct_object(value_node, deep=True)
     return seen
 
 
+def _text(loader: _Loader, node: yaml.ScalarNode) -> str:
+    """A text; escapes in quotes can write half a character, which no tokenizer and no file could take."""
+    text = str(loader.construct_scalar(node))
+    if not is_text(text):
+        what = f"expected Unicode text, got a lone surrogate in {shown_text(text)}"
+        raise _ContentError(node.start_mark.line + 1, f"{what}. Hint: write both halves of the character")
+    return text
+
+
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_Loader.add_constructor("tag:yaml.org,2002:str", _text)
 
 
 def parse_yaml(data: bytes, where: str) -> Any:
@@ -62,7 +72,7 @@ def parse_yaml(data: bytes, where: str) -> Any:
         mark = error.problem_mark
         place = "" if mark is None else f" in line {mark.line + 1}, column {mark.column + 1}"
         raise DataError(f"{where}: not valid YAML: {error.problem or error.context}{place}") from error
-    except _KeyError as error:
+    except _ContentError as error:
         raise DataError(f"{where}:{error.line}: {error}") from error
     except yaml.YAMLError as error:
         raise DataError(f"{where}: not valid YAML: {str(error).splitlines()[0]}") from error

@@ -16,7 +16,7 @@ import yaml
 
 from unified.core.atomic_files import replace_file
 from unified.data.index import Header, index_path, open_index, read_header
-from unified.data.patterns import MANIFEST, parts, read_manifest, shard_paths
+from unified.data.patterns import MANIFEST, parts, read_manifest, shard_paths, tars_in
 from unified.modalities.image_formats import IMAGES
 from unified.types import DataError
 
@@ -47,7 +47,7 @@ def describe_for_others(folder: Path, name: str) -> None:
         name: What the card calls the data.
     """
     folders = [Path(part) for part in parts(folder)]
-    if not folders[0].is_dir() or not any(folders[0].glob("*.tar")):
+    if not folders[0].is_dir() or not any(tars_in(folders[0])):
         return
     for part in folders:
         tars = shard_paths(part)

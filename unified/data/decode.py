@@ -1,7 +1,7 @@
 """The bytes of a sample's columns as values: images and their frames as tensors, text, JSON, class numbers, arrays."""
 
 import io
-import json
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +14,8 @@ from jaxtyping import UInt8, UInt16
 from PIL import Image
 from torch import Tensor
 
-from unified.core.text_files import decode_text, shown_text
+from unified.core.json_files import parse_json
+from unified.core.text_files import check_texts, decode_text, shown_text
 from unified.modalities.frames import PIXEL_LIMIT, check_frames, check_pixels, count_frames
 from unified.modalities.image_files import PNG_SIGNATURE, decode_frames
 from unified.modalities.image_formats import IMAGES
@@ -22,6 +23,7 @@ from unified.types import DataError, Sample
 
 PNG_HEADER = 33  # bytes up to the end of the first chunk
 PNG_GREY, PNG_PALETTE = 0, 3
+_ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, OverflowError, IndexError, TypeError)
 
 
@@ -145,6 +147,13 @@ def _decode_text(data: bytes) -> str:
     return decode_text(data, "text")
 
 
+def _decode_json(data: bytes) -> Any:
+    value = parse_json(data, "JSON", None)
+    if _ESCAPED_SURROGATE.search(data):  # rare, and the only way by which JSON in UTF-8 can hold a lone one
+        check_texts(value, "JSON")
+    return value
+
+
 def _decode_number(data: bytes) -> int:
     try:
         return int(data)
@@ -159,7 +168,7 @@ def _decode_array(data: bytes) -> np.ndarray:
 DECODERS: dict[str, Callable[[bytes], Any]] = {
     **dict.fromkeys(IMAGES, decode_frames),
     **dict.fromkeys(("txt", "text"), _decode_text),
-    **dict.fromkeys(("json",), json.loads),
+    **dict.fromkeys(("json",), _decode_json),
     **dict.fromkeys(("cls", "index"), _decode_number),
     **dict.fromkeys(("npy",), _decode_array),
 }

@@ -2,10 +2,11 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from unified.core.folders import is_hidden, subfolders
 from unified.data.transfer import is_remote, shown
 from unified.types import DataError
 
@@ -13,6 +14,7 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 COMPRESSED = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst")
 _BRACES = re.compile(r"\{([^{}]*,[^{}]*|\d+\.\.\d+)\}")
+_MAGIC = re.compile(r"[*?\[]")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
@@ -33,23 +35,42 @@ def several(patterns: str | Path | Sequence[str | Path]) -> list[str]:
 
 
 def local_shards(pattern: str) -> list[Path]:
-    """The tars of this machine that one pattern names."""
+    """The tars of this machine that one pattern names; what exists by this very name comes before any pattern."""
     if Path(pattern).is_dir():
         return _folder(Path(pattern))
+    if Path(pattern).is_file():
+        return [Path(pattern)]
     found: list[Path] = []
-    for name in expand_braces(pattern):
-        matches = sorted(_glob(name), key=natural) if re.search(r"[*?\[]", name) else [Path(name)]
+    above, rest = _named_part(Path(pattern))
+    for name in expand_braces(str(rest)):
+        matches = sorted(_glob(above, name), key=natural) if _MAGIC.search(name) else [above / name]
         if not matches or not matches[0].is_file():
             raise DataError(
-                f"{pattern}: no shard {name}; expected a folder, a tar, a glob, or braces such as {{000..012}}.tar"
+                f"{pattern}: no shard {above / name}; expected a folder, a tar, a glob, or braces such as "
+                "{000..012}.tar"
             )
         found += matches
     return found
 
 
-def _glob(pattern: str) -> list[Path]:
-    path = Path(pattern)
-    return list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+def _named_part(path: Path) -> tuple[Path, Path]:
+    """The folders at the beginning of a pattern that exist as they are written, brackets and braces included."""
+    above = Path(path.anchor)
+    parts = path.parts[bool(path.anchor) :]
+    for place, part in enumerate(parts[:-1]):
+        if not (above / part).is_dir():
+            return above, Path(*parts[place:])
+        above /= part
+    return above, Path(parts[-1])
+
+
+def _glob(above: Path, pattern: str) -> list[Path]:
+    """The paths below a folder that a glob names: folders in it that exist as they are written are taken so."""
+    first, *rest = Path(pattern).parts
+    if first == "**" or not rest:
+        return [path for path in above.glob(pattern) if first.startswith(".") or not is_hidden(path.name)]
+    folders = [above / first] if (above / first).is_dir() or not _MAGIC.search(first) else above.glob(first)
+    return [path for folder in folders if folder.is_dir() for path in _glob(folder, str(Path(*rest)))]
 
 
 def _folder(folder: Path) -> list[Path]:
@@ -60,26 +81,32 @@ def _folder(folder: Path) -> list[Path]:
             if not path.is_file():
                 raise DataError(f"{path}: listed in {MANIFEST} but missing; copy it again or rebuild the folder")
         return found
-    found = sorted(folder.glob("*.tar"), key=natural)
+    found = sorted(tars_in(folder), key=natural)
     if packed := _compressed(folder):
         raise DataError(
             f"{folder}: expected plain tars, got {len(packed)} compressed ones, such as {packed[0]}. Hint: unpack "
             "them, as with gunzip"
         )
     if not found:
-        inner = sorted(path.name for path in folder.iterdir() if path.is_dir() and _has_tars(path))
+        inner = [path.name for path in subfolders(folder) if _has_tars(path)]
         hint = f"name one of its parts: {', '.join(inner)}" if inner else "expected *.tar files"
         raise DataError(f"{folder}: no shards in this folder; {hint}")
     return found
 
 
+def tars_in(folder: Path) -> Iterator[Path]:
+    """The tars that lie in a folder, in no order; hidden ones, such as `._0.tar` of macOS, are none."""
+    return (path for path in folder.glob("*.tar") if not is_hidden(path.name))
+
+
 def _has_tars(folder: Path) -> bool:
-    return any(folder.glob("*.tar")) or bool(_compressed(folder))
+    return any(tars_in(folder)) or bool(_compressed(folder))
 
 
 def _compressed(folder: Path) -> list[str]:
     """The names of compressed tars that do not lie there unpacked, too."""
-    found = sorted(path.name for path in folder.iterdir() if path.name.lower().endswith(COMPRESSED))
+    names = (path.name for path in folder.iterdir() if path.name.lower().endswith(COMPRESSED))
+    found = sorted(name for name in names if not is_hidden(name))
     return [name for name in found if not (folder / f"{name[: name.lower().rindex('.t')]}.tar").is_file()]
 
 
@@ -88,7 +115,7 @@ def parts(path: str | Path) -> list[str | Path]:
     folder = Path(path)
     if not folder.is_dir() or (folder / MANIFEST).is_file() or _has_tars(folder):
         return [path]
-    return sorted(inner for inner in folder.iterdir() if inner.is_dir() and _has_tars(inner)) or [path]
+    return [inner for inner in subfolders(folder) if _has_tars(inner)] or [path]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from unified.data import scene
 from unified.data.decode import DECODERS, decode_column
 from unified.data.index import Index, build_index, index_path, open_index
-from unified.data.patterns import MANIFEST, parts, read_manifest, shard_paths
+from unified.data.patterns import MANIFEST, parts, read_manifest, shard_paths, tars_in
 from unified.data.shards import LocalShard, Shards
 from unified.data.write import progress
 from unified.types import DataError
@@ -112,7 +112,7 @@ def _against_manifest(folder: Path, samples: int, columns: Counter[str], digests
             yield f"{path}: {size:,} bytes, {MANIFEST} says {shard['bytes']:,}"
         elif digest and digest != shard["sha256"]:
             yield f"{path}: SHA-256 {digest[:12]}…, {MANIFEST} says {shard['sha256'][:12]}…: its bytes have changed"
-    unlisted = {path.name for path in folder.glob("*.tar")} - {shard["path"] for shard in manifest["shards"]}
+    unlisted = {path.name for path in tars_in(folder)} - {shard["path"] for shard in manifest["shards"]}
     for name in sorted(unlisted):
         yield f"{folder / name}: not listed in {MANIFEST}"
     if samples != manifest["samples"]:

@@ -1,5 +1,6 @@
 """Writing shards: tars with their indexes and a manifest, in a folder that is complete or absent."""
 
+import glob
 import hashlib
 import io
 import json
@@ -36,6 +37,7 @@ class ShardWriter:
         if samples_per_shard < 1:
             raise DataError(f"samples per shard: expected at least 1, found {samples_per_shard}")
         self.folder = folder
+        source = source.encode(errors="backslashreplace").decode()  # of a folder whose name is not UTF-8
         self.manifest: dict[str, Any] = {"format": FORMAT, "kind": kind, "source": source}  # further keys may be added
         self._limit = samples_per_shard
         self._open: dict[str, _Tar] = {}
@@ -140,7 +142,7 @@ def complete_folder(out: Path) -> Iterator[Path]:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out}: exists already; name another folder, or remove it first")
-    for old in out.parent.glob(f".{out.name}.*.partial"):
+    for old in out.parent.glob(f".{glob.escape(out.name)}.*.partial"):
         logger.info("%s: left over from an interrupted build; it may be deleted", old)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
     temporary.mkdir(parents=True)

@@ -11,11 +11,12 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from unified.config import nearest
+from unified.core.folders import walk_folder
 from unified.data.patterns import natural
-from unified.labels import Labels, load_labels
+from unified.labels import Labels, check_unique, load_labels
 from unified.log import logger
 from unified.modalities.frames import check_frames
-from unified.modalities.image_formats import FORMATS, describe_others, read_start, sort_images
+from unified.modalities.image_formats import FORMATS, IMAGES, describe_others, read_start, sort_images
 from unified.processor import read_images
 from unified.reports.coco_results import CocoResults
 from unified.reports.matched import Matched, matched_tasks
@@ -62,7 +63,7 @@ def predict_command(reference: str, images: Sequence[Path], ask: Ask, out: Path)
     """
     if not images:
         raise ReportError("no images are named; give at least one file after the model")
-    images = expanded(images, out)
+    images, failed = expanded(images, out)
     if not 0 <= ask.threshold <= 1:
         raise ReportError(f"--threshold: {ask.threshold}; expected a score from 0 to 1")
     subject = open_subject(reference)
@@ -70,7 +71,6 @@ def predict_command(reference: str, images: Sequence[Path], ask: Ask, out: Path)
     coco = CocoResults(ask.coco_annotations) if ask.coco else None
     out.mkdir(parents=True, exist_ok=True)
     pictures: dict[str, dict[str, Any]] = {}
-    failed = []
     for file in images:
         try:
             (picture,) = read_images([file])
@@ -102,22 +102,32 @@ def predict_command(reference: str, images: Sequence[Path], ask: Ask, out: Path)
     if coco is not None and pictures:
         logger.info("written: %s", ", ".join(map(str, coco.write(out))))
     if failed:
+        total = len(pictures) + len(failed)
         raise ReportError(
-            f"{len(failed)} of {len(images)} images could not be read, the others are in {out}: {failed[0]['error']}"
+            f"{len(failed)} of {total} images could not be read, the others are in {out}: {failed[0]['error']}"
         )
 
 
-def expanded(given: Sequence[Path], out: Path) -> list[Path]:
-    """Return files, with all images of each folder in its place; those of `out` are answers of before."""
+def expanded(given: Sequence[Path], out: Path) -> tuple[list[Path], list[dict[str, str]]]:
+    """Return files, with all images of each folder in its place; those of `out` are answers of before.
+
+    Returns:
+        The files, and for each file or folder in a folder that cannot be taken its path and the error.
+    """
     found: list[Path] = []
+    failed: list[dict[str, str]] = []
+    old = out.resolve()
     for path in given:
         if not path.is_dir():
             found.append(path)
             continue
-        inside = [file for file in path.rglob("*") if file.is_file()]
-        hidden = {file for file in inside if any(part.startswith(".") for part in file.relative_to(path).parts)}
-        old = out.resolve()
-        kept = [f for f in inside if f not in hidden and not (old.is_dir() and old in f.resolve().parents)]
+        listed = walk_folder(path)
+        for passed in listed.passed_over:
+            if passed.name.endswith("/") or passed.suffix.removeprefix(".") in IMAGES:
+                logger.warning("%s: %s: %s", path, passed.kind, passed.where)
+                failed.append({"file": str(path / passed.name), "error": f"{path}: {passed.kind}: {passed.where}"})
+        inside = [path / name for name in listed.files]
+        kept = [file for file in inside if not (old.is_dir() and old in file.resolve().parents)]
         names, others = sort_images(map(str, kept), lambda name: read_start(Path(name)))
         if others:
             logger.info("%s: %s", path, describe_others(others))
@@ -127,7 +137,7 @@ def expanded(given: Sequence[Path], out: Path) -> list[Path]:
                 "another folder"
             )
         found += sorted(map(Path, names), key=natural)
-    return found
+    return found, failed
 
 
 def _check_frames(file: Path, picture: UInt8[Tensor, "*t 3 h w"], subject: Subject, questions: Questions) -> None:
@@ -188,7 +198,7 @@ def other_names(subject: Subject, queries: Sequence[str], given: Sequence[str]) 
         if task not in queries:
             raise ReportError(f"--names: {task!r} is not a task that is asked{nearest(task, list(queries))}")
         spec = subject.model.queries.specs[task]  # type: ignore[union-attr]
-        names = Labels(tuple(name.strip() for name in listed.split(","))).names
+        names = check_unique(Labels(tuple(name.strip() for name in listed.split(","))), f"--names: {task}").names
         if not spec.from_names:
             raise ReportError(
                 f"--names: task {task!r} learned the queries of its {len(spec.names)} names and cannot answer for "

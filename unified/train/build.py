@@ -16,7 +16,7 @@ from unified.data.operators import OPERATORS, RESHADE
 from unified.data.patterns import MANIFEST, read_manifest, several
 from unified.data.together import TARGET
 from unified.evaluate.spec import load_spec
-from unified.labels import Labels, load_labels
+from unified.labels import Labels, check_unique, load_labels
 from unified.layout import Attributes
 from unified.log import logger
 from unified.matching import token_kinds
@@ -54,7 +54,7 @@ def build(recipe: Recipe, *, fresh: bool = True) -> Parts:
     check(recipe)
     tokenizers = load_tokenizers(recipe.model.image, recipe.model.text)
     labels = {name: load_labels(reference) for name, reference in label_sets(recipe).items()}
-    named = {name: load_labels(reference) for name, reference in query_names(recipe).items()}
+    named = {name: _names_of(reference) for name, reference in query_names(recipe).items()}
     config = network(recipe, tokenizers, labels)
     with seed.seeded(recipe.seed, "initial weights"):
         model = UnifiedModel(config)
@@ -66,6 +66,11 @@ def build(recipe: Recipe, *, fresh: bool = True) -> Parts:
     label_tokens = {name: text.tokens([text.prepare(word) for word in found.names]) for name, found in read.items()}
     processor = UnifiedProcessor.from_tokenizers(tokenizers)
     return Parts(model, processor, tokenizers, {**labels, **named}, label_tokens, kept)
+
+
+def _names_of(reference: str) -> Labels:
+    """The names that queries answer for, each once."""
+    return check_unique(load_labels(reference), reference)
 
 
 def check(recipe: Recipe) -> None:
@@ -171,7 +176,7 @@ def query_specs(recipe: Recipe, image: Tokenizer) -> dict[str, QuerySpec]:
     for name, task in recipe.tasks.items():
         if isinstance(task.answer, Match):
             continue
-        names = load_labels(references[name]).names if name in references else ()
+        names = _names_of(references[name]).names if name in references else ()
         listed = getattr(task.answer, "identities", None)
         identities = len(load_labels(listed)) if listed else 0
         spec = query_spec(name, task, names, identities, (image.height, image.width), cell)
