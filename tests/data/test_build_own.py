@@ -222,7 +222,7 @@ def test_everything_wrong_with_a_table_is_listed(tmp_path: Path) -> None:
         "missing caption: row 4",
         "class is no whole number",
         "unknown image format",
-        "row 2: none.png",
+        "row 2: 'none.png': no such file",
     ):
         assert part in str(caught.value)
     manifest = build_table(tmp_path / "t.csv", tmp_path / "out", options(columns, skip_bad=True))[""]
@@ -247,9 +247,9 @@ def test_wrong_mappings(text: str | None, message: str) -> None:
     ("name", "data", "message"),
     [
         ("t.csv", b"image,caption\n1.png,x\n", r"no column 'captoin'; did you mean 'caption'\?"),
-        ("t.csv", b"\xff\xff\n", "not a readable table"),
-        ("t.jsonl", b'{"a": 1}\n{"a": \n', r"t\.jsonl:2: not JSON"),
-        ("t.jsonl", b"[1]\n", r"t\.jsonl:1: expected an object, found list"),
+        ("t.csv", b"\xff\xff\n", r"t\.csv: line 1: expected text in UTF-8, got b'\\xff' at byte 0"),
+        ("t.jsonl", b'{"a": 1}\n{"a": \n', r"row 2 \(line 2\): expected an object of JSON, got '\{\"a\": '"),
+        ("t.jsonl", b"[1]\n", r"row 1 \(line 1\): expected an object of JSON, found list"),
         ("t.xls", b"", "expected a table with the suffix"),
     ],
 )

@@ -10,8 +10,8 @@ from unified.data.build.annotations import read_picture
 from unified.data.build.dense import Found, Options
 from unified.data.build.joints import find_table
 from unified.data.build.references import Reference, find_files
+from unified.data.build.rows import read_table
 from unified.data.build.sources import BadSampleError, Files, Item, Problems, sample_key
-from unified.data.build.table import read_rows
 from unified.types import DataError
 
 SUFFIXES = (".csv", ".tsv")
@@ -29,10 +29,14 @@ def find_attributes(files: Files, problems: Problems, options: Options) -> Found
     the others, and unknown for all where the cell is empty; a cell "a+b" or "a|b" has both, if both occur alone.
     """
     name = find_table(files, problems, SUFFIXES)
-    rows = list(read_rows(files.source / name))
+    table = read_table(files.source / name)
+    table.check_columns(table.columns)
+    for kind, where in table.bad:
+        problems.add(kind, f"{name}: {where}")
+    rows = [row.cells for row in table.rows]
     if not rows:
         raise DataError(f"{problems.source}: no rows")
-    path, columns, identity = _columns(problems.source, list(rows[0]), options.columns)
+    path, columns, identity = _columns(problems.source, table.columns, options.columns)
     cells = {column: [str(row.get(column) or "").strip() for row in rows] for column in columns}
     binary = {column for column in columns if set(cells[column]) <= set(BINARY)}
     if options.columns is None and set(columns) - binary:
@@ -48,8 +52,8 @@ def find_attributes(files: Files, problems: Problems, options: Options) -> Found
     pictures = _pictures(files)
     items, identities, said = list[Item](), dict[str, str](), dict[str, Mapping[str, int]]()
     references = [
-        Reference(f"{name}: row {number}", str(row.get(path) or "").strip(), name if pictures is files else "")
-        for number, row in enumerate(rows, start=1)
+        Reference(f"{name}: row {row.number}", str(row.cells.get(path) or "").strip(), name if pictures is files else "")
+        for row in table.rows
     ]
     images = find_files(pictures.images(), references)
     for number, (row, image) in enumerate(zip(rows, images, strict=True)):

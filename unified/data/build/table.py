@@ -1,20 +1,23 @@
 """Shards from a table: CSV, TSV or JSON lines, with a mapping from its columns to those of the samples."""
 
-import csv
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from unified.config import nearest
+from unified.core.folders import FileFinder
+from unified.core.text_files import check_text
 from unified.data.build.dense import Options
 from unified.data.build.held_out import ORDERS, check_order, split_items, write_parts
+from unified.data.build.rows import Row, read_table
 from unified.data.build.sources import BadSampleError, Item, Problems, picture
 from unified.types import DataError
 
-SUFFIXES = (".csv", ".tsv", ".jsonl")
 TARGETS = ("path", "txt", "cls", "json")
 EXAMPLE = "--columns image=path,caption=txt"
+_WHOLE = re.compile(r"\+?([0-9]+)(\.0*)?")
 
 
 def build_table(source: Path, out: Path, options: Options) -> dict[str, dict[str, Any]]:
@@ -22,31 +25,36 @@ def build_table(source: Path, out: Path, options: Options) -> dict[str, dict[str
 
     `options.columns` says what becomes of a table's column: "path" names a picture, relative to the table, whose bytes
     are kept under their suffix; "txt" and "cls" are stored as such; all "json" columns go into one JSON object.
-    `options.held_out` parts the rows of each class; a column that `held_out_by` names keeps rows of equal values
-    together.
+    Rows that do not fit are problems that name them: other numbers of cells, quotes that nobody closed, values that are
+    no text where a text is wanted. `options.held_out` parts the rows of each class; a column that `held_out_by` names
+    keeps rows of equal values together.
     """
     columns = parse_columns(options.columns)
     problems = Problems(source, options.skip_bad)
-    items, rows = [], {}
-    for number, row in enumerate(read_rows(source), start=1):
-        if number == 1:
-            _check_columns(source, columns, row)
-            check_order(options.held_out_by, [str(name) for name in row if name is not None])
-        items.append(_item(source, number, row, columns))
-        rows[items[-1].key] = row
+    table = read_table(source)
+    by = options.held_out_by
+    if table.rows:
+        check_order(by, table.columns)
+    table.check_columns([*columns, *({by} - {*ORDERS})])
+    for kind, where in table.bad:
+        problems.add(kind, where)
+    finder = FileFinder(source.parent)
+    items = [_item(source, finder, row, columns) for row in table.rows]
+    rows = {item.key: row.cells for item, row in zip(items, table.rows, strict=True)}
     classes = groups = None
     if options.held_out is not None:
         of_class = next((name for name, target in columns.items() if target == "cls"), None)
         classes = None if of_class is None else {key: _value(row, of_class) for key, row in rows.items()}
-        by = options.held_out_by
         groups = None if by in ORDERS else {key: _value(row, by) or key for key, row in rows.items()}
     parts = split_items(source, items, options, classes, groups)
     return write_parts("table", source, out, parts, problems, options, "rows", {"mapping": dict(columns)})
 
 
 def _value(row: Mapping[str, Any], column: str) -> str:
-    """A cell as its class or group is told: equal but for the white space around it."""
-    return str("" if row.get(column) is None else row[column]).strip()
+    """A cell as its class or group is told: equal but for the white space around it, and for the zeros of 3.0."""
+    text = str("" if row.get(column) is None else row[column]).strip()
+    whole = _WHOLE.fullmatch(text)
+    return str(int(whole[1])) if whole else text
 
 
 def parse_columns(text: str | None) -> dict[str, str]:
@@ -65,69 +73,56 @@ def parse_columns(text: str | None) -> dict[str, str]:
     return mapping
 
 
-def read_rows(source: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a table by column name. Raises `DataError` where it cannot be read as its suffix says."""
-    if source.suffix.lower() not in SUFFIXES:
-        raise DataError(f"{source}: expected a table with the suffix {', '.join(SUFFIXES)}")
-    try:
-        with source.open(encoding="utf-8-sig", newline="") as file:
-            if source.suffix.lower() == ".jsonl":
-                yield from _json_rows(source, file)
-            else:
-                yield from csv.DictReader(file, delimiter="\t" if source.suffix.lower() == ".tsv" else ",")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{source}: not a readable table ({error})") from error
-
-
-def _json_rows(source: Path, lines: Iterator[str]) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{source}:{number}: not JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{source}:{number}: expected an object, found {type(row).__name__}")
-            yield row
-
-
-def _check_columns(source: Path, columns: Mapping[str, str], row: Mapping[str, Any]) -> None:
-    for name in columns:
-        if name not in row:
-            raise DataError(f"{source}: no column {name!r}{nearest(name, [str(known) for known in row])}")
-
-
-def _item(source: Path, number: int, row: Mapping[str, Any], columns: Mapping[str, str]) -> Item:
-    place = f"row {number}"
+def _item(source: Path, finder: FileFinder, row: Row, columns: Mapping[str, str]) -> Item:
+    place = f"row {row.number}"
 
     def load() -> dict[str, Any]:
         sample: dict[str, Any] = {}
         for name, target in columns.items():
-            value = row.get(name)
+            value, where = row.cells.get(name), f"{place}: column {name!r}"
             if target == "json":
                 sample.setdefault("json", {})[name] = value
             elif value is None or not str(value).strip():
                 kind = {"txt": "missing caption", "path": "missing image", "cls": "missing class"}[target]
-                raise BadSampleError(kind, f"{place}: column {name!r} is empty")
-            elif target == "path":
-                sample |= [_picture(source, place, str(value).strip())]
+                raise BadSampleError(kind, f"{where} is empty")
+            elif target == "cls":
+                sample[target] = _class_number(where, value)
             else:
-                sample[target] = str(value).strip() if target == "txt" else _class_number(place, name, value)
+                text = _text(where, value, target)
+                sample |= [_picture(source, finder, place, text)] if target == "path" else [(target, text)]
         return sample
 
-    return Item(f"{number:08d}", place, load)
+    return Item(f"{row.number:08d}", place, load)
 
 
-def _picture(source: Path, place: str, name: str) -> tuple[str, bytes]:
+def _text(where: str, value: Any, target: str) -> str:
+    """A text without the white space around it; raises `BadSampleError` for other values and for lone surrogates."""
+    what = {"txt": "caption", "path": "path"}[target]
+    if not isinstance(value, str):
+        raise BadSampleError(f"{what} is no text", f"{where}: expected a text, got {json.dumps(value)[:80]}")
     try:
-        data = (source.parent / name).read_bytes()
+        return check_text(value.strip(), where)
+    except DataError as error:
+        raise BadSampleError("text that is no Unicode", str(error)) from error
+
+
+def _picture(source: Path, finder: FileFinder, place: str, name: str) -> tuple[str, bytes]:
+    try:
+        file = finder.find(name)
+        data = file.read_bytes()
+    except DataError as error:
+        raise BadSampleError("missing image", f"{place}: {error}") from error
     except OSError as error:
         raise BadSampleError("missing image", f"{place}: {name}: {error.strerror}") from error
-    return picture(data, name, f"{source}: {place}")
+    return picture(data, file.name, f"{source}: {place}")
 
 
-def _class_number(place: str, name: str, value: Any) -> int:
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        raise BadSampleError("class is no whole number", f"{place}: column {name!r}: {value!r}") from None
+def _class_number(where: str, value: Any) -> int:
+    """A whole number from 0, which may be written with zeros behind a point, as spreadsheets do."""
+    if isinstance(value, int | str | float) and not isinstance(value, bool):
+        found = _WHOLE.fullmatch(str(value).strip())
+        if found:
+            return int(found[1])
+    raise BadSampleError(
+        "class is no whole number", f"{where}: expected a whole number from 0, got {json.dumps(value)[:80]}"
+    )
