@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unified.config import RecipeError, nearest
 from unified.data.augment import augment, build_transforms, stack_images
+from unified.data.class_lists import ClassNumbers
 from unified.data.decode import column, place, read_image
 from unified.labels import Labels
 from unified.modalities.base import Tokenizer
@@ -50,13 +51,20 @@ class Collator:
     """
 
     def __init__(
-        self, name: str, task: Task, tokenizers: Mapping[str, Tokenizer], labels: Labels | None, seed: int
+        self,
+        name: str,
+        task: Task,
+        tokenizers: Mapping[str, Tokenizer],
+        labels: Labels | None,
+        seed: int,
+        lists: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
+        """`lists`: the class names that shards, by their path, count in `cls`; others count as `labels` does."""
         self.name, self.task, self.tokenizers, self.labels, self.seed = name, task, tokenizers, labels, seed
         assert isinstance(task.answer, Match)
         self.answer: Match = task.answer
         self.transforms = build_transforms(task.augment, f"tasks.{name}.augment")
-        self.classes = labels.index() if labels else {}
+        self.classes = ClassNumbers(labels, lists) if labels else None
         group = task.answer.group if task.answer.candidates == "batch" else None
         self.columns = tuple(dict.fromkeys([*task.inputs, task.target, *([group] if group else [])]))
         """Of a sample, those that must be decoded."""
@@ -180,17 +188,11 @@ class Collator:
 
     def _class(self, sample: Sample) -> int:
         value, name = column(sample, self.task.target), self.task.target
-        if isinstance(value, str):
-            if value not in self.classes:
-                hint = nearest(value, [*self.classes]) if len(self.classes) <= 50 else _closest(value, self.classes)
-                raise DataError(f"{place(sample)}: column {name!r}: {value!r} is not a class of the label set{hint}")
-            return self.classes[value]
-        if not isinstance(value, int) or not 0 <= value < len(self.classes):
-            raise DataError(
-                f"{place(sample)}: column {name!r}: expected a class name or a number below {len(self.classes)}, "
-                f"found {value!r}"
-            )
-        return value
+        assert self.classes is not None
+        try:
+            return self.classes.number(value, sample.get("__shard__") if name == "cls" else None)
+        except DataError as error:
+            raise DataError(f"{place(sample)}: column {name!r}: {error}") from error
 
 
 def collate(
@@ -276,8 +278,3 @@ def _group(value: Any) -> int:
     """A whole number of 63 bits that stands for a value: equal values, equal numbers."""
     part = value if isinstance(value, str | int) else json.dumps(value, sort_keys=True)
     return key("group", part) >> 1
-
-
-def _closest(value: str, known: Mapping[str, int]) -> str:
-    """The end of an error about a name among very many."""
-    return nearest(value, [*known]).partition(" There are:")[0] + f" There are {len(known):,} classes"

@@ -15,12 +15,13 @@ from unified.data.build.dense import Finder, Options, build_dense
 from unified.data.build.depth import find_depth
 from unified.data.build.digits import build_digits
 from unified.data.build.documentation import build_documentation
-from unified.data.build.folders import build_imagefolder, build_pairs
+from unified.data.build.folders import build_imagefolder, build_pairs, caption_files, captions_of
 from unified.data.build.glyphs import build_glyphs
 from unified.data.build.joints import find_joints
 from unified.data.build.masks import find_masks
+from unified.data.build.rows import SUFFIXES
 from unified.data.build.sources import Files, describe_frames
-from unified.data.build.table import SUFFIXES, build_table
+from unified.data.build.table import build_table
 from unified.data.build.voc import find_voc
 from unified.data.build.yolo import find_yolo
 from unified.data.dataset_card import describe_for_others
@@ -135,8 +136,8 @@ def guess_kind(source: Path) -> str:
     if source.suffix.lower() in SUFFIXES:
         return "table"
     with Files(source) as files:
-        images, names = files.images(), set(files.names)
-    if any(f"{name.rpartition('.')[0]}.txt" in names for name in images):
+        images, texts = files.images(), caption_files(files.names)
+    if any(captions_of(name, texts) for name in images):
         return "pairs"
     if any("/" in name for name in images):
         return "imagefolder"

@@ -230,7 +230,9 @@ class StepLoader:
             name: Source(
                 data[name].shards,
                 SampleOrder(self.recipe, name, data[name], origin),
-                make_collator(name, task, tokenizers, labels.get(name), recipe.seed),
+                make_collator(
+                    name, task, tokenizers, labels.get(name), recipe.seed, [s.name for s in data[name].shards.files]
+                ),
             )
             for name, task in self.recipe.tasks.items()
         }

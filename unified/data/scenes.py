@@ -12,6 +12,7 @@ from torch import Tensor
 from unified.config import RecipeError, build, nearest
 from unified.data import scene as said
 from unified.data.augment import augment
+from unified.data.class_lists import lists_of_shards
 from unified.data.collate import Collator
 from unified.data.decode import place, read_image
 from unified.data.operators import DRAWS, OPERATORS, RESHADE, reshaded
@@ -188,11 +189,17 @@ class SceneCollator:
 
 
 def make_collator(
-    name: str, task: Task, tokenizers: Mapping[str, Tokenizer], labels: Labels | None, seed: int
+    name: str,
+    task: Task,
+    tokenizers: Mapping[str, Tokenizer],
+    labels: Labels | None,
+    seed: int,
+    shards: Sequence[str] = (),
 ) -> Collator | SceneCollator:
-    """The collator of a task; `labels`: of what it picks from, or of its queries."""
+    """The collator of a task; `labels`: of what it picks from, or of its queries; `shards`: the paths of its data."""
     if isinstance(task.answer, Match):
-        return Collator(name, task, tokenizers, labels, seed)
+        counted = labels is not None and task.target == "cls"
+        return Collator(name, task, tokenizers, labels, seed, lists_of_shards(shards) if counted else None)
     listed = task.answer.identities if isinstance(task.answer, Regress) else None
     identities = load_labels(listed).names if listed else ()
     return SceneCollator(name, task, tokenizers["image"], labels.names if labels else (), identities, seed)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unified.config import RecipeError
+from unified.data.class_lists import ClassNumbers, match_names
 from unified.evaluate.answers import ItemAnswers, best_classes, scale_of
 from unified.evaluate.context import Context
 from unified.evaluate.few_shot import ALL, Subset, different, labelled_share, least_squares_answers, subset
@@ -18,6 +19,7 @@ from unified.evaluate.sources import class_names
 from unified.evaluate.spec import Classification, Robustness
 from unified.evaluate.zero_shot import accuracy_measures, class_ranks, class_weights, per_class, top5_measure
 from unified.labels import Labels, load_labels
+from unified.log import logger
 
 
 @dataclass(frozen=True)
@@ -38,22 +40,35 @@ class _Part:
 def evaluate_classification(evaluation: Classification, name: str, context: Context) -> Iterator[Result]:
     """Zero-shot where shots hold 0; k-shot probes for each other number, and then the probes on all training data."""
     labels = find_labels(evaluation)
-    test = _read(evaluation, evaluation.several, labels, evaluation.limit)
+    classes = ClassNumbers(labels)
+    test = _read(evaluation, evaluation.several, classes, evaluation.limit)
     shots = [k for k in context.shots if k != 0]
     probed = bool(shots and evaluation.probes)
     if probed:
         # Before the first row: labelled data that will not do are no reason to lose the others later.
-        train, rest = _labelled(evaluation, name, test, labels)
-        _check_labelled(name, train, rest, labels)
+        known = _labels_of_probes(evaluation, labels)
+        train, rest = _labelled(evaluation, name, test, classes if known is labels else ClassNumbers(known))
+        _check_labelled(name, train, rest, known)
     if 0 in context.shots:
         yield from _zero_shot(evaluation, _base(evaluation, name, test, labels), test, labels, context)
     if probed:
         untested = np.setdiff1d(train.target, rest.target)  # of one item, if both parts are of the same data
-        notes = {} if evaluation.train is not None else {"untested_classes": _names(labels, untested)}
+        notes = {} if evaluation.train is not None else {"untested_classes": _names(known, untested)}
         for features in ("model", *evaluation.baselines):
-            base = _base(evaluation, name, rest, labels)
+            base = _base(evaluation, name, rest, known)
             base = replace(base, features=features, notes={**base.notes, **notes})
-            yield from _probes(evaluation, base, train, rest, labels, shots, context)
+            yield from _probes(evaluation, base, train, rest, known, shots, context)
+
+
+def _labels_of_probes(evaluation: Classification, labels: Labels) -> Labels:
+    """The classes that probes choose from: those of the data, and further ones that only labelled data have."""
+    if evaluation.labels is not None or evaluation.train is None:
+        return labels
+    found = class_names(evaluation.train if isinstance(evaluation.train, str) else tuple(evaluation.train))
+    listed = load_labels(found).names if isinstance(found, str) else tuple(found or ())
+    places = match_names(listed, labels.names)
+    further = tuple(name for name, place in zip(listed, places, strict=True) if place is None)
+    return replace(labels, names=(*labels.names, *further)) if further else labels
 
 
 def _base(evaluation: Classification, name: str, part: _Part, labels: Labels) -> Result:
@@ -65,11 +80,11 @@ def _base(evaluation: Classification, name: str, part: _Part, labels: Labels) ->
     )
 
 
-def _labelled(evaluation: Classification, name: str, test: _Part, labels: Labels) -> tuple[_Part, _Part]:
+def _labelled(evaluation: Classification, name: str, test: _Part, classes: ClassNumbers) -> tuple[_Part, _Part]:
     """The labelled part, and the part that probes are tested on."""
     if evaluation.train is not None:
         data = evaluation.train if isinstance(evaluation.train, str) else tuple(evaluation.train)
-        train = _read(evaluation, data, labels, None)
+        train = _read(evaluation, data, classes, None)
         if train.items.source.digest == test.items.source.digest:
             raise RecipeError(f"{name}: `train` and `data` are the same samples; probes need labelled data apart")
         return train, test
@@ -93,7 +108,7 @@ def _check_labelled(name: str, train: _Part, test: _Part, labels: Labels) -> Non
 
 
 def _names(labels: Labels, classes: NDArray[np.int64]) -> list[str]:
-    return [labels.names[number] for number in classes]
+    return [labels.told_apart[number] for number in classes]
 
 
 def find_labels(evaluation: Classification | Robustness) -> Labels:
@@ -106,13 +121,19 @@ def find_labels(evaluation: Classification | Robustness) -> Labels:
             f"{evaluation.data}: no class names come with the data (classes in manifest.json, classnames.txt, class "
             "folders); name them under `labels`"
         )
-    return load_labels(given) if isinstance(given, str) else Labels(tuple(given))
+    labels = load_labels(given) if isinstance(given, str) else Labels(tuple(given))
+    if labels.repeated:
+        logger.warning(
+            "%s: %d names are those of several classes, which names alone do not tell apart: %s",
+            evaluation.data, len(labels.repeated), ", ".join(labels.repeated[:5]),
+        )  # fmt: skip
+    return labels
 
 
-def _read(evaluation: Classification, data: str | tuple[str, ...], labels: Labels, limit: int | None) -> _Part:
+def _read(evaluation: Classification, data: str | tuple[str, ...], classes: ClassNumbers, limit: int | None) -> _Part:
     columns = [evaluation.target, *([evaluation.cluster] if evaluation.cluster else [])]
     items = read_items(data, evaluation.inputs, columns, limit)
-    return _Part(items, targets(items, evaluation.target, labels), np.arange(len(items)))
+    return _Part(items, targets(items, evaluation.target, classes), np.arange(len(items)))
 
 
 def _zero_shot(
@@ -125,7 +146,9 @@ def _zero_shot(
         weights = class_weights(context, labels, prompt)
         ranks = class_ranks(features, weights, test.target)
         scale = scale_of(context.model, context.family)
-        answers = ItemAnswers(test.target, *best_classes(features, weights, scale), labels.names, scale is not None)
+        answers = ItemAnswers(
+            test.target, *best_classes(features, weights, scale), labels.told_apart, scale is not None
+        )
         measures: list[Measure] = list(accuracy_measures(ranks == 0, test.target, base.clusters, "", base.dataset))
         if len(labels) >= 5:
             measures.insert(1, top5_measure(ranks, base.clusters))
@@ -160,7 +183,9 @@ def _probes(
     if "least_squares" in evaluation.probes:
         for k in shots:
             chosen = different([subset(train.target, k, s, base.dataset) for s in range(context.seeds)])
-            answers = ItemAnswers(test.target, *least_squares_answers(known, asked, chosen, len(labels)), labels.names)
+            answers = ItemAnswers(
+                test.target, *least_squares_answers(known, asked, chosen, len(labels)), labels.told_apart
+            )
             # Classes of the label set that no item has are short as well: probes know fewer classes than it names.
             absent = np.setdiff1d(np.arange(len(labels)), train.target) if k != ALL else np.zeros(0, dtype=np.int64)
             short = _names(labels, np.union1d(absent, np.array(chosen[0].short_classes, dtype=np.int64)))
@@ -169,14 +194,14 @@ def _probes(
     if "logistic" in evaluation.probes:
         fit = fit_logistic(known, asked, base.dataset)
         found = {"C": fit.strength, "validation_accuracy": fit.validation_accuracy, "converged": fit.converged}
-        answers = ItemAnswers(test.target, fit.predicted, fit.probability, labels.names, probability=True)
+        answers = ItemAnswers(test.target, fit.predicted, fit.probability, labels.told_apart, probability=True)
         yield _full(base, "dinov3_logreg", "logistic regression", "lp_", answers, found)
     if "knn" in evaluation.probes:
         near = nearest_neighbours(known, asked, len(labels))
         every = {f"k={k}": float((p == test.target).mean()) for k, p in near.predicted.items()}
         knn = {"k": near.best, "validation_accuracy": near.validation_accuracy, "acc1_by_k": every}
         best = near.predicted[near.best], near.share[near.best]
-        answers = ItemAnswers(test.target, *best, labels.names, probability=True)
+        answers = ItemAnswers(test.target, *best, labels.told_apart, probability=True)
         yield _full(base, "dinov3_knn", f"{near.best} nearest neighbours", "", answers, knn)
 
 

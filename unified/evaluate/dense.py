@@ -18,7 +18,7 @@ from unified.evaluate.results import TRAINED, ZERO_SHOT, Result
 from unified.evaluate.sources import Source, class_names, open_source
 from unified.evaluate.spec import Dense
 from unified.evaluate.truths import Truth, Truths
-from unified.labels import Labels, load_labels
+from unified.labels import Labels, check_unique, load_labels
 from unified.query_spec import QuerySpec
 from unified.types import DataError
 from unified.views import Views, see
@@ -99,7 +99,8 @@ def _names(evaluation: Dense, spec: QuerySpec) -> tuple[str, ...]:
         return spec.names
     if not spec.from_names:
         raise RecipeError(f"names: the queries of {evaluation.task!r} are not made from names (answer.from_names)")
-    return (load_labels(evaluation.names) if isinstance(evaluation.names, str) else Labels((*evaluation.names,))).names
+    labels = load_labels(evaluation.names) if isinstance(evaluation.names, str) else Labels((*evaluation.names,))
+    return check_unique(labels, "names").names
 
 
 def _representations(names: Sequence[str], spec: QuerySpec, context: Context) -> Any:

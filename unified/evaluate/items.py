@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unified.data.class_lists import ClassNumbers
 from unified.data.decode import column, decode, place, resolve
 from unified.data.write import progress
-from unified.evaluate.sources import Source, open_source
-from unified.labels import Labels
+from unified.evaluate.sources import Source, class_lists, open_source
 from unified.seed import generator
 from unified.types import DataError
 
@@ -28,6 +28,7 @@ class Items:
     pictures: NDArray[np.int64]  # items of one number have equal bytes in the input columns
     digest: str  # of the source's content and the selection
     places: tuple[str, ...]  # shard and key, for errors
+    shards: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -44,7 +45,7 @@ def read_items(
     numbers = choose_items(len(source), limit)
     wanted = list(dict.fromkeys(columns))
     values: dict[str, list[Any]] = {name: [] for name in wanted}
-    keys, places, content = [], [], []
+    keys, places, shards, content = [], [], [], []
     for number in progress([int(n) for n in numbers], len(numbers), "reading"):
         raw = source[number]
         sample = decode(raw, wanted)
@@ -52,6 +53,7 @@ def read_items(
             values[name].append(column(sample, name))
         keys.append(str(raw["__key__"]))
         places.append(place(raw))
+        shards.append(str(raw["__shard__"]))
         content.append(b"".join(hashlib.sha256(raw[resolve(raw, name)[0]]).digest() for name in inputs))
     repeated = [key for key, count in Counter(keys).items() if count > 1]
     if repeated:
@@ -59,7 +61,7 @@ def read_items(
             f"{data}: {len(repeated):,} keys occur more than once, such as {repeated[0]!r}; name them apart"
         )
     digest = hashlib.sha256(f"{source.digest}:{limit if limit and limit < len(source) else 'all'}".encode()).hexdigest()
-    return Items(source, numbers, tuple(keys), values, number_through(content), digest, tuple(places))
+    return Items(source, numbers, tuple(keys), values, number_through(content), digest, tuple(places), tuple(shards))
 
 
 def choose_items(count: int, limit: int | None) -> NDArray[np.int64]:
@@ -69,18 +71,17 @@ def choose_items(count: int, limit: int | None) -> NDArray[np.int64]:
     return np.sort(generator("limit", count).permutation(count)[:limit])
 
 
-def targets(items: Items, name: str, labels: Labels) -> NDArray[np.int64]:
-    """The class number of each item from a column of numbers or of names."""
-    known = labels.index()
+def targets(items: Items, name: str, classes: ClassNumbers) -> NDArray[np.int64]:
+    """The class number of each item from a column of names, or of numbers by the class list of its own data."""
+    counted = name == "cls"
+    if counted:
+        classes.add(class_lists(items.source))
     found = np.empty(len(items), dtype=np.int64)
     for row, value in enumerate(items.columns[name]):
-        number = known.get(value.strip()) if isinstance(value, str) else value
-        if not isinstance(number, int) or not 0 <= number < len(labels):
-            raise DataError(
-                f"{items.places[row]}: column {name!r}: {value!r} is not one of the {len(labels)} classes "
-                f"({', '.join(labels.names[:3])}, …); expected a class name or a number from 0 to {len(labels) - 1}"
-            )
-        found[row] = number
+        try:
+            found[row] = classes.number(value, items.shards[row] if counted else None)
+        except DataError as error:
+            raise DataError(f"{items.places[row]}: column {name!r}: {error}") from error
     return found
 
 

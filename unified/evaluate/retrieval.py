@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unified import intervals
+from unified.core.text_files import split_lines
 from unified.evaluate.answers import ItemAnswers, nearest_entries
 from unified.evaluate.context import Context
 from unified.evaluate.features import embed_texts
@@ -126,7 +127,7 @@ def _texts(items: Items, evaluation: Retrieval) -> tuple[NDArray[np.int64], list
     for row, value in enumerate(items.columns[evaluation.target]):
         if not isinstance(value, str):
             raise DataError(f"{items.places[row]}: column {evaluation.target!r}: expected a text, found {value!r}")
-        lines = [line.strip() for line in value.splitlines() if line.strip()] if evaluation.lines else [value.strip()]
+        lines = [line.strip() for line in split_lines(value) if line.strip()] if evaluation.lines else [value.strip()]
         if not lines or not lines[0]:
             raise DataError(f"{items.places[row]}: column {evaluation.target!r}: the text is empty")
         owner += [row] * len(lines)

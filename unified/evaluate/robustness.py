@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unified import intervals
 from unified.data.augment import augment
+from unified.data.class_lists import ClassNumbers
 from unified.data.collate import prepare_images
 from unified.data.decode import column, decode
 from unified.data.transforms import Affine, Contrast, Noise, PixelTransform
@@ -87,7 +88,7 @@ def evaluate_robustness(evaluation: Robustness, name: str, context: Context) -> 
     labels = find_labels(evaluation)
     others = [c for c in (evaluation.size_column, evaluation.cluster) if c]
     items = read_items(evaluation.several, evaluation.inputs, [evaluation.target, *others], evaluation.limit)
-    target = targets(items, evaluation.target, labels)
+    target = targets(items, evaluation.target, ClassNumbers(labels))
     sizes = _sizes(evaluation, items)
     chosen = np.ones(len(items), dtype=bool) if evaluation.reference is None else sizes == evaluation.reference
     if not chosen.any():

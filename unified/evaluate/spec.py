@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unified.config import RecipeError, build, nearest, read_yaml
+from unified.core.folders import subfolders
+from unified.core.text_files import read_text
 from unified.data.patterns import MANIFEST, read_manifest
-from unified.evaluate.sources import COUNT, class_folders, class_names
+from unified.evaluate.sources import COUNT, class_names, holds_class_folders
 from unified.paths import find
 
 FORMAT = 1
 IMAGE = "png;jpg;jpeg;webp"
 TRAIN_SHARE = 0.5
-TEST, TRAIN = ("test", "validation", "val", "valid"), ("train", "training")
+TEST, TRAIN = ("test", "testing", "validation", "val", "valid", "dev"), ("train", "training")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,7 +288,7 @@ def recognise(folder: Path) -> Spec:
 
 def _recognised(data: Path, train: str | None) -> Evaluation:
     kind_file = next((p / "dataset_type.txt" for p in (data, data.parent) if (p / "dataset_type.txt").is_file()), None)
-    kind = kind_file.read_text(encoding="utf-8").strip() if kind_file else None
+    kind = read_text(kind_file).strip() if kind_file else None
     if kind == "multilabel":
         raise RecipeError(f"{kind_file}: multi-label data are not supported; classification and retrieval are")
     columns = read_manifest(data).get("columns", {}) if (data / MANIFEST).is_file() else None
@@ -308,8 +310,11 @@ def _recognised(data: Path, train: str | None) -> Evaluation:
 
 
 def _part(folder: Path, names: Sequence[str]) -> Path | None:
-    return next((folder / name for name in names if (folder / name).is_dir() and _holds_data(folder / name)), None)
+    """The first of the parts that there is with data in it; case does not matter."""
+    there = subfolders(folder)
+    parts = (path for name in names for path in there if path.name.lower() == name)
+    return next((path for path in parts if _holds_data(path)), None)
 
 
 def _holds_data(folder: Path) -> bool:
-    return (folder / MANIFEST).is_file() or (folder / COUNT).is_file() or bool(class_folders(folder))
+    return (folder / MANIFEST).is_file() or (folder / COUNT).is_file() or holds_class_folders(folder)

@@ -72,4 +72,4 @@ def top5_measure(ranks: NDArray[np.int64], clusters: NDArray[np.int64] | None) -
 def per_class(correct: NDArray[np.bool_], target: NDArray[np.int64], labels: Labels) -> dict[str, float | None]:
     """Recall of each class by name; None for a class without items."""
     recalls = class_recalls(correct, target, len(labels))
-    return {name: None if np.isnan(r) else float(r) for name, r in zip(labels.names, recalls, strict=True)}
+    return {name: None if np.isnan(r) else float(r) for name, r in zip(labels.told_apart, recalls, strict=True)}

@@ -52,7 +52,9 @@ def find_attributes(files: Files, problems: Problems, options: Options) -> Found
     pictures = _pictures(files)
     items, identities, said = list[Item](), dict[str, str](), dict[str, Mapping[str, int]]()
     references = [
-        Reference(f"{name}: row {row.number}", str(row.cells.get(path) or "").strip(), name if pictures is files else "")
+        Reference(
+            f"{name}: row {row.number}", str(row.cells.get(path) or "").strip(), name if pictures is files else ""
+        )
         for row in table.rows
     ]
     images = find_files(pictures.images(), references)

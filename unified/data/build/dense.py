@@ -10,6 +10,7 @@ from typing import Any
 from unified.data.build.crops import crops
 from unified.data.build.sources import Files, Item, Problems, pack
 from unified.data.write import SAMPLES_PER_SHARD, ShardWriter, complete_folder
+from unified.labels import read_names
 from unified.seed import key
 from unified.types import DataError
 
@@ -67,6 +68,7 @@ def build_dense(kind: str, finder: Finder, source: Path, out: Path, options: Opt
     folder = source.parent if source.is_file() and source.suffix.lower() != ".zip" else source
     with Files(folder) as files, ExitStack() as stack:
         problems = Problems(source, options.skip_bad)
+        files.report(problems)
         found = finder(files, problems, options)
         if found.pictures:
             stack.callback(found.pictures.close)
@@ -163,8 +165,7 @@ def class_names(options: Options) -> list[str] | None:
     if options.classes is None:
         return None
     path = Path(options.classes)
-    text = path.read_text(encoding="utf-8").splitlines() if path.is_file() else options.classes.split(",")
-    names = [name.strip() for name in text if name.strip() or not path.is_file()]
+    names = read_names(path) if path.is_file() else [name.strip() for name in options.classes.split(",")]
     if not all(names) or len(set(names)) < len(names):
         raise DataError(f"--classes {options.classes}: expected different names, separated by commas, or a file")
     return names

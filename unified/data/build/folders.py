@@ -1,31 +1,35 @@
 """Shards from a user's pictures: a folder of class folders, or pictures with captions in files of the same name."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from unified.core.folders import suffix_of
+from unified.core.text_files import same_text
 from unified.data.build.dense import Options
 from unified.data.build.held_out import check_order, check_packed, counted, held_out_facts, split_items, write_parts
 from unified.data.build.sources import BadSampleError, Files, Item, Problems, caption, pack, picture, sample_key
+from unified.data.class_folders import read_class_folders, split_folders
 from unified.data.write import ShardWriter, complete_folder
+from unified.labels import CLASS_NAMES
 from unified.types import DataError
-
-SPLITS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing")
-CLASS_NAMES = "classnames.txt"
 
 
 def build_imagefolder(source: Path, out: Path, options: Options) -> dict[str, dict[str, Any]]:
     """Pack SOURCE/CLASS/… or SOURCE/SPLIT/CLASS/…; returns the manifest of each split, or one under "".
 
-    Columns: the picture's bytes under its suffix, `cls` (place of the class in the sorted list), `txt` (its name).
+    Columns: the picture's bytes under its suffix, `cls` (place of the class in the sorted list), `txt` (its name, as
+    `class_folders` makes it of the folder's).
     `options.held_out` parts each class into "train" and "test". Raises `DataError` listing unreadable pictures, empty
     classes and duplicate keys, unless `options.skip_bad`.
     """
     with Files(source) as files:
         problems = Problems(source, options.skip_bad)
-        pictures = {split: _by_class(files, split, problems) for split in _splits(files)}
+        files.report(problems)
+        images = files.images()
+        pictures = {split: _by_class(files, images, split, problems) for split in split_folders(images, files.folders)}
         if options.held_out is not None:
             pictures = _parted(source, pictures, options)
         classes = sorted({name for members in pictures.values() for name in members.values()})
@@ -70,26 +74,14 @@ def _parted(source: Path, pictures: Mapping[str, dict[str, str]], options: Optio
     return {split: {item.name: members[item.name] for item in found} for split, found in parts.items()}
 
 
-def _splits(files: Files) -> list[str]:
-    """The split folders at the top, or "" where the class folders lie there."""
-    tops = [folder for folder in files.folders if "/" not in folder]
-    return tops if tops and all(top.lower() in SPLITS for top in tops) else [""]
-
-
-def _by_class(files: Files, split: str, problems: Problems) -> dict[str, str]:
+def _by_class(files: Files, images: Sequence[str], split: str, problems: Problems) -> dict[str, str]:
     """The pictures of a split, each with the name of its class."""
-    start = f"{split}/" if split else ""
-    found = {}
-    for name in files.images():
-        inside = name.removeprefix(start)
-        if name.startswith(start) and "/" in inside:
-            found[name] = inside.split("/", 1)[0]
-        elif name.startswith(start):
-            problems.add("image outside a class folder", name)
-    folders = {folder.removeprefix(start).split("/")[0] for folder in files.folders if folder.startswith(start)}
-    for empty in sorted(folders - set(found.values())):
-        problems.add("class without images", f"{start}{empty}")
-    return found
+    found = read_class_folders(images, files.folders, split)
+    for name in found.loose:
+        problems.add("image outside a class folder", name)
+    for name in found.empty:
+        problems.add("class without images", name)
+    return found.images
 
 
 def _classified(files: Files, split: str, name: str, label: str, number: int) -> Item:
@@ -109,22 +101,43 @@ def build_pairs(source: Path, out: Path, options: Options) -> dict[str, dict[str
     check_order(options.held_out_by)
     with Files(source) as files:
         problems = Problems(source, options.skip_bad)
-        images, names = files.images(), set(files.names)
-        texts = {name for name in names if name.lower().endswith(".txt")}
-        used = {str(PurePosixPath(name).with_suffix(".txt")) for name in images}
-        for alone in sorted(texts - used):
+        files.report(problems)
+        texts = caption_files(files.names)
+        items = [_paired(files, name, texts) for name in files.images()]
+        used = {text for name in files.images() for text in captions_of(name, texts)}
+        for alone in sorted(text for several in texts.values() for text in several if text not in used):
             problems.add("caption without image", alone)
-        items = split_items(source, [_paired(files, name, texts) for name in images], options)
-        return write_parts("pairs", source, out, items, problems, options, "pairs")
+        parts = split_items(source, items, options)
+        return write_parts("pairs", source, out, parts, problems, options, "pairs")
 
 
-def _paired(files: Files, name: str, texts: set[str]) -> Item:
-    text = str(PurePosixPath(name).with_suffix(".txt"))
+def caption_files(names: Sequence[str]) -> dict[str, list[str]]:
+    """Return the .txt files by their path without suffix, in composed form: macOS stores decomposed names."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        if suffix_of(name) == ".txt":
+            found.setdefault(same_text(_stem(name)), []).append(name)
+    return found
+
+
+def captions_of(image: str, texts: Mapping[str, Sequence[str]]) -> Sequence[str]:
+    """Return the captions of an image among the .txt files that `caption_files` found."""
+    return texts.get(same_text(_stem(image)), ())
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+def _paired(files: Files, name: str, texts: Mapping[str, Sequence[str]]) -> Item:
+    found = captions_of(name, texts)
 
     def load() -> dict[str, Any]:
-        if text not in texts:
-            raise BadSampleError("missing caption", f"{name}: no {text}")
+        if not found:
+            raise BadSampleError("missing caption", f"{name}: no {_stem(name)}.txt")
+        if len(found) > 1:
+            raise BadSampleError("several captions", f"{name}: expected one caption, got {', '.join(found)}")
         column, data = picture(files.read(name), name, str(files.source))
-        return {column: data, "txt": caption(files, text)}
+        return {column: data, "txt": caption(files, found[0])}
 
     return Item(sample_key(name), name, load)

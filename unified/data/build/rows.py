@@ -15,7 +15,7 @@ from typing import Any
 
 from unified.config import nearest
 from unified.core.text_files import decode_text, shown_text, split_lines
-from unified.data.decode import IMAGES
+from unified.modalities.image_formats import IMAGE_ENDINGS
 from unified.types import DataError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -246,6 +246,6 @@ class _Cells:
 
 def _kind(cell: str) -> str:
     """What a cell is by its look; empty for other texts."""
-    if PurePosixPath(cell.strip()).suffix.lower().removeprefix(".") in IMAGES:
+    if PurePosixPath(cell.strip()).suffix.lower().removeprefix(".") in IMAGE_ENDINGS:
         return "image"
     return "number" if _NUMBER.fullmatch(cell.strip()) else ""

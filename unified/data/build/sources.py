@@ -1,14 +1,17 @@
 """The user's files, in a folder or in a zip, and the list of what was wrong with them."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Self
 
+from unified.core.folders import sort_names, walk_folder
+from unified.core.text_files import check_texts, decode_text, shown_text
 from unified.data.build.archives import EntryError, ZipArchive
 from unified.data.decode import decode_column
-from unified.data.write import ShardWriter, progress
+from unified.data.write import ShardWriter, encode, progress
 from unified.log import logger
 from unified.modalities.image_files import count_frames_in
 from unified.modalities.image_formats import (
@@ -29,6 +32,9 @@ from unified.types import DataError
 
 SEED = "pack 1"
 LISTED = 5  # problems that an error names
+READ = IMAGE_ENDINGS | ANNOTATIONS
+"""Endings of the files that builders read: others that cannot be read are no problem."""
+RESERVED = re.compile("__[^/]*__(?=/|$)")  # at the start of a member's name: metadata, in webdataset's shards
 
 
 class Files:
@@ -36,14 +42,30 @@ class Files:
 
     def __init__(self, source: Path) -> None:
         self.source = source
+        if not source.exists():
+            raise DataError(f"{source}: no such folder or zip")
         self._images: list[str] | None = None
         self._zip = ZipArchive(source) if source.is_file() else None
-        names = self._zip.names if self._zip else _walk(source)
-        self._prefix = _wrapper(names) if self._zip else ""
-        inside = [name.removeprefix(self._prefix) for name in names if not any(map(_hidden, name.split("/")))]
-        self.names = sorted(name for name in inside if name and not name.endswith("/"))
-        above = {str(folder) for name in inside for folder in PurePosixPath(f"{name}x").parents}
-        self.folders = sorted(above - {"."})
+        self._listed = sort_names(self._zip.names) if self._zip else walk_folder(source)
+        self._prefix = _wrapper(self._listed.files) if self._zip else ""
+        self.names = [name.removeprefix(self._prefix) for name in self._listed.files]
+        inside = [name for name in self._listed.folders if name.startswith(self._prefix)]
+        self.folders = [name.removeprefix(self._prefix) for name in inside]
+
+    def report(self, problems: "Problems") -> None:
+        """Add what could not be taken: names that are not UTF-8, links that lead nowhere or in a circle."""
+        for passed in self._listed.passed_over:
+            if passed.name.endswith("/") or passed.suffix.removeprefix(".") in READ:
+                problems.add(passed.kind, passed.where)
+        others = [name for name in sort_images(self.names, self._start)[1] if ending(name) not in ANNOTATIONS]
+        if others:
+            logger.info("%s: %s", self.source, describe_others(others))
+        if self._listed.hidden:
+            first = ", ".join(map(shown_text, self._listed.hidden[:LISTED]))
+            more = ", …" if len(self._listed.hidden) > LISTED else ""
+            logger.info(
+                "%s: %d hidden files and folders left out: %s%s", self.source, len(self._listed.hidden), first, more
+            )
 
     def read(self, name: str) -> bytes:
         """The bytes of a file; raises `BadSampleError` where they cannot be read."""
@@ -59,9 +81,7 @@ class Files:
     def images(self) -> list[str]:
         """The names of images: by their suffix, and by their first bytes where that does not say what they are."""
         if self._images is None:
-            self._images, others = sort_images(self.names, self._start)
-            if others := [name for name in others if ending(name) not in ANNOTATIONS]:
-                logger.info("%s: %s", self.source, describe_others(others))
+            self._images = sort_images(self.names, self._start)[0]
         return self._images
 
     def _start(self, name: str) -> bytes:
@@ -80,22 +100,11 @@ class Files:
         self.close()
 
 
-def _walk(folder: Path) -> list[str]:
-    """All files, and all folders with a slash at the end as a zip names them."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder or zip")
-    return [path.relative_to(folder).as_posix() + "/" * path.is_dir() for path in folder.rglob("*")]
-
-
 def _wrapper(names: Sequence[str]) -> str:
     """The folder that holds everything in a zip, where there are class folders inside it; otherwise nothing."""
     tops = {name.split("/", 1)[0] for name in names}
-    deep = all(name.count("/") >= 2 for name in names if not name.endswith("/"))
+    deep = all(name.count("/") >= 2 for name in names)
     return f"{tops.pop()}/" if len(tops) == 1 and deep else ""
-
-
-def _hidden(part: str) -> bool:
-    return part.startswith(".") or part == "__MACOSX"
 
 
 class BadSampleError(DataError):
@@ -153,10 +162,14 @@ class Problems:
 
 
 def sample_key(name: str) -> str:
-    """The key of a file's sample: its path without suffix, and "_" for dots in its name, which would cut the key."""
+    """The key of a file's sample: its path without suffix, and "_" for dots in its name, which would cut the key.
+
+    A first folder like `__background__` loses underscores: webdataset takes such members for metadata.
+    """
     folder, slash, base = name.rpartition("/")
     stem = base.rpartition(".")[0] or base
-    return f"{folder}{slash}{stem.replace('.', '_')}"
+    key = f"{folder}{slash}{stem.replace('.', '_')}"
+    return RESERVED.sub(lambda found: f"_{found[0].strip('_')}_", key) if RESERVED.match(key) else key
 
 
 def picture(data: bytes, name: str, place: str) -> tuple[str, bytes]:
@@ -182,10 +195,11 @@ def measured(data: bytes, name: str, place: str) -> tuple[str, bytes, int, int]:
 
 def caption(files: Files, name: str) -> str:
     """A UTF-8 file without the white space around it; raises `BadSampleError` where it is empty or not UTF-8."""
+    data = files.read(name)
     try:
-        text = files.read(name).decode("utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        raise BadSampleError("unreadable caption", f"{name}: not UTF-8 ({error})") from error
+        text = decode_text(data, name).strip()
+    except DataError as error:
+        raise BadSampleError("unreadable caption", str(error)) from error
     if not text:
         raise BadSampleError("missing caption", f"{name} is empty")
     return text
@@ -206,16 +220,31 @@ def pack(writer: ShardWriter, items: Sequence[Item], problems: Problems, series:
     for item in progress(ordered, len(ordered), f"packing {series}"):
         try:
             columns = item.load()
+            stored = _stored(item, columns)
         except BadSampleError as error:
             problems.add(error.kind, str(error))
         else:
-            writer.write(item.key, columns, series)
+            writer.write(item.key, stored, series)
             written += 1
             frames += [(item.name, count) for count in map(count_frames_in, _pictures(columns).values()) if count > 1]
             renamed += [(item.name, column) for column in _pictures(columns) if _is_renamed(item.name, column)]
     _tell_frames(writer, frames, written, series)
     _tell_formats(renamed, series)
     return written
+
+
+def _stored(item: Item, columns: Mapping[str, Any]) -> dict[str, bytes]:
+    """The columns as bytes; raises `BadSampleError` where UTF-8 cannot store a text, or the key."""
+    try:
+        item.key.encode()
+        return {name: encode(value) for name, value in columns.items()}
+    except UnicodeEncodeError:
+        try:
+            for name, value in (("key", item.key), *columns.items()):
+                check_texts(value, f"{item.name}: {name}")
+        except DataError as error:
+            raise BadSampleError("text that is no Unicode", str(error)) from error
+        raise
 
 
 def _pictures(columns: Mapping[str, Any]) -> dict[str, bytes]:
