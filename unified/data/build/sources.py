@@ -44,7 +44,7 @@ class Files:
         self.source = source
         if not source.exists():
             raise DataError(f"{source}: no such folder or zip")
-        self._images: list[str] | None = None
+        self._sorted: tuple[list[str], list[str]] | None = None
         self._zip = ZipArchive(source) if source.is_file() else None
         self._listed = sort_names(self._zip.names) if self._zip else walk_folder(source)
         self._prefix = _wrapper(self._listed.files) if self._zip else ""
@@ -57,7 +57,7 @@ class Files:
         for passed in self._listed.passed_over:
             if passed.name.endswith("/") or passed.suffix.removeprefix(".") in READ:
                 problems.add(passed.kind, passed.where)
-        others = [name for name in sort_images(self.names, self._start)[1] if ending(name) not in ANNOTATIONS]
+        others = [name for name in self._sort()[1] if ending(name) not in ANNOTATIONS]
         if others:
             logger.info("%s: %s", self.source, describe_others(others))
         if self._listed.hidden:
@@ -80,9 +80,13 @@ class Files:
 
     def images(self) -> list[str]:
         """The names of images: by their suffix, and by their first bytes where that does not say what they are."""
-        if self._images is None:
-            self._images = sort_images(self.names, self._start)[0]
-        return self._images
+        return self._sort()[0]
+
+    def _sort(self) -> tuple[list[str], list[str]]:
+        """Images and other files."""
+        if self._sorted is None:
+            self._sorted = sort_images(self.names, self._start)
+        return self._sorted
 
     def _start(self, name: str) -> bytes:
         """The first bytes of a file; none where it cannot be read."""
