@@ -6,6 +6,7 @@ import torch
 from oracle import TOKENIZERS, Oracle
 from tiny import write_shards
 
+from unified.data.class_lists import ClassNumbers
 from unified.evaluate.features import ModelEncoder, PixelEncoder, embed_items, embed_texts, weights_hash
 from unified.evaluate.items import ceiling, clusters_of, read_items, targets
 from unified.labels import Labels
@@ -100,10 +101,10 @@ def test_a_limit_is_a_fixed_choice_inside_larger_ones(data: str) -> None:
 
 def test_targets_are_numbers_or_names_and_others_are_named(data: str) -> None:
     items = read_items(data, INPUTS, ["cls", "json.colour"])
-    labels = Labels(("red", "green", "blue", "grey"))
+    labels = ClassNumbers(Labels(("red", "green", "blue", "grey")))
     assert np.array_equal(targets(items, "cls", labels), targets(items, "json.colour", labels))
-    with pytest.raises(DataError, match=r"\.tar: 00003: column 'cls': 3 is not one of the 3 classes"):
-        targets(items, "cls", Labels(("red", "green", "blue")))
+    with pytest.raises(DataError, match=r"\.tar: 00003: column 'cls': expected .* number below 3, found 3"):
+        targets(items, "cls", ClassNumbers(Labels(("red", "green", "blue"))))
 
 
 def test_repeated_keys_are_refused(data: str) -> None:
