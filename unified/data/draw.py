@@ -84,9 +84,9 @@ def write_label(pen: ImageDraw.ImageDraw, place: Rect, text: str, fill: tuple[in
 
 
 @cache
-def label_font() -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which has the letters of many scripts."""
-    return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 11)
+def label_font(size: int = 11) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which has the letters of many scripts, at so many pixels an em."""
+    return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
 def _with_masks(image: Image.Image, sample: Sample, parts: Sequence[Mapping[str, Any]]) -> Image.Image:

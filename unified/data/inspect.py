@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from unified.core.text_files import same_text
 from unified.data import scene
 from unified.data.decode import DECODERS, decode_column, place
-from unified.data.draw import map_picture, overlay
+from unified.data.draw import label_font, map_picture, overlay
 from unified.data.scene import annotated
 from unified.data.shards import Shards
 from unified.modalities.image_formats import IMAGES
@@ -24,6 +25,7 @@ ANNOTATED = 320  # pixels of one with objects or joints, whose names are written
 LINES = 4  # below it: key and caption
 LETTERS = 22  # in a line
 LINE_HEIGHT = 13
+CAPTION_EM = 9
 MARGIN = 8
 COLUMNS = 8  # pictures in a row
 EXCERPT = 60  # characters of a text in the table
@@ -164,6 +166,7 @@ def _paste(
 ) -> None:
     left, top = corner
     sheet.paste(picture, (left + (side - picture.width) // 2, top + (side - picture.height) // 2))
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=10)
+    pen, font = ImageDraw.Draw(sheet), label_font(CAPTION_EM)
     for number, (line, colour) in enumerate(lines):
-        pen.text((left, top + side + 2 + number * LINE_HEIGHT), line, fill=colour, font=font)
+        text = same_text(line)  # fonts have no place for accents of their own
+        pen.text((left, top + side + 2 + number * LINE_HEIGHT), text, fill=colour, font=font)
