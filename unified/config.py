@@ -83,7 +83,7 @@ def _entries(content: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
 def _extended(path: Path, base: Any, names: str) -> Path:
     """The file that `extends: base` in `path` means: one beside it, or one of the project by its name."""
     if not isinstance(base, str) or not base:
-        raise RecipeError(f"{path}: extends: expected a file or a name in {names}, got {base!r}")
+        raise RecipeError(f"{path}: extends: expected a file or a name in {names}, got {quoted(base)}")
     beside = path.parent / base
     if beside.is_file():
         return beside
@@ -121,12 +121,14 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def build(kind: type[T], value: Any, where: str) -> T:
     """`value` (of YAML or JSON) as an instance of the dataclass `kind`; `where` begins every error message."""
     if not isinstance(value, Mapping):
-        raise RecipeError(f"{where}: expected the keys of {kind.__name__}, found {value!r}")
+        raise RecipeError(f"{where}: expected the keys of {kind.__name__}, found {quoted(value)}")
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(kind)
     for name in value:
         if name not in known:
-            raise RecipeError(f"{where}: {name!r} is not a key of {kind.__name__}{nearest(str(name), list(known))}")
+            raise RecipeError(
+                f"{where}: {quoted(name)} is not a key of {kind.__name__}{nearest(str(name), list(known))}"
+            )
     missing = [
         name
         for name, field in known.items()
@@ -150,14 +152,14 @@ def coerce(hint: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         if value in arguments:
             return value
-        raise RecipeError(f"{where}: {value!r} does not fit{nearest(str(value), [str(a) for a in arguments])}")
+        raise RecipeError(f"{where}: {quoted(value)} does not fit{nearest(str(value), [str(a) for a in arguments])}")
     if origin in (typing.Union, types.UnionType):
         return _coerce_union(arguments, value, where)
     if origin is tuple or (isinstance(origin, type) and issubclass(origin, Sequence)):
         return _coerce_sequence(arguments, value, where)
     if origin is dict:
         if not isinstance(value, Mapping):
-            raise RecipeError(f"{where}: expected keys and values, found {value!r}")
+            raise RecipeError(f"{where}: expected keys and values, found {quoted(value)}")
         return {str(name): coerce(arguments[1], item, f"{where}.{name}") for name, item in value.items()}
     return _coerce_scalar(hint, value, where)
 
@@ -184,7 +186,7 @@ def _named_by_first_key(arguments: tuple[Any, ...], value: Mapping[Any, Any]) ->
 
 def _coerce_sequence(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
-        raise RecipeError(f"{where}: expected a list, found {value!r}")
+        raise RecipeError(f"{where}: expected a list, found {quoted(value)}")
     fixed = len(arguments) > 1 and arguments[-1] is not Ellipsis
     if fixed and len(value) != len(arguments):
         raise RecipeError(f"{where}: expected {len(arguments)} values, found {len(value)}")
@@ -199,7 +201,7 @@ def _coerce_scalar(hint: Any, value: Any, where: str) -> Any:
         try:
             return float(value)
         except ValueError:
-            raise RecipeError(f"{where}: expected a number, found {value!r}") from None
+            raise RecipeError(f"{where}: expected a number, found {quoted(value)}") from None
     if isinstance(value, hint) and not (hint in (int, float) and isinstance(value, bool)):
         return value
-    raise RecipeError(f"{where}: expected {hint.__name__}, found {value!r}")
+    raise RecipeError(f"{where}: expected {hint.__name__}, found {quoted(value)}")

@@ -3,7 +3,17 @@
 import logging
 import sys
 
+from unified.core.printed import printable
+
 logger = logging.getLogger("unified")
+
+
+class _Printable(logging.Filter):
+    """Makes each record what may be printed, whoever listens."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = printable(record.getMessage()), ()
+        return True
 
 
 class _RankZero(logging.Filter):
@@ -13,6 +23,9 @@ class _RankZero(logging.Filter):
         from unified.dist import rank  # not above: help and versions are told without torch, which takes seconds
 
         return rank() == 0
+
+
+logger.addFilter(_Printable())
 
 
 def set_up(level: int = logging.INFO) -> None:

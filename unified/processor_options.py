@@ -7,6 +7,7 @@ from typing import Any
 from transformers.processing_utils import AudioKwargs, ImagesKwargs, TextKwargs, VideosKwargs
 
 from unified.config import nearest
+from unified.core.printed import quoted
 from unified.modalities.image import ImageTokenizer
 from unified.types import DataError
 
@@ -66,7 +67,7 @@ def read_options(given: Mapping[str, Any]) -> Options:
 
 def _check(name: str, known: list[str], where: str) -> None:
     if name not in known:
-        raise TypeError(f"{where}: keyword {name!r} does not exist{nearest(name, known)}")
+        raise TypeError(f"{where}: keyword {quoted(name)} does not exist{nearest(name, known)}")
 
 
 def image_size(tokenizer: ImageTokenizer, options: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -105,8 +106,8 @@ def image_size(tokenizer: ImageTokenizer, options: Mapping[str, Any]) -> tuple[i
         plain = list(plain) if isinstance(plain, tuple) else plain
         if plain != own[name]:
             raise DataError(
-                f"image processor: {name}: expected {own[name]!r}, as this model was trained, got {value!r}. Hint: "
-                "leave it out; the model itself scales and normalises uint8 pixels, on its device"
+                f"image processor: {name}: expected {quoted(own[name])}, as this model was trained, "
+                f"got {quoted(value)}. Hint: leave it out; the model scales and normalises uint8 pixels, on its device"
             )
     size = options.get("size")
     return None if size is None else _sides(size, "size")
@@ -120,4 +121,6 @@ def _sides(size: Any, name: str) -> tuple[int, int]:
         return int(size["height"]), int(size["width"])
     if isinstance(size, list | tuple) and len(size) == 2:
         return int(size[0]), int(size[1])
-    raise DataError(f'image processor: {name}: expected {{"height": …, "width": …}} or (height, width), got {size!r}')
+    raise DataError(
+        f'image processor: {name}: expected {{"height": …, "width": …}} or (height, width), got {quoted(size)}'
+    )

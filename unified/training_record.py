@@ -14,6 +14,7 @@ from typing import Any
 
 from unified.core.atomic_files import replace_file
 from unified.core.json_files import read_json
+from unified.core.printed import quoted
 from unified.errors import DataError, UserError
 
 FILE = "training_data.json"
@@ -131,11 +132,11 @@ def read_record(folder: Path) -> TrainingRecord | None:
         raise RecordError(f"{error}. {hint}") from error
     version = content.get("format")
     if not isinstance(version, int) or version > FORMAT:
-        raise RecordError(f"{path}: expected a format up to {FORMAT}, got {version!r}. Hint: update unified")
+        raise RecordError(f"{path}: expected a format up to {FORMAT}, got {quoted(version)}. Hint: update unified")
     try:
         return _parsed(content)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise RecordError(f"{path}: expected a record of training data, got {error!r}. {hint}") from error
+        raise RecordError(f"{path}: expected a record of training data, got {quoted(error)}. {hint}") from error
 
 
 def _parsed(content: Mapping[str, Any]) -> TrainingRecord:
@@ -149,7 +150,7 @@ def _shard(item: Mapping[str, Any]) -> TrainedShard:
     if not _SHA256.fullmatch(sha256):
         raise ValueError(f"sha256 {sha256[:80]!r}")
     if type(samples) is not int or samples < 0:
-        raise ValueError(f"samples {samples!r}")
+        raise ValueError(f"samples {quoted(samples)}")
     return TrainedShard(sha256, samples, _text(item["location"]), _text(item["dataset"]))
 
 

@@ -11,11 +11,12 @@ import fsspec
 import pytest
 
 from tests.shard_server import Fault, ShardServer, serve
+from unified.core.locations import is_remote, shown
 from unified.data import commands, download
 from unified.data.download import Download
 from unified.data.index import index_path
 from unified.data.shards import Shards
-from unified.data.transfer import RefusedError, UnavailableError, is_remote, shown
+from unified.data.transfer import RefusedError, UnavailableError
 from unified.data.write import ShardWriter
 from unified.recipe import DataSettings
 from unified.seed import generator

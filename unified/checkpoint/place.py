@@ -20,6 +20,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from unified.config import read_yaml
+from unified.core.locations import shown
 from unified.errors import UserError
 from unified.log import logger
 
@@ -64,7 +65,7 @@ class Place:
         return self.path
 
     def __str__(self) -> str:
-        return str(self.location)
+        return shown(str(self.location))
 
     def child(self, name: str) -> "Place":
         """The folder `name` in this one."""
@@ -258,7 +259,9 @@ def place(location: Location) -> Place:
         return Place(Path(location))
     try:
         files, path = url_to_fs(location)
-    except (ImportError, ValueError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # clients of stores have errors of their own, also where they only connect
         raise CheckpointError(f"{location}: {error}. Checkpoints go to folders and to URLs of fsspec") from error
     return Place(Path(path)) if type(files) is LocalFileSystem else Store(files, path)
 

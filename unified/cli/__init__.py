@@ -15,6 +15,7 @@ from unified import __version__
 from unified.cli.app import app, check_names, command, group, make_ready
 from unified.cli.ends import guarded
 from unified.config import RecipeError
+from unified.core.printed import say
 
 group("shards", "Build, look at, check and index shards.")
 group("tokenizer", "Train tokenizers.")
@@ -335,9 +336,9 @@ def push(
     if private and public:
         raise RecipeError("--private and --public exclude each other; give one of them")
     done = publish.push(folder, repository, private=True if private else False if public else None)
-    sys.stdout.write(
+    say(
         f"{done.url} ({'private' if done.private else 'public'})\ncommit {done.commit}\n"
-        f'load it with unified.load("{repository}")\n'
+        f'load it with unified.load("{repository}")'
     )
 
 

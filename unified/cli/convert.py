@@ -1,6 +1,5 @@
 """`unified convert`: checkpoints of other code bases, both ways."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,6 +7,7 @@ from tyro.conf import Positional, arg
 
 from unified.cli.app import command, group
 from unified.config import RecipeError
+from unified.core.printed import say
 
 group("convert", "Read and write checkpoints of other code bases.")
 
@@ -55,4 +55,4 @@ def convert_uni_perceiver(
         fold = {"auto": None, "yes": True, "no": False}[fold_type_embedding]
         options = {"heads": heads, "fold": fold, "position_scale": position_scale, "tokenizer": tokenizer}
         lines = convert(Path(source), out, **options).lines()  # type: ignore[arg-type]
-    sys.stdout.write("\n".join(lines) + "\n")
+    say("\n".join(lines))

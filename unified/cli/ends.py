@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from unified import log
+from unified.core.printed import printable
 from unified.errors import UserError
 
 CLOSED_PIPE = 141
@@ -38,7 +39,7 @@ def _status(
             # What is still to be written would fail again when the interpreter ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return CLOSED_PIPE
-        return f"error: {error}"
+        return f"error: {printable(str(error))}"
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130  # what shells report for a program that Ctrl-C ends

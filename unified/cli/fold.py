@@ -1,6 +1,5 @@
 """`unified fold`: a model with experts as an exact dense one."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +7,7 @@ from tyro.conf import Positional, arg
 
 from unified.cli.app import command
 from unified.config import RecipeError
+from unified.core.printed import say
 
 
 @command("fold")
@@ -38,7 +38,7 @@ def fold(
     if keep_experts:
         if tasks or rows:
             raise RecipeError("--keep-experts: writes the whole model; leave out --tasks and --rows")
-        sys.stdout.write(f"{out}: {folding.export_with_experts(model, out)}, with all experts\n")
+        say(f"{out}: {folding.export_with_experts(model, out)}, with all experts")
         return
     found = folding.fold(model, out, tasks=tasks, rows=rows)
-    sys.stdout.write("\n".join([*found.lines(), f"written to {out}"]) + "\n")
+    say("\n".join([*found.lines(), f"written to {out}"]))

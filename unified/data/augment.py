@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unified.config import RecipeError, build, nearest
+from unified.core.printed import quoted
 from unified.data.transforms import KINDS, WHITE, Crop, Draw, Transform
 from unified.seed import uniform
 
@@ -27,7 +28,7 @@ def build_transforms(entries: Sequence[dict[str, Any]], where: str) -> tuple[Tra
         place = f"{where}[{number}]"
         kind = entry.get("kind")
         if kind not in KINDS:
-            raise RecipeError(f"{place}.kind: {kind!r} is not an augmentation{nearest(str(kind), list(KINDS))}")
+            raise RecipeError(f"{place}.kind: {quoted(kind)} is not an augmentation{nearest(str(kind), list(KINDS))}")
         transforms.append(build(KINDS[kind], {k: v for k, v in entry.items() if k != "kind"}, place))
     return tuple(transforms)
 

@@ -112,13 +112,13 @@ class ClassNumbers:
                 known = list(dict.fromkeys(self.labels.names))
                 hint = nearest(value, known)
                 hint = hint if count <= LISTED else f"{hint.partition(' There are:')[0]} There are {count:,} classes"
-                raise DataError(f"{value!r} is not a class of the label set{hint}")
+                raise DataError(f"{quoted(value)} is not a class of the label set{hint}")
             return place
         listed = self._listed.get(shard) if shard is not None else None
         most = count if listed is None else len(listed)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < most:
             raise DataError(
-                f"expected a class name or a number below {most}, found {value!r}; the classes are "
+                f"expected a class name or a number below {most}, found {quoted(value)}; the classes are "
                 f"{_some(listed or self.labels.names)}"
             )
         if listed is None or shard is None:
@@ -126,8 +126,8 @@ class ClassNumbers:
         place = self._places[shard][value]
         if place is None:
             raise DataError(
-                f"number {value} is {listed[value]!r} in the class list of these data, which is not a class of the "
-                f"label set ({_some(self.labels.names)})"
+                f"number {value} is {quoted(listed[value])} in the class list of these data, which is not a class of "
+                f"the label set ({_some(self.labels.names)})"
             )
         return place
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unified.config import RecipeError, nearest
+from unified.core.printed import quoted
 from unified.data.augment import augment, build_transforms, stack_images
 from unified.data.class_lists import ClassNumbers
 from unified.data.decode import column, place, read_image
@@ -78,14 +79,14 @@ class Collator:
         for modality in modalities:
             if modality not in self.tokenizers:
                 raise RecipeError(
-                    f"{where}.inputs: no tokenizer for {modality!r}{nearest(modality, [*self.tokenizers])}"
+                    f"{where}.inputs: no tokenizer for {quoted(modality)}{nearest(modality, [*self.tokenizers])}"
                 )
         if len(set(modalities)) < len(modalities):
             raise RecipeError(f"{where}.inputs: two columns of one modality; a task takes one column of each")
         if self.answer.read in ("masked", "causal") and self.task.inputs.get(self.task.target) != "text":
             raise RecipeError(
-                f"{where}.target: reading {self.answer.read!r} asks for the words of a text input; name that "
-                f"column, found {self.task.target!r}"
+                f"{where}.target: reading {quoted(self.answer.read)} asks for the words of a text input; name that "
+                f"column, found {quoted(self.task.target)}"
             )
 
     def rows(self, count: int) -> PatchRows | None:
@@ -174,7 +175,7 @@ class Collator:
     def _text(self, sample: Sample, name: str) -> list[int]:
         value = column(sample, name)
         if not isinstance(value, str):
-            raise DataError(f"{place(sample)}: column {name!r}: expected a text, found {type(value).__name__}")
+            raise DataError(f"{place(sample)}: column {quoted(name)}: expected a text, found {type(value).__name__}")
         ids = self._texts.get(value)
         if ids is None:
             ids = self.tokenizers["text"].prepare(value)

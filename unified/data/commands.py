@@ -1,12 +1,12 @@
 """What `unified shards …` does: build, inspect, verify, index. Each prints a table of what it made or found."""
 
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unified.config import nearest
+from unified.core.printed import one_line, say
 from unified.data.build.attributes import find_attributes
 from unified.data.build.boundaries import find_boundaries
 from unified.data.build.coco import find_coco
@@ -29,7 +29,6 @@ from unified.data.index import build_index, index_path, write_index
 from unified.data.inspect import check_sample, choose, contact_sheet, describe
 from unified.data.patterns import MANIFEST, parts, read_manifest, shard_paths
 from unified.data.shards import Shards
-from unified.data.transfer import shown
 from unified.data.verify import verify as verify_shards
 from unified.types import DataError
 
@@ -196,7 +195,7 @@ def inspect(path: str, out: Path = Path("contact_sheet.png"), *, count: int = 32
     for part in folders:
         shards = Shards.open(part)
         columns = ", ".join(shards.columns)
-        say(f"{shown(str(part))}: {len(shards):,} samples in {len(shards.sizes)} shards; columns: {columns}")
+        say(f"{part}: {len(shards):,} samples in {len(shards.sizes)} shards; columns: {columns}")
         samples += choose(shards, -(-count // len(folders)))
     checked = [check_sample(raw) for raw in samples]
     described = [describe(raw, wrong) for raw, wrong in checked]
@@ -222,8 +221,8 @@ def verify(path: str) -> None:
         say(f"read but not decoded: {', '.join(sorted(found.not_decoded))}")
     if found.problems:
         more = len(found.problems) - PROBLEMS_PRINTED
-        shown = found.problems[:PROBLEMS_PRINTED] + ([f"… and {more:,} more"] if more > 0 else [])
-        raise DataError(f"{path}: {len(found.problems):,} problems\n  " + "\n  ".join(shown))
+        listed = found.problems[:PROBLEMS_PRINTED] + ([f"… and {more:,} more"] if more > 0 else [])
+        raise DataError(f"{path}: {len(found.problems):,} problems\n  " + "\n  ".join(listed))
     say(f"{path}: {found.samples:,} samples in {found.shards} shards are whole.")
 
 
@@ -246,7 +245,7 @@ def _megabytes(size: int) -> str:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lines of aligned columns under a heading; columns of numbers stand to the right."""
-    lines = [list(head), *map(list, rows)]
+    lines = [[one_line(cell) for cell in line] for line in (head, *rows)]
     widths = [max(len(line[place]) for line in lines) for place in range(len(head))]
     right = [bool(rows) and all(_NUMBER.fullmatch(row[place]) for row in rows) for place in range(len(head))]
     aligned = [
@@ -257,8 +256,3 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         for line in lines
     ]
     return "\n".join([aligned[0], "  ".join("─" * width for width in widths), *aligned[1:]])
-
-
-def say(text: str) -> None:
-    """Print to standard output."""
-    sys.stdout.write(f"{text}\n")

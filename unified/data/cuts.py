@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from unified.core.printed import quoted
 from unified.data.decode import place
 from unified.data.scene import FACTS
 from unified.types import DataError, Sample
@@ -40,8 +41,8 @@ def read_cut(sample: Sample) -> Cut | None:
         return Cut(str(found["image"]), float(found["left"]), float(found["top"]), beside)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"{place(sample)}: column {FACTS!r}: {NAME}: expected image, left, top and beside, got {found!r}. Hint: "
-            "build the shards again"
+            f"{place(sample)}: column {FACTS!r}: {NAME}: expected image, left, top and beside, got {quoted(found)}. "
+            "Hint: build the shards again"
         ) from error
 
 

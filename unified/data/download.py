@@ -5,7 +5,8 @@ import threading
 from dataclasses import dataclass
 from io import FileIO
 
-from unified.data.transfer import CHUNK, TransferError, UnavailableError, opened, shown
+from unified.core.locations import shown
+from unified.data.transfer import CHUNK, TransferError, UnavailableError, opened
 from unified.dist import rank
 from unified.log import logger
 from unified.seed import generator

@@ -11,9 +11,9 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from unified.core.locations import shown
 from unified.data.patterns import several
 from unified.data.shares import quotas, spread
-from unified.data.transfer import shown
 from unified.task import Task
 
 

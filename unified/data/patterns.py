@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unified.core.folders import is_hidden, subfolders
-from unified.data.transfer import is_remote, shown
+from unified.core.locations import is_remote, shown
 from unified.types import DataError
 
 MANIFEST = "manifest.json"

@@ -16,6 +16,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from unified.config import nearest
+from unified.core.printed import quoted
 from unified.data.decode import MAPS, place
 from unified.modalities.frames import PIXEL_LIMIT
 from unified.types import IGNORE, DataError, Sample
@@ -67,7 +68,9 @@ def image_size(sample: Sample) -> tuple[int, int]:
     facts = _facts(sample)
     height, width = facts.get("height"), facts.get("width")
     if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
-        raise _wrong(sample, f"width and height: expected whole numbers above 0, found {width!r} and {height!r}")
+        raise _wrong(
+            sample, f"width and height: expected whole numbers above 0, found {quoted(width)} and {quoted(height)}"
+        )
     if height * width > PIXEL_LIMIT:
         raise _wrong(sample, f"width and height: expected at most {PIXEL_LIMIT:,} pixels, found {width:,}×{height:,}")
     return height, width
@@ -146,7 +149,7 @@ def presence(sample: Sample, names: Sequence[str]) -> Float[Tensor, "q"]:
     found = _mapping(sample, "attributes")
     for name, value in found.items():
         if value not in (0, 1, -1):
-            raise _wrong(sample, f"attribute {name!r}: expected 1, 0 or -1 for unknown, found {value!r}")
+            raise _wrong(sample, f"attribute {quoted(name)}: expected 1, 0 or -1 for unknown, found {quoted(value)}")
     return torch.tensor([float(found.get(name, UNKNOWN)) for name in names])
 
 
@@ -154,7 +157,7 @@ def identity(sample: Sample) -> str:
     """Who or what it is: equal for pictures of the same."""
     found = _facts(sample).get("identity")
     if not isinstance(found, str) or not found:
-        raise _wrong(sample, f"identity: expected a text, found {found!r}")
+        raise _wrong(sample, f"identity: expected a text, found {quoted(found)}")
     return found
 
 
@@ -174,7 +177,7 @@ def depth_map(sample: Sample, column: str = "depth.png") -> tuple[Float[Tensor, 
     """Depth in metres, and where there is a reading."""
     unit = _facts(sample).get("depth_unit")
     if not isinstance(unit, int | float) or not 0 < unit < math.inf:
-        raise _wrong(sample, f"depth_unit: expected metres a step of {column}, found {unit!r}")
+        raise _wrong(sample, f"depth_unit: expected metres a step of {column}, found {quoted(unit)}")
     depth = _map(sample, column).to(torch.float32)
     return depth * unit, depth > 0
 
@@ -199,7 +202,7 @@ def intrinsics(sample: Sample) -> tuple[float, float, float, float]:
     """Focal lengths and principal point of the camera in pixels: fx, fy, cx, cy."""
     found: Any = _facts(sample).get("intrinsics")
     if not _numbers(found, 4) or min(found[:2]) <= 0:
-        raise _wrong(sample, f"intrinsics: expected [fx, fy, cx, cy], found {found!r}")
+        raise _wrong(sample, f"intrinsics: expected [fx, fy, cx, cy], found {quoted(found)}")
     fx, fy, cx, cy = map(float, found)
     return fx, fy, cx, cy
 
@@ -250,7 +253,7 @@ def check_box(sample: Sample, box: Any, size: tuple[int, int]) -> list[float]:
     """A box within the picture, cut where it is up to a pixel beyond it; raises `DataError` for any other."""
     wrong, clipped = clip_box(box, *size)
     if wrong:
-        raise _wrong(sample, f"{wrong}: {box!r}; expected [x0, y0, x1, y1] in an image of {size[1]}×{size[0]}")
+        raise _wrong(sample, f"{wrong}: {quoted(box)}; expected [x0, y0, x1, y1] in an image of {size[1]}×{size[0]}")
     return clipped
 
 
@@ -303,9 +306,9 @@ def _area(
     """The area of an object and where it comes from; "area_source" says so of one that no annotation gave."""
     area, source = item.get("area"), item.get("area_source", ANNOTATION)
     if area is not None and (not _numbers([area], 1) or area < 0):
-        raise _wrong(sample, f"area: expected square pixels from 0, found {area!r}")
+        raise _wrong(sample, f"area: expected square pixels from 0, found {quoted(area)}")
     if source not in (ANNOTATION, MASK, BOX):
-        raise _wrong(sample, f"area_source: expected {ANNOTATION}, {MASK} or {BOX}, found {source!r}")
+        raise _wrong(sample, f"area_source: expected {ANNOTATION}, {MASK} or {BOX}, found {quoted(source)}")
     found, derived = measure_area(area, mask, box)
     return found, derived if area is None else source
 
@@ -321,14 +324,14 @@ def _labels(sample: Sample, found: Sequence[Mapping[str, Any]], classes: Mapping
     for item in found:
         if item.get("label") not in classes:
             hint = nearest(str(item.get("label")), list(classes))
-            raise _wrong(sample, f"label {item.get('label')!r} is none of the {len(classes)} classes{hint}")
+            raise _wrong(sample, f"label {quoted(item.get('label'))} is none of the {len(classes)} classes{hint}")
     return torch.tensor([classes[item["label"]] for item in found], dtype=torch.int64)
 
 
 def _points(sample: Sample, found: Mapping[str, Any], names: Sequence[str]) -> Float[Tensor, "j 3"]:
     for name, point in found.items():
         if not _numbers(point, 3) or point[2] not in (0, 1, 2):
-            raise _wrong(sample, f"point {name!r}: expected [x, y, 0 | 1 | 2], found {point!r}")
+            raise _wrong(sample, f"point {quoted(name)}: expected [x, y, 0 | 1 | 2], found {quoted(point)}")
     rows = [found.get(name, (0.0, 0.0, 0.0)) for name in names]
     return torch.tensor(rows, dtype=torch.float32).reshape(len(names), 3)
 
@@ -359,4 +362,4 @@ def _numbers(value: Any, count: int) -> bool:
 
 
 def _wrong(sample: Sample, what: str, column: str = FACTS) -> DataError:
-    return DataError(f"{place(sample)}: column {column!r}: {what}")
+    return DataError(f"{place(sample)}: column {quoted(column)}: {what}")

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unified.config import RecipeError, build
+from unified.core.printed import quoted
 from unified.data.mixture import Mixture, set_names
 from unified.data.shares import divided, quotas, spread
 from unified.recipe import Recipe
@@ -174,7 +175,7 @@ def resume(recipe: Recipe, seed: int, step: int, recorded: Mapping[str, Any]) ->
     """The origin of a run that goes on at `step`: the recorded one, or this step when tasks or weights have changed."""
     if recorded.get("format") != FORMAT:
         raise RecipeError(
-            f"schedule: format {recorded.get('format')!r} is not {FORMAT}; a newer version of unified wrote it"
+            f"schedule: format {quoted(recorded.get('format'))} is not {FORMAT}; a newer version of unified wrote it"
         )
     if recorded["plan"] == _plan(recipe, seed):
         return build(Origin, recorded["origin"], "schedule.origin")

@@ -29,6 +29,7 @@ from time import monotonic, sleep
 from typing import Any, BinaryIO
 
 from unified.core.atomic_files import replace_file
+from unified.core.locations import PIPE, shown
 from unified.data.download import Download, Patience, read_bytes
 from unified.data.index import (
     Index,
@@ -38,7 +39,7 @@ from unified.data.index import (
     read_header,
     write_index,
 )
-from unified.data.transfer import PIPE, UnavailableError, shown
+from unified.data.transfer import UnavailableError
 from unified.log import logger
 from unified.recipe import DataSettings
 from unified.types import DataError

@@ -9,11 +9,11 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from unified.core.locations import is_remote, named
 from unified.data.index import Header, Index, build_index, index_path, open_index, read_header, write_index
 from unified.data.patterns import local_shards, several
 from unified.data.remote import CachedShard, remote_shards
 from unified.data.shard_cache import ShardCache
-from unified.data.transfer import is_remote, shown
 from unified.log import logger
 from unified.recipe import DataSettings
 from unified.types import DataError
@@ -146,7 +146,7 @@ class Shards:
             else:
                 files += [LocalShard.find(path) for path in local_shards(pattern)]
         if not sum(file.samples for file in files):
-            raise DataError(f"{shown(str(patterns))}: the {len(files)} shards hold no samples")
+            raise DataError(f"{named(several(patterns))}: the {len(files)} shards hold no samples")
         return cls(files)
 
     def __len__(self) -> int:

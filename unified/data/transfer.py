@@ -19,13 +19,12 @@ from urllib.request import Request, build_opener
 
 import fsspec
 
+from unified.core.locations import PIPE, shown
 from unified.types import DataError
 
-PIPE = "pipe:"
 CHUNK = 1 << 20
 AGAIN = {408, 425, 429}
 """HTTP states below 500 that may pass."""
-_REMOTE = re.compile(r"pipe:|[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 class UnavailableError(DataError):
@@ -51,20 +50,6 @@ class Stream:
     start: int
     total: int | None
     chunks: Iterator[bytes]
-
-
-def is_remote(pattern: str) -> bool:
-    """Whether a pattern is a URL or a `pipe:` command, and no path."""
-    return bool(_REMOTE.match(pattern))
-
-
-def shown(text: str) -> str:
-    """A URL, or a message with URLs in it, as it may be logged: without users, passwords, queries and commands."""
-    if text.startswith(PIPE):
-        words = text.removeprefix(PIPE).split()
-        tar = re.search(r"[\w.-]+\.tar\b", text)
-        return f"{PIPE}{words[0] if words else ''} … {tar[0] if tar else ''}".rstrip()
-    return re.sub(r"(://[^\s'\"?]*)\?[^\s'\"]+", r"\1?…", re.sub(r"://[^/\s]+@", "://…@", text))
 
 
 def opened(url: str, start: int, timeout: float) -> AbstractContextManager[Stream]:

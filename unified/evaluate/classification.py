@@ -118,8 +118,8 @@ def find_labels(evaluation: Classification | Robustness) -> Labels:
         given = class_names(evaluation.several)
     if given is None:
         raise RecipeError(
-            f"{evaluation.data}: no class names come with the data (classes in manifest.json, classnames.txt, class "
-            "folders); name them under `labels`"
+            f"{named(evaluation.data)}: no class names come with the data (classes in manifest.json, classnames.txt, "
+            "class folders); name them under `labels`"
         )
     labels = load_labels(given) if isinstance(given, str) else Labels(tuple(given))
     if labels.repeated:

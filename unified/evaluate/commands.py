@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 
 from unified import hub
 from unified.config import RecipeError
+from unified.core.printed import say
 from unified.evaluate.compare import compare, comparison_table
 from unified.evaluate.results import read_results, write_results, write_rows
 from unified.evaluate.robustness_figure import save_figure
@@ -45,7 +45,7 @@ def eval_command(
         name=model_reference,
         cache=cache_folder(),
     )
-    sys.stdout.write(results_table(results))
+    say(results_table(results).rstrip("\n"))
     if out is not None:
         write_results(out, results)
         logger.info("written: %s", out)
@@ -70,13 +70,13 @@ def _check_out(out: Path) -> None:
 def compare_command(a: Path | str, b: Path | str) -> None:
     """Print the paired test of two results files."""
     first, second = read_results(a), read_results(b)
-    sys.stdout.write(f"A: {first.get('model') or a} ({a})\nB: {second.get('model') or b} ({b})\n")
+    say(f"A: {first.get('model') or a} ({a})\nB: {second.get('model') or b} ({b})")
     for name, results in (("A", first), ("B", second)):
         seen = dict.fromkeys(row["dataset"] for row in results["results"] if row.get("training_data") == "seen")
         if seen:
-            sys.stdout.write(f"{name} was trained on data that it is asked about here: {', '.join(seen)}\n")
-    sys.stdout.write("\n")
-    sys.stdout.write(comparison_table(compare(first, second)))
+            say(f"{name} was trained on data that it is asked about here: {', '.join(seen)}")
+    say("")
+    say(comparison_table(compare(first, second)).rstrip("\n"))
 
 
 def cache_folder() -> Path:

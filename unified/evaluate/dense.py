@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from unified.config import RecipeError, nearest
+from unified.core.locations import named
 from unified.data.decode import decode
 from unified.data.write import progress
 from unified.evaluate.context import Context
@@ -119,7 +120,7 @@ def _check_classes(evaluation: Dense, spec: QuerySpec, names: Sequence[str]) -> 
         first = next((i for i, (a, b) in enumerate(zip(of_data, names, strict=False)) if a != b), None)
         where = f"number {first} is {of_data[first]!r} and {names[first]!r}" if first is not None else "one has more"
         raise RecipeError(
-            f"{evaluation.data}: the data have {len(of_data)} classes and the task {evaluation.task!r} "
+            f"{named(evaluation.data)}: the data have {len(of_data)} classes and the task {evaluation.task!r} "
             f"{len(names)}; {where}. Build the data with the task's list of names"
         )
 

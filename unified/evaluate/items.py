@@ -58,7 +58,7 @@ def read_items(
     repeated = [key for key, count in Counter(keys).items() if count > 1]
     if repeated:
         raise DataError(
-            f"{data}: {len(repeated):,} keys occur more than once, such as {repeated[0]!r}; name them apart"
+            f"{named(data)}: {len(repeated):,} keys occur more than once, such as {repeated[0]!r}; name them apart"
         )
     digest = hashlib.sha256(f"{source.digest}:{limit if limit and limit < len(source) else 'all'}".encode()).hexdigest()
     return Items(source, numbers, tuple(keys), values, number_through(content), digest, tuple(places), tuple(shards))

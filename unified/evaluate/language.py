@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from unified import intervals
 from unified.config import RecipeError
+from unified.core.locations import named
 from unified.data.collate import Collator, Example
 from unified.data.decode import decode
 from unified.data.write import progress
@@ -172,7 +173,7 @@ def _batches(
         return collator.example(decode(items.source[number], collator.columns))
 
     starts = range(0, len(items), context.batch)
-    for start in progress(starts, len(starts), f"words of {evaluation.data}"):
+    for start in progress(starts, len(starts), f"words of {named(evaluation.data)}"):
         numbers = items.numbers[start : start + context.batch]
         examples = [example(int(number)) for number in numbers]
         if images is not None:

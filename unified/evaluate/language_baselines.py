@@ -10,6 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from unified.config import RecipeError
+from unified.core.locations import named
 from unified.data.decode import column, decode
 from unified.data.write import progress
 from unified.evaluate.items import Items, number_through
@@ -103,7 +104,7 @@ def fit_baselines(
     rows = [known[text][:-1] if masked else known[text] for text in texts]
     count = sum(map(len, rows))
     if not count:
-        raise DataError(f"train: {data}: expected texts in column {target!r}, got none with a token")
+        raise DataError(f"train: {named(data)}: expected texts in column {target!r}, got none with a token")
     on = f"fitted on {count:,} tokens of {data if isinstance(data, str) else ', '.join(data)}"
     before = NGrams(rows, ORDER, tokenizer.size, ADDED)
     found = [

@@ -126,10 +126,12 @@ def _texts(items: Items, evaluation: Retrieval) -> tuple[NDArray[np.int64], list
     owner, texts = [], []
     for row, value in enumerate(items.columns[evaluation.target]):
         if not isinstance(value, str):
-            raise DataError(f"{items.places[row]}: column {evaluation.target!r}: expected a text, found {value!r}")
+            raise DataError(
+                f"{items.places[row]}: column {quoted(evaluation.target)}: expected a text, found {quoted(value)}"
+            )
         lines = [line.strip() for line in split_lines(value) if line.strip()] if evaluation.lines else [value.strip()]
         if not lines or not lines[0]:
-            raise DataError(f"{items.places[row]}: column {evaluation.target!r}: the text is empty")
+            raise DataError(f"{items.places[row]}: column {quoted(evaluation.target)}: the text is empty")
         owner += [row] * len(lines)
         texts += lines
     return np.array(owner), texts

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unified import intervals
+from unified.core.locations import named
+from unified.core.printed import quoted
 from unified.data.augment import augment
 from unified.data.class_lists import ClassNumbers
 from unified.data.collate import prepare_images
@@ -121,7 +123,7 @@ def _sizes(evaluation: Robustness, items: Items) -> NDArray[np.float64]:
         return np.zeros(0)
     for value, place in zip(items.columns[name], items.places, strict=True):
         if not isinstance(value, int | float):
-            raise DataError(f"{place}: column {name!r}: expected a number, got {value!r}")
+            raise DataError(f"{place}: column {quoted(name)}: expected a number, got {quoted(value)}")
     return np.array(items.columns[name], dtype=np.float64)
 
 
@@ -145,7 +147,7 @@ def _scores(
     unchanged: list[NDArray[np.bool_]] = []
     changed: list[list[NDArray[Any]]] = [[] for _ in listed]
     starts = range(0, len(items), context.batch)
-    for start in progress(starts, len(starts), f"changed images of {evaluation.data}"):
+    for start in progress(starts, len(starts), f"changed images of {named(evaluation.data)}"):
         part = slice(start, start + context.batch)
         numbers = items.numbers[part]
         images = [column(decode(items.source[int(number)], [name]), name) for number in numbers]

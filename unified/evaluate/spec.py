@@ -250,7 +250,9 @@ def _unknown(reference: str | Path) -> str:
 def _parse(content: Mapping[str, Any], path: Path) -> Spec:
     for name in content:
         if name not in ("format", "evaluations"):
-            raise RecipeError(f"{path}: {name!r} is not a key of a spec{nearest(name, ['format', 'evaluations'])}")
+            raise RecipeError(
+                f"{path}: {quoted(name)} is not a key of a spec{nearest(name, ['format', 'evaluations'])}"
+            )
     if content.get("format", FORMAT) != FORMAT:
         raise RecipeError(f"{path}: format {content['format']}, this version reads {FORMAT}; update unified")
     given = content.get("evaluations")
@@ -265,7 +267,7 @@ def _evaluation(value: Any, where: str) -> Evaluation:
     kind = KINDS.get(value["kind"])
     if kind is None:
         raise RecipeError(
-            f"{where}.kind: {value['kind']!r} is no kind of evaluation{nearest(str(value['kind']), list(KINDS))}"
+            f"{where}.kind: {quoted(value['kind'])} is no kind of evaluation{nearest(str(value['kind']), list(KINDS))}"
         )
     return build(kind, {name: item for name, item in value.items() if name != "kind"}, where)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unified.config import RecipeError
+from unified.core.locations import named
 from unified.data.shards import Shards
 from unified.data.training_shards import datasets_of
 from unified.evaluate.classification import find_labels
@@ -62,7 +63,7 @@ def examine(title: str, evaluation: Evaluation, record: TrainingRecord | None) -
         if evaluation.unseen:
             raise RecipeError(
                 f"{title}.unseen: expected data that the model was not trained on, got {overlap.seen:,} of "
-                f"{overlap.samples:,} samples of {evaluation.data} that it was ({overlap.seen_shards} of "
+                f"{overlap.samples:,} samples of {named(evaluation.data)} that it was ({overlap.seen_shards} of "
                 f"{overlap.shards} shards). Hint: leave `unseen` out, or evaluate on a part that is held out"
             )
         return Training("seen", tasks, details)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unified.config import RecipeError
 from unified.core import json_files
+from unified.core.printed import quoted
 from unified.types import Tokens
 
 FORMAT = 1
@@ -52,7 +53,7 @@ def check_format(content: Mapping[str, Any], where: str, newest: int = FORMAT) -
     found = content.get("format", FORMAT)
     if not isinstance(found, int) or found > newest:
         raise RecipeError(
-            f"{where}: format {found!r} is newer than the format {newest} that this version reads; "
+            f"{where}: format {quoted(found)} is newer than the format {newest} that this version reads; "
             "install a later version: `pip install .` in its checkout"
         )
 

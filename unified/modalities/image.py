@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unified.config import RecipeError, build, nearest
+from unified.core.printed import quoted
 from unified.modalities.base import FORMAT, check_format, read_json, shared
 from unified.paths import find
 from unified.transfers import kept, sent
@@ -90,7 +91,7 @@ class ImageTokenizer:
         if file.name == OF_MODEL:
             section = content.get("image_processor")
             if not isinstance(section, dict):
-                raise RecipeError(f"{file}: expected a section image_processor, got {section!r}")
+                raise RecipeError(f"{file}: expected a section image_processor, got {quoted(section)}")
             content = {name: value for name, value in section.items() if name != "patch"}
         return cls(read_spec(content, str(file)), patch, frames)
 
@@ -144,10 +145,12 @@ def read_spec(content: Mapping[str, Any], where: str) -> ImageSpec:
     check_format(content, where)
     for name in content:
         if name not in {*KEYS, *FOREIGN}:
-            raise RecipeError(f"{where}: {name!r} is not a key of an image spec{nearest(name, [*KEYS, *FOREIGN])}")
+            raise RecipeError(
+                f"{where}: {quoted(name)} is not a key of an image spec{nearest(name, [*KEYS, *FOREIGN])}"
+            )
     size = content.get("size")
     if not isinstance(size, dict) or size.keys() != {"height", "width"}:
-        raise RecipeError(f'{where}: expected "size": {{"height": pixels, "width": pixels}}, found {size!r}')
+        raise RecipeError(f'{where}: expected "size": {{"height": pixels, "width": pixels}}, found {quoted(size)}')
     values = {field: content[name] for name, field in KEYS.items() if name in content}
     return build(ImageSpec, {**size, **values}, where)
 

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unified.core.atomic_files import replace_file
+from unified.core.printed import say
 from unified.evaluate.table import aligned
 from unified.log import logger
 from unified.nn.balance import effective_experts, entropy
@@ -62,7 +62,7 @@ def interference_command(
         entries.append(entry(name, subject, found, questions.tasks))
         subjects.append((name, found))
         content = head(ask, questions)
-        sys.stdout.write(f"{name}\n{table(found[ALL], questions.tasks)}\n")
+        say(f"{name}\n{table(found[ALL], questions.tasks)}")
     content |= entries[-1]
     if against is not None:
         content |= {"against": entries[0], "difference": difference(entries[1], entries[0])}
@@ -84,7 +84,7 @@ def routing_command(
         recipe = None if data is None else find_recipe(reference, data)
         found = routing.gate_table(subject.model, routing.kinds_of_tasks(subject.model, recipe))
     content = {**routing_head(reference, subject, found), "batches": batches if counted else 0, "seed": seed}
-    sys.stdout.write(routing_table(found))
+    say(routing_table(found).rstrip("\n"))
     for warning in content["warnings"]:
         logger.warning("%s", warning)
     write_json(folder / "routing.json", content)

@@ -1,7 +1,6 @@
 """The command `unified report run`."""
 
 import math
-import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from unified.core.printed import say
 from unified.evaluate.table import aligned
 from unified.log import logger
 from unified.reports import run_figure
@@ -33,7 +33,7 @@ def run_command(path: Path, out: Path | None = None) -> None:
     run = read_run(path)
     found = diagnose(run)
     content = report(run, found)
-    sys.stdout.write(text(content))
+    say(text(content).rstrip("\n"))
     write_json(folder / "run.json", content)
     run_figure.draw(run, found, folder / "run.png")
     write_page(content, folder / "run.png", folder / "run.html")

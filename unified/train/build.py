@@ -12,6 +12,7 @@ from unified import seed
 from unified.conditions import bits, by_family
 from unified.config import RecipeError, nearest
 from unified.configuration import UnifiedConfig
+from unified.core.locations import named
 from unified.data.operators import OPERATORS, RESHADE
 from unified.data.patterns import MANIFEST, read_manifest, several
 from unified.data.together import TARGET
@@ -202,7 +203,9 @@ def _positives(task: Task, names: Sequence[str]) -> tuple[float, ...]:
     said = read_manifest(Path(entries[0])).get("positives", {}) if known else {}
     if all(name in said for name in names):
         return tuple(float(said[name]) for name in names)
-    logger.info("%s: no manifest says how often attributes hold, so what holds weighs as what does not", task.data)
+    logger.info(
+        "%s: no manifest says how often attributes hold, so what holds weighs as what does not", named(task.data)
+    )
     return ()
 
 

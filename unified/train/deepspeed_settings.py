@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from unified.config import RecipeError, nearest, read_yaml
+from unified.core.printed import quoted
 from unified.paths import find
 from unified.recipe import EngineSettings, Recipe
 
@@ -36,7 +37,7 @@ def deepspeed_settings(recipe: Recipe) -> dict[str, Any]:
     content = read_yaml(path)
     for key, instead in BY_RECIPE.items():
         if key in content:
-            raise RecipeError(f"{path}: {key!r} is not for this file; {instead}")
+            raise RecipeError(f"{path}: {quoted(key)} is not for this file; {instead}")
     _check_stage(content.get("zero_optimization"), recipe, str(path))
     stage = content["zero_optimization"]["stage"]
     return {
@@ -65,14 +66,14 @@ def _file(engine: EngineSettings) -> Path:
     stage = 2 if engine.zero is None else engine.zero
     if engine.offload != "none" and (stage == 0 or (engine.offload == "all" and stage != 3)):
         needed = "stage 3" if engine.offload == "all" else "a stage of 1, 2, 3"
-        raise RecipeError(f"engine.offload: {engine.offload!r} needs {needed} (engine.zero), found {stage}")
+        raise RecipeError(f"engine.offload: {quoted(engine.offload)} needs {needed} (engine.zero), found {stage}")
     return find("recipes/launch", f"zero{stage}{_OFFLOADED[engine.offload]}", ".yaml")
 
 
 def _check_stage(zero: Any, recipe: Recipe, where: str) -> None:
     if not isinstance(zero, Mapping) or zero.get("stage") not in (0, 1, 2, 3):
         found = zero.get("stage") if isinstance(zero, Mapping) else zero
-        raise RecipeError(f"{where}: zero_optimization.stage: expected 0, 1, 2 or 3, found {found!r}")
+        raise RecipeError(f"{where}: zero_optimization.stage: expected 0, 1, 2 or 3, found {quoted(found)}")
     stage = zero["stage"]
     if stage == 0 and recipe.train.precision != "fp32":
         raise RecipeError(
@@ -86,7 +87,7 @@ def _check_stage(zero: Any, recipe: Recipe, where: str) -> None:
         device = (zero.get(part) or {}).get("device", "none")
         if device not in ("none", "cpu"):
             raise RecipeError(
-                f"{where}: {part}.device: expected cpu or none, found {device!r}{nearest(device, ['cpu'])}"
+                f"{where}: {part}.device: expected cpu or none, found {quoted(device)}{nearest(device, ['cpu'])}"
             )
         if device == "cpu" and stage not in stages:
             raise RecipeError(f"{where}: {part} needs a stage of {', '.join(map(str, stages))}, found {stage}")

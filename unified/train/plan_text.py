@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import yaml
 
+from unified.core.locations import without_secrets
+from unified.core.printed import say
 from unified.data.schedule import schedule
 from unified.parameters import Parameters, active
 from unified.recipe import Recipe
@@ -20,8 +22,8 @@ COLUMNS = ("weights", "fetched", "copy", "gradients", "buckets", "moments", "ave
 def dry_run(recipe: Recipe, processes: int | None = None) -> None:
     """Print the resolved recipe and its plan on so many processes; trains nothing."""
     plan = make_plan(recipe, processes)
-    print(yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True, width=120))  # noqa: T201
-    print(describe(plan))  # noqa: T201
+    say(yaml.safe_dump(without_secrets(plain(recipe)), sort_keys=False, allow_unicode=True, width=120))
+    say(describe(plan))
 
 
 def describe(plan: Plan) -> str:

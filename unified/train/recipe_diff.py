@@ -7,7 +7,8 @@ from typing import Any
 
 from unified.config import RecipeError
 from unified.configuration import UnifiedConfig
-from unified.data.transfer import shown
+from unified.core.locations import without_secrets
+from unified.core.printed import quoted
 from unified.log import logger
 from unified.recipe import Recipe
 
@@ -32,15 +33,6 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def without_secrets(value: Any) -> Any:
-    """The same with its URLs as they may be logged and given away."""
-    if isinstance(value, Mapping):
-        return {name: without_secrets(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [without_secrets(item) for item in value]
-    return shown(value) if isinstance(value, str) else value
-
-
 def differences(old: Any, new: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
     """(key, old value, new value) for every value that differs, keys joined by dots."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
@@ -55,8 +47,8 @@ def check_resume(stored: Recipe, new: Recipe, where: Path) -> None:
     found = list(differences(plain(stored), plain(new)))
     _refuse([difference for difference in found if _of_network(*difference)], where)
     for key, old, now in found:
-        was, is_now = without_secrets([old, now])
-        logger.warning("resumed with a changed recipe: %s was %r and is %r now", key, was, is_now)
+        was, is_now = map(quoted, without_secrets([old, now]))
+        logger.warning("resumed with a changed recipe: %s was %s and is %s now", key, was, is_now)
 
 
 def _of_network(key: str, old: Any, now: Any) -> bool:
@@ -76,7 +68,7 @@ def check_network(stored: UnifiedConfig, new: UnifiedConfig, where: Path) -> Non
 
 def _refuse(found: Sequence[tuple[str, Any, Any]], where: Path) -> None:
     if found:
-        listed = "\n".join(f"  {key}: {old!r} in the run, {now!r} in the recipe" for key, old, now in found)
+        listed = "\n".join(f"  {key}: {quoted(old)} in the run, {quoted(now)} in the recipe" for key, old, now in found)
         raise RecipeError(
             f"{where}: the model of this run differs from the recipe's, so its checkpoints do not fit:\n{listed}\n"
             "Give the run's values to resume it, or train into another folder with --out"

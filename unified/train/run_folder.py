@@ -33,6 +33,8 @@ from unified.config import build, read_yaml
 from unified.configuration import UnifiedConfig
 from unified.core.atomic_files import replace_file
 from unified.core.json_files import parse_json, read_json
+from unified.core.locations import shown
+from unified.core.printed import escaped
 from unified.errors import DataError, UserError
 from unified.log import logger
 from unified.paths import PACKAGE
@@ -72,7 +74,7 @@ class RunFolder:
         _held.add(self)
         self._elapsed_before, self._began = 0.0, time.monotonic()
         self._log = _LogFile(self.path / "log.txt", encoding="utf-8")
-        self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._log.setFormatter(_Lines("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(self._log)
 
     @property
@@ -189,6 +191,13 @@ class RunFolder:
         replace_file(path, "".join(json.dumps(record) + "\n" for record in [{"format": FORMAT}, *kept]))
         self._elapsed_before = float(kept[-1].get("elapsed_seconds", 0.0)) if kept else 0.0
         self._began = time.monotonic()
+
+
+class _Lines(logging.Formatter):
+    """Records as they may be printed, also those that come past the logger, with their traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return escaped(shown(super().format(record)))
 
 
 class _LogFile(logging.FileHandler):

@@ -8,9 +8,10 @@ from accelerate import Accelerator
 from accelerate.utils import LoggerType
 
 from unified.config import RecipeError, nearest
+from unified.core.locations import without_secrets
 from unified.log import logger
 from unified.recipe import Recipe
-from unified.train.recipe_diff import plain, without_secrets
+from unified.train.recipe_diff import plain
 
 EXTRAS = ("tensorboard", "trackio", "wandb")
 """Extras of this package that install a tracker."""

@@ -122,7 +122,7 @@ def checked_area(where: str, area: Any) -> float:
     """The area of an object in square pixels, from 0."""
     number = as_number(area)
     if number is None or not math.isfinite(number) or number < 0:
-        raise BadSampleError("wrong area", f"{where}: {area!r}; expected square pixels, from 0")
+        raise BadSampleError("wrong area", f"{where}: {quoted(area)}; expected square pixels, from 0")
     return round(number, DIGITS)
 
 
@@ -175,7 +175,7 @@ def run_lengths(where: str, mask: Mapping[str, Any], picture: Picture) -> dict[s
     """Run lengths, plain or compressed, as compressed ones of the picture's size."""
     size, counts = mask.get("size"), mask.get("counts")
     if not isinstance(size, list):
-        raise BadSampleError("broken mask", f"{where}: expected a size of [height, width], got {size!r}")
+        raise BadSampleError("broken mask", f"{where}: expected a size of [height, width], got {quoted(size)}")
     check_size(where, "mask", size, picture)
     try:
         if isinstance(counts, list) and sum(counts) != picture.height * picture.width:
