@@ -7,6 +7,7 @@ from operator import attrgetter
 from typing import Any, Literal
 
 from unified.config import RecipeError
+from unified.core.consent import commands_of
 from unified.model_settings import ModelSettings, check_expert_parallel, check_experts, check_queries
 from unified.task import Task
 
@@ -182,6 +183,12 @@ class Recipe:
     """Begin with the weights of another model; null: with drawn ones."""
     evaluate: Sequence[str] = ()
     """Evaluation specs (names in recipes/eval, or paths) that run every `train.eval_every` steps."""
+
+    @property
+    def commands(self) -> list[str]:
+        """The `pipe:` commands among the data of its tasks."""
+        data = [task.data for task in self.tasks.values()]
+        return commands_of(name for names in data for name in ([names] if isinstance(names, str) else names))
 
     def __post_init__(self) -> None:
         if not self.tasks:

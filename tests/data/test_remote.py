@@ -11,6 +11,7 @@ import fsspec
 import pytest
 
 from tests.shard_server import Fault, ShardServer, serve
+from unified.core.consent import allow_commands
 from unified.core.locations import is_remote, shown
 from unified.data import commands, download
 from unified.data.download import Download
@@ -107,7 +108,9 @@ def test_other_protocols_and_commands(local: Path, settings: DataSettings) -> No
         memory.pipe(f"/bucket/d/{path.name}", path.read_bytes())
     assert same(Shards.open("memory://bucket/d/", settings), local)
     assert same(Shards.open("memory://bucket/d/shard-{00000..00002}.tar", settings), local)
-    assert same(Shards.open(f"pipe:cat {local}/shard-{{00000..00002}}.tar", settings), local)
+    command = f"pipe:cat {local}/shard-{{00000..00002}}.tar"
+    with allow_commands([command]):
+        assert same(Shards.open(command, settings), local)
     mixed = Shards.open([str(local / NAMES[0]), f"memory://bucket/d/{NAMES[1]}"], settings)
     assert (len(mixed), len(mixed.remote)) == (8, 1)
     with pytest.raises(RefusedError, match=r"memory://bucket/d/none.tar.*FileNotFound"):
@@ -235,9 +238,10 @@ def test_patterns_that_are_no_list_are_refused(server: ShardServer, settings: Da
 
 def test_commands_that_fail(settings: DataSettings, tmp_path: Path) -> None:
     settings = DataSettings(shard_cache=settings.shard_cache, retries=1, timeout=0.3)
-    with pytest.raises(UnavailableError, match=r"pipe:false … x.tar.*ended with status 1"):
+    with allow_commands(None), pytest.raises(UnavailableError, match=r"pipe:false … x.tar.*ended with status 1"):
         Shards.open("pipe:false # x.tar", settings)
-    with pytest.raises(UnavailableError, match=r"pipe:echo … x.tar.*no byte of the command for 0.3 s"):
+    slow = r"pipe:echo … x.tar.*no byte of the command for 0.3 s"
+    with allow_commands(None), pytest.raises(UnavailableError, match=slow):
         Shards.open(f"pipe:echo $$ >> {tmp_path}/ids; exec sleep 60 # x.tar", settings)
     left = [Path(f"/proc/{number}") for number in (tmp_path / "ids").read_text().split()]
     assert len(left) == 2

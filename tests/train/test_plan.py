@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -16,7 +17,9 @@ from unified.data.loader import StepLoader
 from unified.data.schedule import schedule
 from unified.data.write import ShardWriter
 from unified.model_settings import ExpertSettings
+from unified.query_spec import read_specs
 from unified.recipe import EngineSettings, Recipe
+from unified.task import Match
 from unified.train.build import build as build_parts
 from unified.train.plan import make_plan
 from unified.train.plan_text import describe, dry_run
@@ -64,6 +67,34 @@ def test_without_data_shapes_are_assumed_and_said(tmp_path: Path) -> None:
     assert re.search(r"retrieve +\d\.\d+ +8 +176 +[\d.]+ +not found", text)
     assert "assumed in their place: images of 16 x 16 pixels, texts of 16 tokens" in text
     assert "no shard" in text
+
+
+@pytest.mark.parametrize("name", ["queries_cpu", "sharing_cpu"])
+def test_label_sets_that_come_with_the_data_are_assumed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = build(Recipe, read_yaml(ROOT / "recipes" / f"{name}.yaml"), name)
+    names = {task: answer.names for task, answer in answers(recipe).items() if answer.names is not None}
+    plan = make_plan(recipe)
+    specs = read_specs(plan.config.queries["tasks"])
+    assert {len(specs[task].names) for task in names} == {80}
+    for task in names:
+        assert any(note.startswith(f"tasks.{task}: ") and "Assumed: 80 names" in note for note in plan.notes)
+
+
+def test_a_label_set_that_is_there_and_wrong_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = build(Recipe, read_yaml(ROOT / "recipes" / "sharing_cpu.yaml"), "sharing_cpu")
+    listed = next(Path(answer.names) for answer in answers(recipe).values() if answer.names is not None)
+    listed.mkdir(parents=True)  # without names
+    with pytest.raises(RecipeError, match=re.escape(str(listed))):
+        make_plan(recipe)
+
+
+def answers(recipe: Recipe) -> dict[str, Any]:
+    """The answers of queries by task."""
+    return {name: task.answer for name, task in recipe.tasks.items() if not isinstance(task.answer, Match)}
 
 
 def test_engines_are_compared_the_recipes_own_first(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from unified import __version__
 from unified.cli.app import app, check_names, command, group, make_ready
 from unified.cli.ends import guarded
 from unified.config import RecipeError
+from unified.core import consent
 from unified.core.printed import say
 
 group("shards", "Build, look at, check and index shards.")
@@ -26,8 +27,9 @@ Pretrain, fine-tune or continue a run. RECIPE is a YAML file, or a name in recip
 A run that was stopped goes on from its newest complete checkpoint when the same command is given again.
 
   --out RUN     the run's folder; default runs/<name of the recipe>
+  --allow-commands  let the `pipe:` commands of the specs in `evaluate` run; those of the recipe's own data always may
   --dry-run     print the resolved recipe, parameters, work and memory of a step, the first steps and what weights
-                it starts with, and stop; needs no data. --processes N: as if on so many
+                it starts with, and stop; needs no data and starts no command. --processes N: as if on so many
   --help        with a RECIPE: every flag with the value that the recipe gives it
 
 Several processes: torchrun --nproc-per-node N train.py RECIPE; with DeepSpeed: --engine.kind deepspeed.
@@ -57,20 +59,22 @@ def _train(arguments: list[str]) -> None:
     name, *rest = arguments
     path = find("recipes", name, ".yaml")
     out, rest = _take(rest, "--out", f"runs/{path.stem}")
-    dry = "--dry-run" in rest
+    dry, allow = "--dry-run" in rest, consent.FLAG in rest
     processes, rest = _take(rest, "--processes", "")
     recipe = build(Recipe, read_yaml(path), path.name)
-    recipe = with_flags(recipe, [flag for flag in rest if flag != "--dry-run"], prog=f"train.py {name}")
+    flags = [flag for flag in rest if flag not in ("--dry-run", consent.FLAG)]
+    recipe = with_flags(recipe, flags, prog=f"train.py {name}")
     make_ready()
     from unified.train.loop import run
     from unified.train.plan_text import dry_run
 
-    if dry:
-        dry_run(recipe, _whole(processes, "--processes") if processes else None)
-    elif processes:
+    if processes and not dry:
         raise RecipeError("--processes goes with --dry-run; a run has those that torchrun starts")
-    else:
-        run(recipe, Path(out))
+    with consent.allow_commands(None if allow else ()):
+        if dry:
+            dry_run(recipe, _whole(processes, "--processes") if processes else None)
+        else:
+            run(recipe, Path(out))
 
 
 def _whole(text: str, flag: str) -> int:
@@ -244,6 +248,7 @@ def evaluate(
     shots: Annotated[tuple[int, ...], arg(metavar="K …")] = (0,),
     seeds: int = 5,
     out: Path | None = None,
+    allow_commands: Annotated[bool, FlagCreatePairsOff] = False,
 ) -> None:
     """Evaluate a model zero-shot, with k shots and with probes; every number comes with its error.
 
@@ -255,10 +260,12 @@ def evaluate(
         shots: Labelled examples a class; 0 is zero-shot.
         seeds: Subsets that each k-shot result is averaged over.
         out: Results as JSON, with every item for `unified compare`.
+        allow_commands: Let the `pipe:` commands of the specs run; read them first.
     """
     from unified.evaluate.commands import eval_command
 
-    eval_command(model, specs, shots=shots, seeds=seeds, out=out)
+    with consent.allow_commands(None if allow_commands else ()):
+        eval_command(model, specs, shots=shots, seeds=seeds, out=out)
 
 
 @command("compare")

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from unified.cli.app import command, group
+from unified.core import consent
 
 group("report", "Figures that explain a model, with their numbers as JSON.")
 
@@ -22,6 +23,7 @@ def interference(
     seed: int = 0,
     against: Annotated[str | None, arg(metavar="MODEL2")] = None,
     out: Annotated[Path | None, arg(metavar="FOLDER")] = None,
+    allow_commands: Annotated[bool, FlagCreatePairsOff] = False,
 ) -> None:
     """Measure how the gradients of each task would change the losses of the others.
 
@@ -39,11 +41,13 @@ def interference(
         seed: Which samples, augmentations and hidden words.
         against: A second model on the same batches, such as one before, or without experts.
         out: Folder to write; default: reports in the run's folder, or here.
+        allow_commands: Let the `pipe:` commands of the run's recipe run; read them first. Those of --data always may.
     """
     from unified.reports.commands import Ask, interference_command
 
     ask = Ask(linear=linear, layers=layers, tasks=tasks, batches=batches, seed=seed)
-    interference_command(model, ask, data=data, against=against, out=out)
+    with consent.allow_commands(None if allow_commands else ()):
+        interference_command(model, ask, data=data, against=against, out=out)
 
 
 @command("report routing")
@@ -54,6 +58,7 @@ def routing(
     batches: int = 16,
     seed: int = 0,
     out: Annotated[Path | None, arg(metavar="FOLDER")] = None,
+    allow_commands: Annotated[bool, FlagCreatePairsOff] = False,
 ) -> None:
     """Show which experts the routers of a model choose, and whether they have collapsed.
 
@@ -68,10 +73,12 @@ def routing(
         batches: Batches of each task to count choices on.
         seed: Which samples, augmentations and hidden words those are.
         out: Folder to write; default: reports in the run's folder, or here.
+        allow_commands: Let the `pipe:` commands of the run's recipe run; read them first. Those of --data always may.
     """
     from unified.reports.commands import routing_command
 
-    routing_command(model, data=data, batches=batches, seed=seed, out=out)
+    with consent.allow_commands(None if allow_commands else ()):
+        routing_command(model, data=data, batches=batches, seed=seed, out=out)
 
 
 @command("report run")

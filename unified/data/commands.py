@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unified.config import nearest
+from unified.core.consent import allow_commands
 from unified.core.printed import one_line, say
 from unified.data.build.attributes import find_attributes
 from unified.data.build.boundaries import find_boundaries
@@ -193,7 +194,8 @@ def inspect(path: str, out: Path = Path("contact_sheet.png"), *, count: int = 32
     folders = parts(path)
     samples = []
     for part in folders:
-        shards = Shards.open(part)
+        with allow_commands([str(part)]):  # named on the command line
+            shards = Shards.open(part)
         columns = ", ".join(shards.columns)
         say(f"{part}: {len(shards):,} samples in {len(shards.sizes)} shards; columns: {columns}")
         samples += choose(shards, -(-count // len(folders)))

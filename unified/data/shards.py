@@ -9,6 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from unified.core.consent import check_commands
 from unified.core.locations import is_remote, named
 from unified.data.index import Header, Index, build_index, index_path, open_index, read_header, write_index
 from unified.data.patterns import local_shards, several
@@ -136,10 +137,11 @@ class Shards:
         """The shards that `patterns` name: a folder, a tar, a glob, braces such as "s-{000..012}.tar", or URLs.
 
         A tar without an index gets one. `settings`: how remote shards are fetched and kept. Raises `DataError` where a
-        shard is missing, damaged, or not that of its index.
+        shard is missing, damaged, or not that of its index, `ConsentError` for a command that may not run.
         """
         cache = ShardCache(settings or DataSettings())
         files: list[ShardFile] = []
+        check_commands(several(patterns), "data")
         for pattern in several(patterns):
             if is_remote(pattern):
                 files += remote_shards(pattern, cache)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from unified.core.consent import allow_commands
 from unified.data.shards import Shards
 from unified.log import logger
 from unified.modalities.text_training import train_tokenizer
@@ -23,7 +24,8 @@ def corpus(paths: Sequence[Path]) -> Iterator[str]:
 
 
 def _shard_texts(path: Path) -> Iterator[str]:
-    shards = Shards.open(path)
+    with allow_commands([str(path)]):  # named on the command line
+        shards = Shards.open(path)
     if TEXT_COLUMN not in shards.columns:
         raise DataError(f"{path}: no column {TEXT_COLUMN!r}; the shards hold {', '.join(shards.columns)}")
     for number in range(len(shards)):

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unified.config import RecipeError, build, nearest, read_yaml
+from unified.core.consent import check_commands
 from unified.core.folders import subfolders
+from unified.core.printed import quoted
 from unified.core.text_files import read_text
-from unified.data.patterns import MANIFEST, read_manifest
+from unified.data.patterns import MANIFEST, read_manifest, several
 from unified.evaluate.sources import COUNT, class_names, holds_class_folders
 from unified.paths import find
 
@@ -258,7 +260,11 @@ def _parse(content: Mapping[str, Any], path: Path) -> Spec:
     given = content.get("evaluations")
     if not isinstance(given, Mapping) or not given:
         raise RecipeError(f"{path}: `evaluations` must name at least one evaluation")
-    return Spec(path.stem, {str(name): _evaluation(value, f"{path}: {name}") for name, value in given.items()})
+    evaluations = {str(name): _evaluation(value, f"{path}: {name}") for name, value in given.items()}
+    for name, evaluation in evaluations.items():
+        train = getattr(evaluation, "train", None) or ()
+        check_commands([*several(evaluation.data), *(several(train) if train else ())], f"{path}: {name}")
+    return Spec(path.stem, evaluations)
 
 
 def _evaluation(value: Any, where: str) -> Evaluation:

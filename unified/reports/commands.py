@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unified.core.atomic_files import replace_file
+from unified.core.consent import allow_commands
 from unified.core.printed import say
 from unified.evaluate.table import aligned
 from unified.log import logger
@@ -27,6 +28,7 @@ from unified.reports.source import (
     ReportError,
     Subject,
     chosen_tasks,
+    data_commands,
     find_recipe,
     open_subject,
 )
@@ -57,7 +59,8 @@ def interference_command(
     content: dict[str, Any] = {}
     entries, subjects = [], []
     for name, subject in opened:
-        questions = Questions(subject, recipe, ask.seed)
+        with allow_commands(data_commands(recipe, data)):
+            questions = Questions(subject, recipe, ask.seed)
         found = measure(questions, linear=ask.linear, layers=ask.layers, batches=ask.batches)
         entries.append(entry(name, subject, found, questions.tasks))
         subjects.append((name, found))
@@ -79,7 +82,10 @@ def routing_command(
     subject = open_subject(reference)
     counted = routing.looks_at_data(routing.check(subject.model, reference))
     if counted:
-        found = routing.count(Questions(subject, find_recipe(reference, data), seed), batches)
+        asked = find_recipe(reference, data)
+        with allow_commands(data_commands(asked, data)):
+            questions = Questions(subject, asked, seed)
+        found = routing.count(questions, batches)
     else:
         recipe = None if data is None else find_recipe(reference, data)
         found = routing.gate_table(subject.model, routing.kinds_of_tasks(subject.model, recipe))

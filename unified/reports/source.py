@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unified import hub
 from unified.config import RecipeError, build, nearest, read_yaml
+from unified.core.consent import check_commands
 from unified.data.loader import Report, StepLoader
 from unified.data.schedule import Slot
 from unified.errors import UserError
@@ -64,7 +65,13 @@ def find_recipe(reference: str | Path, data: str | None) -> Recipe:
             f"{reference}: not the folder of a run, so its tasks are unknown; name the recipe that has them: "
             "--data RECIPE.yaml"
         )
+    check_commands(recipe.commands, str(Path(reference) / "recipe.yaml"))
     return recipe
+
+
+def data_commands(recipe: Recipe, data: str | None) -> list[str]:
+    """The commands of a recipe that `find_recipe` found which the user named with it: those of `data` alone."""
+    return recipe.commands if data is not None else []
 
 
 def chosen_tasks(recipe: Recipe, names: Sequence[str]) -> Recipe:

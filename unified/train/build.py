@@ -1,7 +1,7 @@
 """From a recipe to objects: the one place where they are made."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -135,12 +135,22 @@ def made_of_names(task: Task) -> bool:
 
 
 def network(
-    recipe: Recipe, tokenizers: Mapping[str, Tokenizer], labels: Mapping[str, Labels] | None = None
+    recipe: Recipe,
+    tokenizers: Mapping[str, Tokenizer],
+    labels: Mapping[str, Labels] | None = None,
+    find: Callable[[str], Labels] = load_labels,
 ) -> UnifiedConfig:
-    """The configuration of a recipe's model, which keeps `labels`, the label sets by task."""
+    """Return the configuration of a recipe's model.
+
+    Args:
+        recipe: The recipe.
+        tokenizers: By modality.
+        labels: The label sets by task, which the configuration keeps.
+        find: Gives the label set of a reference; a plan assumes those that are not there.
+    """
     inside = recipe.model.queries is not None and recipe.model.queries.place == "encoder"
     kinds = {name: token_kinds(task, name, inside=inside) for name, task in recipe.tasks.items()}
-    specs = query_specs(recipe, tokenizers["image"])
+    specs = query_specs(recipe, tokenizers["image"], find)
     answers = {
         name: _kept(task, task.answer, (labels or {}).get(name))
         for name, task in recipe.tasks.items()
@@ -166,8 +176,8 @@ def _of_model(recipe: Recipe) -> list[str]:
     return list(dict.fromkeys(task.family or name for name, task in matched.items())) or ["default"]
 
 
-def query_specs(recipe: Recipe, image: Tokenizer) -> dict[str, QuerySpec]:
-    """What the model keeps of the tasks that queries answer."""
+def query_specs(recipe: Recipe, image: Tokenizer, find: Callable[[str], Labels] = load_labels) -> dict[str, QuerySpec]:
+    """What the model keeps of the tasks that queries answer; `find` gives the label set of a reference."""
     assert isinstance(image, ImageTokenizer)
     settings, references = recipe.model.queries, query_names(recipe)
     if settings is None:
@@ -177,9 +187,9 @@ def query_specs(recipe: Recipe, image: Tokenizer) -> dict[str, QuerySpec]:
     for name, task in recipe.tasks.items():
         if isinstance(task.answer, Match):
             continue
-        names = _names_of(references[name]).names if name in references else ()
+        names = check_unique(find(references[name]), references[name]).names if name in references else ()
         listed = getattr(task.answer, "identities", None)
-        identities = len(load_labels(listed)) if listed else 0
+        identities = len(find(listed)) if listed else 0
         spec = query_spec(name, task, names, identities, (image.height, image.width), cell)
         bones = _skeleton(Path(references[name]), names) if spec.read in ("points", "places") else ()
         holds = _positives(task, names) if spec.read == "presence" else ()

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from unified import checkpoint
 from unified.checkpoint.place import checkpoints_of
 from unified.config import RecipeError
+from unified.core.consent import allow_commands
 from unified.data.loader import StepLoader
 from unified.data.schedule import START, record, resume
 from unified.data.sources import open_data
@@ -43,11 +44,15 @@ Tell = Callable[[dict[str, Any]], None]
 
 
 def run(recipe: Recipe, out: Path) -> None:
-    """Train `recipe` in the folder `out`; continues there when it holds a complete checkpoint."""
+    """Train `recipe` in the folder `out`; continues there when it holds a complete checkpoint.
+
+    The commands of its own data may run; those of the specs in `recipe.evaluate` need `allow_commands`.
+    """
     recipe = resolved(recipe, out)
     accelerator = make_accelerator(recipe, out)
     with contextlib.ExitStack() as stack:
         stack.callback(leave)
+        stack.enter_context(allow_commands(recipe.commands))
         folder = stack.enter_context(RunFolder(out)) if rank() == 0 else None
         barrier()
         watchdog = stack.enter_context(Watchdog(recipe.train.hang_seconds, out / "log.txt"))

@@ -11,7 +11,10 @@ from torch import Tensor
 from unified import hub
 from unified.config import RecipeError
 from unified.configuration import UnifiedConfig
+from unified.core.consent import commands_of
+from unified.core.locations import shown
 from unified.data.loader import StepLoader, check_split
+from unified.data.patterns import several
 from unified.data.schedule import block_quotas, schedule, weighed
 from unified.data.shards import Shards
 from unified.dist import world_size
@@ -41,6 +44,8 @@ from unified.upcycling import foresee
 
 ASSUMED_CLASSES, ASSUMED_NAME = 1000, 8
 """Names of a label set that is not there, and tokens of each."""
+ASSUMED_NAMES = 80
+"""Names of queries that are not there, each of which is a query: as many as COCO has classes."""
 ENGINES = {
     "ZeRO 1": EngineSettings("deepspeed", 1),
     "ZeRO 2": EngineSettings("deepspeed", 2),
@@ -179,6 +184,7 @@ class _Found:
     tokenizers: Mapping[str, Tokenizer] | None
     labels: Mapping[str, Labels]
     shards: Mapping[str, Shards]
+    missing: frozenset[str]  # references of label sets that are not there
     notes: tuple[str, ...]
 
 
@@ -226,6 +232,8 @@ def _start(recipe: Recipe, found: _Found) -> str | None:
         return None
     if found.tokenizers is None:
         return f"starts with {recipe.start.model}: not checked, as the tokenizer is not there"
+    if found.missing.intersection(query_names(recipe).values()):
+        return f"starts with {recipe.start.model}: not checked, as names of queries are not there"
     text = found.tokenizers["text"]
     assert isinstance(text, TextTokenizer)
     try:
@@ -234,16 +242,40 @@ def _start(recipe: Recipe, found: _Found) -> str | None:
         return f"starts with {recipe.start.model}, which is not there yet, so it is not checked: {error}"
 
 
+class _LabelSets:
+    """The label sets of a recipe; those that are not there, as they come with the data, are assumed."""
+
+    def __init__(self) -> None:
+        self.missing: dict[str, str] = {}
+        """By reference, why a label set was not found."""
+
+    def __call__(self, reference: str) -> Labels:
+        """Return a label set, or one of `ASSUMED_NAMES` names; raise `RecipeError` for one that is there and wrong."""
+        try:
+            return load_labels(reference)
+        except RecipeError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+            self.missing[reference] = str(error)
+        return Labels(tuple(f"name {number}" for number in range(ASSUMED_NAMES)))
+
+
 def _find(recipe: Recipe) -> _Found:
     notes: list[str] = []
-    config, tokenizers = _network(recipe, notes)
+    sets = _LabelSets()
+    config, tokenizers = _network(recipe, sets, notes)
     labels, shards, missing = {}, {}, []
     for name, reference in {**label_sets(recipe), **query_names(recipe)}.items():
-        try:
-            labels[name] = load_labels(reference)
-        except RecipeError as error:
-            notes.append(f"tasks.{name}: {error}. Assumed: {ASSUMED_CLASSES:,} names of {ASSUMED_NAME} tokens")
+        found = sets(reference)
+        if reference not in sets.missing:
+            labels[name] = found
+            continue
+        count = ASSUMED_CLASSES if name in label_sets(recipe) else ASSUMED_NAMES
+        notes.append(f"tasks.{name}: {sets.missing[reference]}. Assumed: {count:,} names of {ASSUMED_NAME} tokens")
     for name, task in recipe.tasks.items():
+        if commands := commands_of(several(task.data)):
+            missing.append(f"  {name}: {shown(commands[0])}: a command, which a dry run does not start")
+            continue
         try:
             shards[name] = Shards.open(task.data, recipe.data)
         except DataError as error:
@@ -252,20 +284,29 @@ def _find(recipe: Recipe) -> _Found:
         longest = f"texts of {config.text['max_length']} tokens (model.text.max_length)"
         size = f"{config.image['width']} x {config.image['height']} pixels"
         notes.append("\n".join([f"data not found; assumed in their place: images of {size}, {longest}", *missing]))
-    return _Found(config, tokenizers, labels, shards, tuple(notes))
+    return _Found(config, tokenizers, labels, shards, frozenset(sets.missing), tuple(notes))
 
 
-def _network(recipe: Recipe, notes: list[str]) -> tuple[UnifiedConfig, Mapping[str, Tokenizer] | None]:
+def _network(
+    recipe: Recipe, sets: _LabelSets, notes: list[str]
+) -> tuple[UnifiedConfig, Mapping[str, Tokenizer] | None]:
     """The configuration, and the tokenizers unless that of text cannot be had."""
     image, text = recipe.model.image, recipe.model.text
     try:
         tokenizers = load_tokenizers(image, text)
-        return network(recipe, tokenizers), tokenizers
     except RecipeError as error:
-        config = network(recipe, load_tokenizers(image, replace(text, tokenizer=TextSettings.tokenizer)))
+        assumed = load_tokenizers(image, replace(text, tokenizer=TextSettings.tokenizer))
+        config = network(recipe, assumed, find=sets)
         config.vocabulary_size = UnifiedConfig.vocabulary_size
         notes.append(f"{error}. Assumed: {config.vocabulary_size:,} ids, as the published models have")
         return config, None
+    return network(recipe, tokenizers, find=sets), tokenizers
+
+
+def _known(task: Task, name: str, recipe: Recipe, found: _Found) -> bool:
+    """Whether all label sets that the loader of a task reads are there."""
+    references = [{**label_sets(recipe), **query_names(recipe)}.get(name), getattr(task.answer, "identities", None)]
+    return not found.missing.intersection(reference for reference in references if reference is not None)
 
 
 def _work_of_slot(recipe: Recipe, name: str, found: _Found, processes: int) -> tuple[Work, int | None]:
@@ -273,7 +314,7 @@ def _work_of_slot(recipe: Recipe, name: str, found: _Found, processes: int) -> t
     task = recipe.tasks[name]
     picks = name in label_sets(recipe) or made_of_names(task)
     batch, samples = _assumed_batch(name, task, found.config, processes), None
-    if found.tokenizers is not None and name in found.shards and (not picks or name in found.labels):
+    if found.tokenizers is not None and name in found.shards and _known(task, name, recipe, found):
         alone = replace(recipe, tasks={name: task})
         loader = StepLoader(alone, found.tokenizers, found.labels, rank=0, world=processes)
         samples, batch = len(found.shards[name]), loader.probe()[0][1]
