@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from unified.core.printed import quoted
 from unified.core.yaml_files import read_yaml_file
 from unified.errors import DataError, UserError
 from unified.errors import nearest as nearest  # which those who read recipes take from here

@@ -1,9 +1,11 @@
 """What is printed is cut, escaped, and no Python."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+import unified
 from unified.core.printed import MOST, one_line, printable, quoted, say
 from unified.errors import UserError, nearest
 
@@ -73,3 +75,13 @@ def test_no_message_is_endless() -> None:
     listed = nearest("clas 7", [f"class {number}" for number in range(200_000)])
     assert listed.startswith("; did you mean 'class 7'? There are: class 0, ")
     assert listed.endswith(", and 199,960 more")
+
+
+def test_commands_print_in_one_place() -> None:
+    package = Path(unified.__file__).parent
+    writing = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if re.search(r"sys\.stdout\.write\(|\bprint\(", path.read_text())
+    }
+    assert writing == {"core/printed.py", "cli/__init__.py"}  # there: help and the version alone

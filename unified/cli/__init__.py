@@ -12,7 +12,7 @@ import unified.cli.fold  # adds its commands
 import unified.cli.predict  # adds its commands
 import unified.cli.report  # noqa: F401 - adds its commands
 from unified import __version__
-from unified.cli.app import app, check_names, command, group, make_ready
+from unified.cli.app import call, command, group, make_ready
 from unified.cli.ends import guarded
 from unified.config import RecipeError
 from unified.core import consent
@@ -369,6 +369,5 @@ def _command(arguments: list[str]) -> None:
         return
     if arguments[:1] == ["help"]:  # `unified help eval` is a habit from other commands
         arguments = [*arguments[1:], "--help"]
-    check_names(arguments)
     description = "Train, evaluate and share generalist perception models. `unified --version` tells the version."
-    app.cli(prog="unified", description=description, args=arguments)
+    call(arguments, description)

@@ -1,12 +1,14 @@
 """The `unified` command, which the files beside this one add their commands to."""
 
 import functools
+import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ParamSpec, TypeVar
 
 from tyro.extras import SubcommandApp
 
+from unified.cli.wrong_flags import explained
 from unified.config import RecipeError
 from unified.errors import nearest
 
@@ -15,7 +17,8 @@ R = TypeVar("R")
 _GROUPS: dict[str, SubcommandApp] = {"": SubcommandApp()}
 _NAMES: dict[str, list[str]] = {"": []}
 """The commands of each group; the group "" is `unified` itself."""
-app = _GROUPS[""]
+_FLAGS: dict[str, list[str]] = {}
+"""The flags of each command, by its whole name."""
 
 
 def group(name: str, text: str) -> None:
@@ -23,7 +26,7 @@ def group(name: str, text: str) -> None:
     _GROUPS[name] = SubcommandApp()
     _NAMES[name] = []
     _NAMES[""].append(name)
-    app.command(_GROUPS[name], name=name, help=text)
+    _GROUPS[""].command(_GROUPS[name], name=name, help=text)
 
 
 def command(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -32,15 +35,34 @@ def command(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
     def add(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
-        def run(*arguments: P.args, **options: P.kwargs) -> R:
-            make_ready()
-            return function(*arguments, **options)
+        def prepare(*arguments: P.args, **options: P.kwargs) -> Callable[[], R]:
+            return functools.partial(function, *arguments, **options)
 
-        _GROUPS[above].command(name=own)(run)
+        _GROUPS[above].command(name=own)(prepare)
         _NAMES[above].append(own)
+        _FLAGS[name] = list(_flags(function))
         return function
 
     return add
+
+
+def _flags(function: Callable[..., object]) -> Iterator[str]:
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is not parameter.POSITIONAL_ONLY:
+            yield f"--{name.replace('_', '-')}"
+            if parameter.default is False:
+                yield f"--no-{name.replace('_', '-')}"
+
+
+def call(arguments: Sequence[str], description: str) -> None:
+    """Run the command that the arguments name; help and wrong arguments end with `SystemExit`."""
+    check_names(arguments)
+    names = (" ".join(arguments[:2]), *arguments[:1])
+    name = next((name for name in names if name in _FLAGS or name in _NAMES), "")  # of a command or of a group
+    with explained(f"unified {name}".strip(), arguments, [*_FLAGS.get(name, ["--version"]), "--help"]):
+        run = _GROUPS[""].cli(prog="unified", description=description, args=list(arguments))
+    make_ready()
+    run()
 
 
 def make_ready() -> None:

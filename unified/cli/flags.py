@@ -1,13 +1,14 @@
 """Command-line flags for every value of a recipe: `--optim.lr 1e-3 --tasks.caption.batch 64`."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any, get_args, get_type_hints
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from unified.cli.wrong_flags import explained
 from unified.config import RecipeError, coerce
 from unified.recipe import Recipe
 
@@ -56,15 +57,32 @@ def with_flags(recipe: Recipe, arguments: Sequence[str], prog: str) -> Recipe:
     _refuse_parts_of_null(recipe, arguments)
     name = next(iter(recipe.tasks))
     example = f"{prog} --optim.lr 1e-3 --max-steps 20 --tasks.{name}.batch {recipe.tasks[name].batch}"
-    return tyro.cli(
-        Recipe,
-        default=recipe,
-        args=list(arguments),
-        prog=prog,
-        description=f"Values of the recipe, shown as they are in it; a flag changes one. Example: {example}",
-        registry=_REGISTRY,
-        config=(tyro.conf.AvoidSubcommands,),  # parts that may be null (`model.experts`) have flags where they are not
-    )
+    known = [*map(_flag, _values(recipe)), "--help", "--out", "--dry-run", "--processes", "--allow-commands"]
+    with explained(prog, arguments, known):
+        return tyro.cli(
+            Recipe,
+            default=recipe,
+            args=list(arguments),
+            prog=prog,
+            description=f"Values of the recipe, shown as they are in it; a flag changes one. Example: {example}",
+            registry=_REGISTRY,
+            config=(
+                tyro.conf.AvoidSubcommands,
+            ),  # parts that may be null (`model.experts`) have flags where they are not
+        )
+
+
+def _values(part: Any, above: str = "") -> Iterator[str]:
+    """The names of all values of a recipe that have flags, joined by dots."""
+    for name, value in part.items() if isinstance(part, Mapping) else vars(part).items():
+        if is_dataclass(value) or (isinstance(value, Mapping) and value):
+            yield from _values(value, f"{above}{name}.")
+        else:
+            yield above + name
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _refuse_parts_of_null(recipe: Recipe, arguments: Sequence[str]) -> None:

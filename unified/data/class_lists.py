@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from unified.core.printed import quoted
 from unified.data.class_folders import class_name
 from unified.data.patterns import MANIFEST, read_manifest
 from unified.errors import nearest

@@ -207,8 +207,8 @@ def inspect(path: str, out: Path = Path("contact_sheet.png"), *, count: int = 32
     say(f"{pictures} pictures drawn in {out}" if pictures else "no pictures in these shards")
     if bad := [reason for _, wrong in checked for reason in list(wrong.values())[:1]]:
         raise DataError(
-            f"{shown(path)}: expected samples that can be read, got {len(bad)} of {len(checked)} that cannot: {bad[0]}"
-            f". Hint: list all with: unified shards verify {shown(path)}"
+            f"{path}: expected samples that can be read, got {len(bad)} of {len(checked)} that cannot: {bad[0]}"
+            f". Hint: list all with: unified shards verify {path}"
         )
 
 
@@ -223,7 +223,7 @@ def verify(path: str) -> None:
         say(f"read but not decoded: {', '.join(sorted(found.not_decoded))}")
     if found.problems:
         more = len(found.problems) - PROBLEMS_PRINTED
-        listed = found.problems[:PROBLEMS_PRINTED] + ([f"… and {more:,} more"] if more > 0 else [])
+        listed = [*map(one_line, found.problems[:PROBLEMS_PRINTED])] + ([f"… and {more:,} more"] if more > 0 else [])
         raise DataError(f"{path}: {len(found.problems):,} problems\n  " + "\n  ".join(listed))
     say(f"{path}: {found.samples:,} samples in {found.shards} shards are whole.")
 

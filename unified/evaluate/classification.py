@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unified.config import RecipeError
+from unified.core.locations import named
 from unified.data.class_lists import ClassNumbers, match_names
 from unified.evaluate.answers import ItemAnswers, best_classes, scale_of
 from unified.evaluate.context import Context

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unified.core.locations import named
 from unified.data.class_lists import ClassNumbers
 from unified.data.decode import column, decode, place, resolve
 from unified.data.write import progress

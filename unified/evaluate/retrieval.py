@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unified import intervals
+from unified.core.printed import quoted
 from unified.core.text_files import split_lines
 from unified.evaluate.answers import ItemAnswers, nearest_entries
 from unified.evaluate.context import Context

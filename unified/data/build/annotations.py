@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from unified.core.printed import quoted
 from unified.data.build.sources import BadSampleError, Files, Problems, measured
 from unified.data.decode import decode_map
 from unified.data.scene import SLACK, clip_box
