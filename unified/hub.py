@@ -16,8 +16,6 @@ import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RevisionNotFoundError,
 )
@@ -195,16 +193,21 @@ def _folders(above: Path, prefix: str = "") -> list[str]:
 def _fetch(name: str, revision: str | None) -> Path:
     """The local copy of a hub repository."""
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
     except RevisionNotFoundError as error:
         known = nearest(str(revision), _revisions(name))
         raise AbsentError(f"{name}: no revision {revision!r}{known}, and the names of commits") from error
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+    except Exception as error:  # portals answer in HTML and transfers break off, which clients tell in errors of theirs
         at = "" if revision is None else f", revision {revision!r}"
+        said = getattr(error, "server_message", None)  # such as that a repository is gated
+        reason = f"{first_line(error)}{f' ({said.splitlines()[0]})' if said else ''}"
         raise AbsentError(
-            f"{name!r}{at}: no folder of that name here, and the hub gave none: {first_line(error)}. Check the name, "
+            f"{name!r}{at}: no folder of that name here, and the hub gave none: {reason}. Check the name, "
             "and whether the machine is online and HF_HUB_OFFLINE unset; a private model needs `hf auth login`"
         ) from error
+    if not (folder / "config.json").is_file():
+        raise AbsentError(f"{name!r}: expected a model with a config.json on the hub, got a repository without")
+    return folder
 
 
 def _revisions(name: str) -> list[str]:
