@@ -43,7 +43,7 @@ def command(line: str) -> str:
         if words[0] == "train":
             cli.train(words[1:])
         else:
-            cli.app.cli(args=words, prog="unified")
+            cli.app.call(words, "")
     return printed.getvalue()
 
 

@@ -288,7 +288,7 @@ def test_videos_are_evaluated(clips: Path, trained: Path, tmp_path: Path) -> Non
     spec = {"pairs": {"kind": "retrieval", "data": str(clips), "inputs": {"npy;gif": "image"}, "ks": [1]}}
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump({"evaluations": spec}))
     cli.guarded(
-        cli.app.cli, args=["eval", str(trained), str(tmp_path / "spec.yaml"), "--out", str(tmp_path / "r.json")]
+        cli.app.call, ["eval", str(trained), str(tmp_path / "spec.yaml"), "--out", str(tmp_path / "r.json")], ""
     )
     found = json.loads((tmp_path / "r.json").read_text())["results"]
     assert {row["n"] for row in found} == {12}

@@ -24,7 +24,7 @@ def checkpoint(folder: Path) -> Path:
 
 
 def run(*arguments: object) -> None:
-    cli.app.cli(prog="unified", args=["convert", "uni-perceiver", *map(str, arguments)])
+    cli.app.call(["convert", "uni-perceiver", *map(str, arguments)], "")
 
 
 def test_there_and_back_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

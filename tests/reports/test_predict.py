@@ -121,7 +121,7 @@ def test_an_image_that_cannot_be_read_does_not_stop_the_others(folder: Path, tmp
     files = [folder / name for name in ("torn.png", "b.png", "absent.png")]
     arguments = ["predict", str(folder / "model"), *map(str, files), "--tasks", "boxes", "--out", str(tmp_path)]
     with pytest.raises(SystemExit, match=r"error: 2 of 3 images could not be read, the others are in .*torn\.png"):
-        cli.guarded(cli.app.cli, args=arguments)
+        cli.guarded(cli.app.call, arguments, "")
     found = predicted(tmp_path)
     assert [image["picture"] for image in found["images"]] == ["b.png"]
     assert [failed["file"] for failed in found["failed"]] == [str(files[0]), str(files[2])]

@@ -10,7 +10,7 @@ from tiny import tiny_recipe, with_experts, write_recipe
 from torch import Tensor
 
 from unified import cli
-from unified.cli.app import app
+from unified.cli.app import call
 from unified.folding import folded_config
 from unified.matching import token_kinds
 from unified.model import UnifiedModel
@@ -176,7 +176,7 @@ def test_the_command_ends_with_words_for_a_dense_model(tmp_path: Path) -> None:
     parts.processor.save_pretrained(tmp_path / "model")
     arguments = ["report", "routing", str(tmp_path / "model"), "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit, match=r"error: .*a dense model, which has no routers"):
-        cli.guarded(app.cli, args=arguments)
+        cli.guarded(call, arguments, "")
     assert not (tmp_path / "out").exists()
 
 

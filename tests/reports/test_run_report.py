@@ -14,7 +14,7 @@ from PIL import Image
 from tiny import tiny_recipe, with_experts
 
 from unified import cli
-from unified.cli.app import app
+from unified.cli.app import call
 from unified.recipe import Recipe
 from unified.reports.run import Log, Resume, Run, Samples, forward, read_log, read_run, resumes
 from unified.reports.run_diagnosis import diagnose, late_loads, spikes, waiting
@@ -354,7 +354,7 @@ def test_the_command_reports_a_real_run_that_was_resumed(tmp_path: Path, capsys:
     recipe = with_experts(tiny_recipe(tmp_path, evaluate=[]), "token")
     train(replace(recipe, max_steps=4), tmp_path / "run")
     train(recipe, tmp_path / "run")
-    cli.guarded(app.cli, args=["report", "run", str(tmp_path / "run"), "--out", str(tmp_path / "out")])
+    cli.guarded(call, ["report", "run", str(tmp_path / "run"), "--out", str(tmp_path / "out")], "")
     told = capsys.readouterr().out
     assert "6 of 6, finished" in told
     assert "note: resumed 1 time: from step 4" in told
