@@ -1,5 +1,6 @@
 """Where the data folders of the project lie: beside the package in a checkout, inside it in an installed wheel."""
 
+import os
 from pathlib import Path
 
 from unified.errors import nearest
@@ -11,6 +12,11 @@ def data_folder(name: str) -> Path:
     """The folder `tokenizers` or `recipes` that belongs to this package."""
     beside = PACKAGE.parent / name
     return beside if (PACKAGE.parent / "pyproject.toml").is_file() and beside.is_dir() else PACKAGE / f"_{name}"
+
+
+def cache_folder(name: str) -> Path:
+    """Return where this machine keeps what can be made again: `$XDG_CACHE_HOME/unified/NAME`, or in `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unified" / name
 
 
 def find(folder: str, reference: str, suffix: str = "", *, at: Path | None = None) -> Path:

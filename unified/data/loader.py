@@ -243,7 +243,7 @@ class StepLoader:
         self._named: set[str] = set()
 
     def digests(self) -> dict[str, str]:
-        """What identifies the data of each task: a resumed run goes on exactly only if these are unchanged."""
+        """Return what identifies the data of each task by manifests and indexes; no shard is read for it."""
         return {name: source.shards.digest for name, source in self.steps.sources.items()}
 
     def sizes(self) -> dict[str, int]:

@@ -41,6 +41,7 @@ from unified.data.index import (
 )
 from unified.data.transfer import UnavailableError
 from unified.log import logger
+from unified.paths import cache_folder
 from unified.recipe import DataSettings
 from unified.types import DataError
 
@@ -77,7 +78,7 @@ def index_url(url: str) -> str | None:
 
 def default_folder() -> Path:
     """Where shards are kept if the recipe does not say."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unified" / "shards"
+    return cache_folder("shards")
 
 
 class ShardCache:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from unified.data.contents import Content
 from unified.data.patterns import MANIFEST, read_manifest
 from unified.data.shard_cache import default_folder
 from unified.data.shards import LocalShard, ShardFile
@@ -11,10 +12,15 @@ from unified.training_record import TrainedShard
 from unified.types import DataError
 
 
-def describe_shards(files: Sequence[ShardFile]) -> tuple[TrainedShard, ...]:
-    """Return what a record keeps of shards; their hashes are those of manifests and indexes, nothing is read again."""
-    named = zip(files, datasets_of(files), strict=True)
-    return tuple(TrainedShard(file.digest.hex(), file.samples, file.name, dataset) for file, dataset in named)
+def describe_shards(files: Sequence[ShardFile], contents: Sequence[Content]) -> tuple[TrainedShard, ...]:
+    """Return what a record keeps of shards.
+
+    Args:
+        files: The shards.
+        contents: The content of each.
+    """
+    described = zip(files, contents, datasets_of(files), strict=True)
+    return tuple(TrainedShard(content.sha256, file.samples, file.name, dataset) for file, content, dataset in described)
 
 
 def datasets_of(files: Sequence[ShardFile]) -> list[str]:

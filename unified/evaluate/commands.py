@@ -17,6 +17,7 @@ from unified.evaluate.run import evaluate
 from unified.evaluate.spec import load_spec
 from unified.evaluate.table import results_table
 from unified.log import logger
+from unified.paths import cache_folder
 
 
 def eval_command(
@@ -43,7 +44,7 @@ def eval_command(
         device="cuda" if torch.cuda.is_available() else None,
         command=command,
         name=model_reference,
-        cache=cache_folder(),
+        cache=cache_folder("features"),
     )
     say(results_table(results).rstrip("\n"))
     if out is not None:
@@ -77,8 +78,3 @@ def compare_command(a: Path | str, b: Path | str) -> None:
             say(f"{name} was trained on data that it is asked about here: {', '.join(seen)}")
     say("")
     say(comparison_table(compare(first, second)).rstrip("\n"))
-
-
-def cache_folder() -> Path:
-    """Where features of evaluated models are kept; safe to delete at any time."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unified" / "features"

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ from accelerate import Accelerator
 
 from unified import checkpoint
 from unified.checkpoint.place import checkpoints_of
-from unified.config import RecipeError
 from unified.core.consent import allow_commands
+from unified.data.contents import read_contents
 from unified.data.loader import StepLoader
 from unified.data.schedule import START, record, resume
-from unified.data.sources import open_data
+from unified.data.sources import TaskData, open_data
 from unified.dist import barrier, broadcast_object, leave, of_ranks, rank, world_size
 from unified.evaluate.run import evaluate, flat_metrics
 from unified.evaluate.training_data import check_unseen
@@ -27,6 +27,7 @@ from unified.train.engine import make_accelerator
 from unified.train.feeding import Feeder
 from unified.train.first_samples import begin_at_baselines
 from unified.train.flops import gemm_peak
+from unified.train.origins import check_origins, describe_origins
 from unified.train.out_of_memory import Load, OutOfMemoryError, told
 from unified.train.outcome import Launched, NonFiniteError
 from unified.train.precision import PRECISIONS, resolved
@@ -107,13 +108,10 @@ class _Session:
         self.loader = StepLoader(
             mixed, parts.tokenizers, parts.labels, start_step=start, origin=self.origin, data=data
         )  # fmt: skip
-        if stored:
-            _check_data(state["data"], self.loader.digests(), recipe)
-        else:
+        self._know_origins(data, state)
+        if not stored:
             begin_at_baselines(parts, self.loader)
-        self.record = record_training(recipe, parts.labels, data)
         self.feeder = Feeder(self.loader, accelerator.device)
-        self.unchanged = not stored or state["data"] == self.loader.digests()
         with told(recipe, Load("before the first step", []), accelerator.device):
             self.trainer = Trainer(recipe, accelerator, parts, self.loader.probe(), enter=watchdog.enter)
         self.writer = checkpoint.Writer(
@@ -137,6 +135,19 @@ class _Session:
             recipe.max_steps, every=recipe.train.log_every, tell=self._tell, start=start, peak=peak,
             more=self._more, of_ranks=of_ranks,
         )  # fmt: skip
+
+    def _know_origins(self, data: Mapping[str, TaskData], state: Mapping[str, Any]) -> None:
+        """Hash what is trained on, and compare it with the state of the checkpoint to go on from, {} in a new run."""
+        recipe, parts = self.recipe, self.parts
+        files = {name: found.shards.files for name, found in data.items()}
+        contents = read_contents(files, alive=lambda: self.watchdog.enter("reading shards"))
+        self.watchdog.enter("starting")
+        self.digests = contents.digests()
+        self.origins = describe_origins(recipe, contents, parts.labels, parts.tokenizers)
+        if state:
+            check_origins(state, self.origins, contents, self.loader.digests(), recipe)
+        self.record = record_training(recipe, parts.labels, data, contents)
+        self.unchanged = not state or state["data"] in (self.digests, self.loader.digests())
 
     def _more(self) -> dict[str, Any]:
         trainer = self.trainer
@@ -236,7 +247,8 @@ class _Session:
         seen, bad = self.feeder.counts
         state = {
             "schedule": record(self.loader.recipe, self.recipe.seed, self.trainer.step, self.origin),
-            "data": self.loader.digests(),
+            "data": self.digests,
+            "origins": self.origins,
             "bad_samples": bad,
             "seen_samples": seen,
         }
@@ -266,15 +278,3 @@ class _Session:
         if self.folder is not None:
             self.folder.append(entry)
         self.trackers.log(entry)
-
-
-def _check_data(stored: dict[str, str], found: dict[str, str], recipe: Recipe) -> None:
-    """A run goes on exactly only over the data that it began with."""
-    changed = [name for name in found if name in stored and stored[name] != found[name]]
-    if changed and not recipe.data.allow_change:
-        raise RecipeError(
-            f"the shards of {', '.join(changed)} are not those that this run began with, so it cannot go on exactly. "
-            "Put them back, or accept the change with --data.allow-change"
-        )
-    for name in changed:
-        logger.warning("the shards of task %r have changed since this run began: its order of samples is new", name)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from unified import hub
+from unified.data.contents import Contents
 from unified.data.sources import TaskData
 from unified.data.training_shards import describe_shards
 from unified.labels import Labels
@@ -11,18 +12,21 @@ from unified.task import Map, Match, Task
 from unified.training_record import TrainedShard, TrainedTask, TrainingRecord, names_hash
 
 
-def record_training(recipe: Recipe, labels: Mapping[str, Labels], data: Mapping[str, TaskData]) -> TrainingRecord:
+def record_training(
+    recipe: Recipe, labels: Mapping[str, Labels], data: Mapping[str, TaskData], contents: Contents
+) -> TrainingRecord:
     """Return the record of a recipe's data: all shards of all tasks, as every step may read any of them.
 
     Args:
         recipe: The recipe that is trained.
         labels: The label set of each task that has one, or the names of its queries.
         data: The opened shards of each task.
+        contents: The content of the same shards.
     """
     shards: dict[str, TrainedShard] = {}
     tasks = []
     for name, task in recipe.tasks.items():
-        found = describe_shards(data[name].shards.files)
+        found = describe_shards(data[name].shards.files, contents.shards[name])
         shards |= {shard.sha256: shard for shard in found}
         names = names_hash(labels[name].names) if name in labels else None
         read = tuple(dict.fromkeys(shard.sha256 for shard in found))
