@@ -10,12 +10,13 @@ export OMP_WAIT_POLICY := PASSIVE
 
 install: $(INSTALLED)
 
-# torch comes first and alone: building deepspeed imports it, and the constraint decides which build is taken.
+# torch comes first and alone: building deepspeed imports it, and the constraint decides which build is taken. What
+# builds comes next: constraints do not reach the environments that pip would make for builds.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt torch
-	$(BIN)/pip install -q -c constraints.txt setuptools wheel ninja py-cpuinfo psutil packaging
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install -q -c constraints.txt setuptools wheel ninja py-cpuinfo psutil packaging hatchling editables
+	$(BIN)/pip install -q --no-build-isolation -c constraints.txt -e '.[dev]'
 	touch $@
 
 # Data, training, evaluation and export. Data that are there and a run that is finished are not made again.

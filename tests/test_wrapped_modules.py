@@ -92,3 +92,21 @@ def test_wrapped_modules_of_queries_are_called() -> None:
     found = model.ask(pixels, tasks)
     for task in tasks:
         torch.testing.assert_close(found[task].states[-1], expected[task].states[-1])
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
+def test_adapters_of_peft_begin_as_the_model_and_change_it() -> None:
+    library = pytest.importorskip("peft", reason="peft is a test-only package")
+    model = small_model().eval()
+    inputs = random_inputs(model)
+    with torch.no_grad():
+        before = asked(model, inputs)
+        adapted = library.get_peft_model(model, library.LoraConfig(r=2, target_modules=["word", "up"]))
+        for found, expected in zip(asked(adapted.eval(), inputs), before, strict=True):
+            torch.testing.assert_close(found, expected)
+        added = {name: value for name, value in adapted.named_parameters() if "lora" in name}
+        assert {"word", "up"} <= {part for name in added for part in name.split(".")}
+        assert {name for name, value in adapted.named_parameters() if value.requires_grad} == set(added)
+        for name, value in added.items():
+            value.copy_(0.3 * torch.randn(value.shape, generator=seed.torch_generator("peft", name)))
+        assert not any(torch.allclose(a, b) for a, b in zip(asked(adapted, inputs), before, strict=True))

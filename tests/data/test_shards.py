@@ -14,7 +14,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from unified.data import shards as module
 from unified.data.index import build_index, index_path, write_index
-from unified.data.patterns import expand_braces, natural, parts, read_manifest, shard_paths
+from unified.data.patterns import natural, parts, read_manifest, shard_paths
 from unified.data.shards import Shards
 from unified.data.write import ShardWriter
 from unified.types import DataError
@@ -63,11 +63,6 @@ def test_relative_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     write(tmp_path / "d", 5)
     monkeypatch.chdir(tmp_path)
     assert len(Shards.open("d")) == len(Shards.open("d/*.tar")) == len(Shards.open("d/shard-{00000,00001}.tar")) == 5
-
-
-def test_braces() -> None:
-    assert expand_braces("a{08..10}-{x,y}") == ["a08-x", "a08-y", "a09-x", "a09-y", "a10-x", "a10-y"]
-    assert expand_braces("plain") == ["plain"]
 
 
 def test_numbered_shards_are_sorted_by_number() -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unified.core.json_files import parse_json
 from unified.core.text_files import check_texts, decode_text, shown_text
+from unified.data.foreign import PICKLED, decode_array, decode_msgpack
 from unified.modalities.frames import PIXEL_LIMIT, check_frames, check_pixels, count_frames
 from unified.modalities.image_files import PNG_SIGNATURE, decode_frames
 from unified.modalities.image_formats import IMAGES
@@ -110,6 +111,11 @@ def decode_column(raw: Mapping[str, Any], name: str) -> Any:
     and come as uint8 or uint16 (h, w) as they are stored; "normals.png" is a picture like any other.
     """
     decoder = MAPS.get(".".join(name.split(".")[-2:])) or DECODERS.get(name.rpartition(".")[2])
+    if decoder is None and name.rpartition(".")[2] in PICKLED:
+        raise DataError(
+            f"{place(raw)}: column {name!r}: expected plain data, got a pickle, which could run anything and is never "
+            "read. Hint: store it as npy, msgpack or json"
+        )
     if decoder is None:
         raise DataError(f"{place(raw)}: column {name!r}: no decoder for it; there are: {', '.join(sorted(DECODERS))}")
     try:
@@ -161,16 +167,13 @@ def _decode_number(data: bytes) -> int:
         raise ValueError(f"expected the number of a class, got {shown_text(data.decode(errors='replace'))}") from None
 
 
-def _decode_array(data: bytes) -> np.ndarray:
-    return np.load(io.BytesIO(data), allow_pickle=False)
-
-
 DECODERS: dict[str, Callable[[bytes], Any]] = {
     **dict.fromkeys(IMAGES, decode_frames),
-    **dict.fromkeys(("txt", "text"), _decode_text),
-    **dict.fromkeys(("json",), _decode_json),
-    **dict.fromkeys(("cls", "index"), _decode_number),
-    **dict.fromkeys(("npy",), _decode_array),
+    **dict.fromkeys(("txt", "text", "transcript"), _decode_text),
+    **dict.fromkeys(("json", "jsn"), _decode_json),
+    **dict.fromkeys(("cls", "cls2", "index", "inx", "id"), _decode_number),
+    **dict.fromkeys(("npy",), decode_array),
+    **dict.fromkeys(("mp", "msg", "msgpack"), decode_msgpack),
 }
 
 MAPS: dict[str, Callable[[bytes], Any]] = {

@@ -8,14 +8,13 @@ from typing import Any
 
 from unified.core.folders import is_hidden, subfolders
 from unified.core.locations import is_remote, shown
+from unified.data.braces import expand_braces
 from unified.types import DataError
 
 MANIFEST = "manifest.json"
 FORMAT = 1
 COMPRESSED = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst")
-_BRACES = re.compile(r"\{([^{}]*,[^{}]*|\d+\.\.\d+)\}")
 _MAGIC = re.compile(r"[*?\[]")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def shard_paths(patterns: str | Path | Sequence[str | Path]) -> list[Path]:
@@ -146,19 +145,3 @@ def natural(path: Path) -> list[tuple[int, int, str]]:
     """A sort key under which 2.tar comes before 10.tar."""
     parts = re.split(r"(\d+)", str(path))
     return [(1, int(part), part) if part.isdecimal() else (0, 0, part) for part in parts]
-
-
-def expand_braces(pattern: str) -> list[str]:
-    """All names of a brace pattern: "{00..02}" counts with the width of its first number, "{a,b}" lists."""
-    found = _BRACES.search(pattern)
-    if not found:
-        return [pattern]
-    bounds = _RANGE.fullmatch(found[1])
-    if bounds:
-        width = len(bounds[1])
-        choices = [f"{number:0{width}d}" for number in range(int(bounds[1]), int(bounds[2]) + 1)]
-    else:
-        choices = found[1].split(",")
-    return [
-        name for choice in choices for name in expand_braces(pattern[: found.start()] + choice + pattern[found.end() :])
-    ]

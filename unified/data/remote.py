@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from unified.core.locations import PIPE, shown
+from unified.data.braces import expand_braces
 from unified.data.download import read_bytes
 from unified.data.index import MOST_HEADER, Index, header_bytes, parse_header
-from unified.data.patterns import MANIFEST, expand_braces, parse_manifest
+from unified.data.patterns import MANIFEST, parse_manifest
 from unified.data.shard_cache import RemoteShard, ShardCache, index_url
 from unified.data.transfer import RefusedError
 from unified.log import logger

@@ -2,7 +2,6 @@
 
 import glob
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -13,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
+
+from webdataset import TarWriter
 
 from unified.data.dataset_card import describe_for_others
 from unified.data.index import IndexBuilder, index_path, split_name, write_index
@@ -76,11 +77,12 @@ class ShardWriter:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is None:
-            self.close()
-        else:
+        try:
+            if kind is None:
+                self.close()
+        finally:
             for tar in self._open.values():
-                tar.file.close()
+                tar.abandon()
 
 
 class _Tar:
@@ -90,25 +92,27 @@ class _Tar:
         self.path = path
         self.samples = 0
         self.file = path.open("wb")
-        self.tar = tarfile.open(fileobj=self.file, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115 (closed by `close`)
+        self.tar = TarWriter(self.file, user="", group="", mode=0o644, mtime=0, encoder=False, keep_meta=True)
         self.index = IndexBuilder(str(path))
 
     def add(self, key: str, columns: Mapping[str, bytes]) -> None:
         for column, value in columns.items():
-            if split_name(f"{key}.{column}") != (key, column):
+            if column == "__key__" or split_name(f"{key}.{column}") != (key, column):
                 raise DataError(
                     f"{self.path}: {key!r} and {column!r} do not make a member's name; leave out dots in keys"
                 )
-            member = tarfile.TarInfo(f"{key}.{column}")
-            member.size = len(value)
-            member.mode = 0o644
-            self.tar.addfile(member, io.BytesIO(value))
-            self.tar.members.clear()  # type: ignore[attr-defined]  # otherwise tarfile keeps all of them
+            self.tar.write({"__key__": key, column: value})  # each by itself, as the writer sorts columns
+            self.tar.tarstream.members.clear()  # otherwise tarfile keeps all of them
             padded = -(-len(value) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-            self.index.add(member.name, self.tar.offset - padded, len(value))
+            self.index.add(f"{key}.{column}", self.tar.tarstream.offset - padded, len(value))
         self.samples += 1
         if len(self.index.keys) != self.samples:
             raise DataError(f"{self.path}: sample {key!r} has no columns, or comes twice")
+
+    def abandon(self) -> None:
+        """Let go of a tar that will not be finished; its stream would write the rest when it is collected."""
+        self.tar.tarstream.fileobj.closed = True
+        self.file.close()
 
     def close(self) -> dict[str, Any]:
         self.tar.close()
