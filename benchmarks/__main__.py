@@ -14,6 +14,7 @@ from benchmarks import (
     merged,
     queries,
     remote,
+    shard_files,
     step,
 )
 from benchmarks.measure import table
@@ -25,6 +26,7 @@ MEASUREMENTS = {
     "loader": loader.rows,
     "loop": loop.rows,
     "remote": remote.rows,
+    "shards": shard_files.rows,
     "gemm": gemm.rows,
     "experts": experts.rows,
     "merged": merged.rows,

@@ -287,7 +287,7 @@ def test_newer_damaged_and_cut_indexes_are_refused(tmp_path: Path) -> None:
     write_index(build_index(path), index)
     whole = index.read_bytes()
     for data, message in [
-        (whole[:8] + b"\x02" + whole[9:], "index format 2, this version of unified reads 1"),
+        (whole[:8] + b"\x03" + whole[9:], "index format 3, this version of unified reads up to 2"),
         (b"garbage!" + whole[8:], "not an index"),
         (whole[:50], "not an index"),
         (whole[:-3], "its header says"),

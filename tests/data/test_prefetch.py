@@ -13,8 +13,9 @@ from unified.data import download
 from unified.data.loader import StepLoader
 from unified.data.prefetch import HORIZON, Coming, check_room
 from unified.data.remote import CachedShard
+from unified.data.remote_shard import RemoteShard
 from unified.data.schedule import Origin
-from unified.data.shard_cache import RemoteShard, ShardCache
+from unified.data.shard_cache import ShardCache
 from unified.data.shards import Shards
 from unified.data.transfer import UnavailableError
 from unified.data.write import ShardWriter

@@ -228,8 +228,10 @@ def test_patterns_that_are_no_list_are_refused(server: ShardServer, settings: Da
         Shards.open(f"{server.url}/*.tar", settings)
     with pytest.raises(RefusedError, match=r"elsewhere/manifest.json: HTTP 404.*with braces"):
         Shards.open(f"{server.url}/elsewhere/", settings)
-    (server.folder / "manifest.json").write_text(json.dumps({"format": 1, "shards": [{"path": "a.tar"}]}))
-    with pytest.raises(DataError, match="lacks samples, bytes or sha256"):
+    (server.folder / "manifest.json").write_text(
+        json.dumps({"format": 1, "columns": {}, "shards": [{"path": "a.tar"}]})
+    )
+    with pytest.raises(DataError, match=r"shard 'a.tar': expected its size in bytes"):
         Shards.open(f"{server.url}/", settings)
     assert [is_remote(p) for p in ("s3://b/x.tar", "pipe:cat x", "a/b.tar", "/a/{0..3}.tar")] == [True, True] + [
         False

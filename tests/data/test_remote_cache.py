@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.shard_server import Fault, ShardServer, serve
+from unified.data import shard_cache
 from unified.data import shard_cache as module
 from unified.data.download import Download, Stopped
 from unified.data.shard_cache import ShardCache, default_folder
@@ -188,8 +189,8 @@ def test_a_process_that_is_slow_to_note_a_shard_is_waited_for(
         time.sleep(0.5)
         remember(*arguments)
 
-    remember = ShardCache._remember
-    monkeypatch.setattr(ShardCache, "_remember", slow)
+    remember = shard_cache.write_record
+    monkeypatch.setattr(shard_cache, "write_record", slow)
     test_without_an_index_too(server, tmp_path)
 
 

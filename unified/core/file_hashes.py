@@ -70,6 +70,11 @@ class FileHashes:
                 self._new.setdefault(path.parent.resolve(), {})[path.name] = [*_stamp(before), digest.hexdigest()]
         return digest.digest()
 
+    def note(self, path: Path, sha256: str) -> None:
+        """Remember a file that this process has just written, and that nobody else writes to."""
+        with self._lock:
+            self._new.setdefault(path.parent.resolve(), {})[path.name] = [*_stamp(path.stat()), sha256]
+
     def save(self) -> None:
         """Write down what was read since the last time; where that fails, it is read again another time."""
         with self._lock:

@@ -69,7 +69,7 @@ def read_bytes(url: str, patience: Patience, most: int | None = None) -> bytes:
                     content += chunk
                     if most is not None and len(content) >= most:
                         break
-            wanted = min((size for size in (most, stream.total) if size is not None), default=0)
+            wanted = 0 if stream.total is None else min(stream.total, most or stream.total)
             if len(content) < wanted:
                 raise TransferError(f"ended after {len(content):,} of {wanted:,} bytes")
             return bytes(content[:most])

@@ -16,7 +16,7 @@ import re
 import struct
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -25,12 +25,15 @@ from numpy.typing import NDArray
 
 from unified.core.file_kinds import START, TAR, file_kind
 from unified.core.text_files import shown_text
+from unified.data.index_tables import tables_problem
 from unified.types import DataError
 
-FORMAT = 1
+FORMAT, TABLES_ONLY = 2, 1
+"""Written, and read too: of format 1 the digest is one of the tables alone."""
 MAGIC = b"UNIFIDX\0"
-# magic, format, bytes of column names, tar bytes, samples, members, key bytes, SHA-256 of the tar, BLAKE2b of the body
+# magic, format, bytes of column names, tar bytes, samples, members, key bytes, SHA-256 of the tar, BLAKE2b of the rest
 HEADER = struct.Struct("<8sIIQQQQ32s16s")
+FACTS = struct.Struct("<QQQQ32s")
 MOST_HEADER = 1 << 16
 """Bytes in which a header lies with the names of its columns, but for tars of very many columns."""
 WORD = np.dtype("<u8")
@@ -49,11 +52,21 @@ class Header:
     digest: bytes  # SHA-256 of the tar
     body_digest: bytes
     columns: tuple[str, ...]
+    format: int = FORMAT
 
     @property
     def tables_start(self) -> int:
         """The byte at which the tables begin; a multiple of eight."""
         return HEADER.size + len(_packed_columns(self.columns))
+
+    def sealed(self, body: bytes | memoryview) -> bytes:
+        """Return the digest of an index of this header and these tables."""
+        digest = hashlib.blake2b(digest_size=16)
+        if self.format != TABLES_ONLY:
+            digest.update(FACTS.pack(self.tar_bytes, self.samples, self.members, self.key_bytes, self.digest))
+            digest.update(_packed_columns(self.columns))
+        digest.update(body)
+        return digest.digest()
 
     @property
     def file_bytes(self) -> int:
@@ -88,9 +101,9 @@ class Index:
     @property
     def header(self) -> Header:
         """What the header of its file says."""
-        digest = hashlib.blake2b(self.body, digest_size=16).digest()
         sizes = (len(self), len(self.members), len(self.keys))
-        return Header(self.tar_bytes, *sizes, self.digest, digest, self.columns)
+        facts = Header(self.tar_bytes, *sizes, self.digest, b"", self.columns)
+        return replace(facts, body_digest=facts.sealed(self.body))
 
 
 @dataclass
@@ -296,22 +309,40 @@ def parse_header(start: bytes, name: str, again: str) -> Header:
     if len(start) < HEADER.size or not start.startswith(MAGIC):
         raise DataError(f"{name}: not an index of a shard; {again}")
     _, version, names_size, size, samples, members, key_bytes, digest, body_digest = HEADER.unpack_from(start)
-    if version != FORMAT:
-        raise DataError(f"{name}: index format {version}, this version of unified reads {FORMAT}; {again}")
+    if version not in (TABLES_ONLY, FORMAT):
+        raise DataError(f"{name}: index format {version}, this version of unified reads up to {FORMAT}; {again}")
     try:
         names = start[HEADER.size : HEADER.size + names_size].decode().rstrip("\n")
         columns = tuple(names.split("\n")) if names else ()
     except UnicodeDecodeError as error:
         raise DataError(f"{name}: damaged index ({error}); {again}") from error
-    return Header(size, samples, members, key_bytes, digest, body_digest, columns)
+    return Header(size, samples, members, key_bytes, digest, body_digest, columns, version)
 
 
 def open_index(path: Path) -> Index:
-    """The index by memory map: nothing is read until it is asked for."""
+    """Return the index by memory map, of which nothing is read until it is asked for once it was found whole.
+
+    Raises:
+        DataError: It is damaged, or not what was written; that is looked at once while its size and times stay.
+    """
     header = read_header(path)
     with path.open("rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        facts = os.fstat(file.fileno())
     bounds = np.frombuffer(data, WORD, 2 * (header.samples + 1), header.tables_start).reshape(-1, 2)
     members = np.frombuffer(data, WORD, 3 * header.members, header.tables_start + bounds.nbytes).reshape(-1, 3)
-    keys = memoryview(data)[header.tables_start + bounds.nbytes + members.nbytes :]
+    body = memoryview(data)[header.tables_start :]
+    keys = body[bounds.nbytes + members.nbytes :]
+    stamp = (facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+    if _whole.get(path) != stamp:
+        problem = "its content is not what was written"
+        if header.sealed(body) == header.body_digest:
+            problem = tables_problem(bounds, members, keys, len(header.columns), header.tar_bytes)
+        if problem:
+            again = f"rebuild it with: unified shards index {path.with_suffix('')}"
+            raise DataError(f"{path}: damaged index ({problem}); {again}")
+        _whole[path] = stamp
     return Index(header.tar_bytes, header.digest, header.columns, bounds, members, keys)
+
+
+_whole: dict[Path, tuple[int, ...]] = {}  # the indexes that this process, or the one it was forked from, found whole

@@ -2,23 +2,28 @@
 
 import mmap
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
 from unified.core.locations import PIPE, shown
+from unified.core.text_files import shown_text
 from unified.data.braces import expand_braces
 from unified.data.download import read_bytes
-from unified.data.index import MOST_HEADER, Index, header_bytes, parse_header
+from unified.data.index import BLOCK, MOST_HEADER, Index, header_bytes, parse_header
 from unified.data.patterns import MANIFEST, parse_manifest
-from unified.data.shard_cache import RemoteShard, ShardCache, index_url
+from unified.data.remote_shard import RemoteShard, index_url
+from unified.data.shard_cache import ShardCache
 from unified.data.transfer import RefusedError
 from unified.log import logger
 from unified.types import DataError
 
 ASKED_AT_ONCE = 16
 FETCHED_AT_ONCE = 4
+MOST_MANIFEST = 1 << 26
+"""Bytes: some 300,000 shards."""
 
 
 @dataclass(frozen=True)
@@ -83,24 +88,41 @@ def _of_manifest(pattern: str, cache: ShardCache) -> list[RemoteShard]:
     folder = address.removesuffix(MANIFEST)
     url = f"{folder}{MANIFEST}{mark}{query}"
     try:
-        content = read_bytes(url, cache.patience)
+        content = read_bytes(url, cache.patience, MOST_MANIFEST + 1)
     except RefusedError as error:
         raise RefusedError(
             f"{error}. Without a {MANIFEST} name the shards with braces such as {{000..012}}.tar"
         ) from error
+    if len(content) > MOST_MANIFEST:
+        raise DataError(f"{shown(url)}: expected a manifest of at most {MOST_MANIFEST:,} bytes, got more")
     manifest = parse_manifest(content, shown(url))
     web = address.lower().startswith(("http://", "https://"))
-    try:
-        columns = tuple(manifest["columns"])
-        return [
-            RemoteShard(
-                f"{folder}{quote(shard['path']) if web else shard['path']}{mark}{query}",
-                *(int(shard["samples"]), int(shard["bytes"]), str(shard["sha256"]), columns),
-            )
-            for shard in manifest["shards"]
-        ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{shown(url)}: a shard lacks samples, bytes or sha256 ({error}); build it anew") from error
+    columns = manifest.get("columns")
+    if not isinstance(columns, dict) and manifest["shards"]:
+        raise DataError(f"{shown(url)}: expected its columns, got none. Hint: build the manifest anew")
+    return [
+        _listed(
+            shard, f"{folder}{quote(shard['path']) if web else shard['path']}{mark}{query}", tuple(columns), shown(url)
+        )
+        for shard in manifest["shards"]
+    ]
+
+
+def _listed(shard: Mapping[str, Any], url: str, columns: tuple[str, ...], where: str) -> RemoteShard:
+    """A shard as a manifest lists it, if that can be."""
+    samples, size, sha256 = (shard.get(name) for name in ("samples", "bytes", "sha256"))
+    again = f"{where}: shard {shown_text(str(shard['path']))}"
+    hint = "Hint: build the manifest anew"
+    if type(size) is not int or not 0 < size < 2**63:
+        raise DataError(f"{again}: expected its size in bytes, got {shown_text(str(size))}. {hint}")
+    if type(samples) is not int or not 0 < samples <= size // BLOCK:
+        raise DataError(
+            f"{again}: expected a number of samples from 1 to {size // BLOCK:,}, as {size:,} bytes hold, got "
+            f"{shown_text(str(samples))}. {hint}"
+        )
+    if not isinstance(sha256, str) or not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise DataError(f"{again}: expected a SHA-256 of 64 hex digits, got {shown_text(str(sha256))}. {hint}")
+    return RemoteShard(url, samples, size, sha256, columns)
 
 
 def _of_tars(urls: Sequence[str], cache: ShardCache) -> list[RemoteShard]:

@@ -2,7 +2,8 @@
 
 A complete shard lies there under its SHA-256, with its index beside it:
 
-    SHA256.tar            last used at its time of modification; whoever has it mapped holds a shared lock on it
+    SHA256.tar            whoever has it mapped holds a shared lock on it; compared with its name when it is opened
+    SHA256.used           last used at its time of modification
     SHA256-BYTES.partial  on its way; its process holds an exclusive lock. Without one it was left, and will be resumed
     url-KEY.json          what is known of a shard that came without index and manifest
     lock                  held for the moments in which room is made
@@ -16,64 +17,35 @@ none while it waits for another shard; so whoever waits for room will get it as 
 import errno
 import fcntl
 import hashlib
-import json
 import mmap
 import os
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from functools import cache
 from io import FileIO
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from unified.core.atomic_files import replace_file
-from unified.core.locations import PIPE, shown
+from unified.core.file_hashes import FileHashes
+from unified.core.locations import shown
 from unified.data.download import Download, Patience, read_bytes
-from unified.data.index import (
-    Index,
-    build_index,
-    index_path,
-    open_index,
-    read_header,
-    write_index,
-)
+from unified.data.index import MOST_HEADER, Index, build_index, index_path, open_index, write_index
+from unified.data.remote_shard import RemoteShard, index_url, read_record, write_record
 from unified.data.transfer import UnavailableError
 from unified.log import logger
 from unified.paths import cache_folder
 from unified.recipe import DataSettings
 from unified.types import DataError
 
-FORMAT = 1
 POLL = 0.05
 """Seconds between looks at what another process is doing."""
 ROOM_PATIENCE = 120.0
 """Seconds after which a process no longer waits for room."""
 
 
-@dataclass(frozen=True)
-class RemoteShard:
-    """What is known of a shard before its bytes are here."""
-
-    url: str
-    samples: int
-    tar_bytes: int
-    sha256: str
-    columns: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """The URL for messages."""
-        return shown(self.url)
-
-
-def index_url(url: str) -> str | None:
-    """Where the index of a shard would lie; the output of a command has none."""
-    if url.startswith(PIPE):
-        return None
-    address, mark, query = url.partition("?")
-    return f"{address}.idx{mark}{query}"
+_hashes = cache(FileHashes)  # one for a process: files are compared once
 
 
 def default_folder() -> Path:
@@ -94,16 +66,63 @@ class ShardCache:
         return self._tar(shard.sha256).exists()
 
     def open(self, shard: RemoteShard) -> tuple[Index, mmap.mmap]:
-        """The shard and its index by memory map; fetches it where it is not here. The map holds a shared lock."""
-        file = self._held(shard.sha256) or self.fetch(shard)
-        assert file is not None
-        with file:
-            try:
-                index = open_index(index_path(self._tar(shard.sha256)))
-            except (OSError, DataError):
-                index = build_index(self._tar(shard.sha256))
-                write_index(index, index_path(self._tar(shard.sha256)))
-            return index, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # which keeps the locked file open
+        """Return the shard and its index by memory map, which holds a shared lock.
+
+        It is fetched where it is not here, and once more where what is here is not it any more.
+
+        Raises:
+            UnavailableError: It cannot be had, or is not what its manifest says.
+        """
+        for again in (False, True):
+            file = self._held(shard.sha256) or self.fetch(shard)
+            assert file is not None
+            with file:
+                problem = self._problem(shard, file)
+                if problem is None:
+                    index = self._index(shard)
+                    return index, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # which keeps the file locked
+                if not again:
+                    logger.warning("%s: its copy in the cache %s; it is fetched again", shard.name, problem)
+                self._discard(shard, file)
+        raise UnavailableError(f"{shard.name}: its copy in {self.folder} {problem}, twice. Hint: look at that disk")
+
+    def _problem(self, shard: RemoteShard, file: BinaryIO | FileIO) -> str | None:
+        """What shows that a file is not the shard; its content is read once for each time that it was written."""
+        size = os.fstat(file.fileno()).st_size
+        if size != shard.tar_bytes:
+            return f"has {size:,} bytes, not {shard.tar_bytes:,}"
+        path, hashes = self._tar(shard.sha256), _hashes(cache_folder("hashes"))
+        found = hashes.remembered(path)
+        if found is None:
+            found = hashes.read(path)
+            hashes.save()
+        return None if found.hex() == shard.sha256 else "has changed since it was fetched"
+
+    def _discard(self, shard: RemoteShard, file: BinaryIO | FileIO) -> None:
+        """Remove a file that is not the shard, unless another process has put the shard in its place."""
+        path = self._tar(shard.sha256)
+        with self._accounts(), suppress(FileNotFoundError):
+            if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                path.unlink()
+                index_path(path).unlink(missing_ok=True)
+
+    def _index(self, shard: RemoteShard) -> Index:
+        """The index of a shard that is here, made anew where it is not whole or another's."""
+        path = self._tar(shard.sha256)
+        try:
+            index = open_index(index_path(path))
+            fits = index.digest.hex() == shard.sha256 and index.tar_bytes == shard.tar_bytes
+        except (OSError, DataError):
+            fits = False
+        if not fits:
+            index = build_index(path)
+            write_index(index, index_path(path))
+        if len(index) != shard.samples:
+            raise UnavailableError(
+                f"{shard.name}: expected {shard.samples:,} samples, as its manifest or index says, got {len(index):,}. "
+                "Hint: build the manifest anew"
+            )
+        return index
 
     def fetch(
         self,
@@ -149,8 +168,7 @@ class ShardCache:
                 Download(shard.url, file, shard.tar_bytes, shard.sha256).run(self.patience, stop)
                 self._add_index(shard, partial)
                 os.fsync(file.fileno())
-            partial.rename(self._tar(shard.sha256))
-            os.utime(file.fileno())
+            self._publish(partial, shard.sha256)
             fcntl.flock(file, fcntl.LOCK_SH)
         except BaseException:
             file.close()
@@ -167,8 +185,8 @@ class ShardCache:
             try:
                 temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.new")
                 with suppress(DataError):  # it is built then
-                    temporary.write_bytes(read_bytes(url, self.patience))
-                    if read_header(temporary).digest.hex() == shard.sha256 and _body_is_whole(temporary):
+                    temporary.write_bytes(read_bytes(url, self.patience, shard.tar_bytes + MOST_HEADER))
+                    if open_index(temporary).digest.hex() == shard.sha256:
                         temporary.replace(path)
                         return
             finally:
@@ -184,7 +202,9 @@ class ShardCache:
         record = self._record(url)
         while True:
             with suppress(FileNotFoundError):
-                return _remembered(record, url)
+                if known := read_record(record, url):
+                    return known
+                record.unlink()
             partial = record.with_name(f"{record.stem}-0.partial")
             with self._accounts():
                 partial.touch()
@@ -209,13 +229,18 @@ class ShardCache:
             write_index(index, index_path(self._tar(sha256)))
             os.fsync(file.fileno())
             # Before the rename, which lets the next process lock a new part and ask for the record.
-            self._remember(shard)
-            partial.rename(self._tar(sha256))
+            write_record(self._record(url), shard)
+            self._publish(partial, sha256)
         return shard
 
-    def _remember(self, shard: RemoteShard) -> None:
-        record = self._record(shard.url)
-        replace_file(record, json.dumps({"format": FORMAT, **asdict(replace(shard, url=""))}))
+    def _publish(self, partial: Path, sha256: str) -> None:
+        """Give a complete file its name; its hash was just computed, and is kept."""
+        path = self._tar(sha256)
+        partial.rename(path)
+        _mark_used(path)
+        hashes = _hashes(cache_folder("hashes"))
+        hashes.note(path, sha256)
+        hashes.save()
 
     def check(self, shards: Collection[RemoteShard]) -> None:
         """Refuse a cache that cannot hold the largest of `shards`."""
@@ -252,7 +277,7 @@ class ShardCache:
         if not os.fstat(file.fileno()).st_nlink:  # removed between the two lines above
             file.close()
             return None
-        os.utime(file.fileno())
+        _mark_used(self._tar(sha256))
         return file
 
     def _make_room(self, size: int, keep: Collection[str]) -> bool:
@@ -260,8 +285,8 @@ class ShardCache:
         files = []
         for entry in os.scandir(self.folder):
             with suppress(FileNotFoundError):
-                facts = entry.stat()
-                files.append((facts.st_mtime_ns, max(facts.st_size, _promised(entry.name)), Path(entry.path)))
+                facts, path = entry.stat(), Path(entry.path)
+                files.append((_last_used(path, facts), max(facts.st_size, _promised(entry.name)), path))
         used = sum(length for _, length, _ in files)
         for _, length, path in sorted(files):
             if used + size <= self.limit:
@@ -311,12 +336,28 @@ def _locked(partial: Path) -> FileIO | None:
     return None
 
 
+def _use(tar: Path) -> Path:
+    """The empty file that was last written to when a tar was used: the times of the tar tell whether it changed."""
+    return tar.with_suffix(".used")
+
+
+def _mark_used(tar: Path) -> None:
+    _use(tar).touch()
+
+
+def _last_used(path: Path, facts: os.stat_result) -> int:
+    with suppress(FileNotFoundError):
+        return max(facts.st_mtime_ns, _use(path).stat().st_mtime_ns)
+    return facts.st_mtime_ns
+
+
 def _unlinked(path: Path) -> bool:
     """Remove a file that nobody has locked, and the index beside it."""
     with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink()
         index_path(path).unlink(missing_ok=True)
+        _use(path).unlink(missing_ok=True)
         logger.debug("%s: removed from the shard cache", path)
         return True
     return False
@@ -326,16 +367,3 @@ def _promised(name: str) -> int:
     """The bytes that a partial file will have."""
     size = name.removesuffix(".partial").rpartition("-")[2]
     return int(size) if name.endswith(".partial") and size.isdecimal() else 0
-
-
-def _body_is_whole(path: Path) -> bool:
-    index = open_index(path)
-    return index.header.body_digest == read_header(path).body_digest
-
-
-def _remembered(record: Path, url: str) -> RemoteShard:
-    content: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-    version = content.pop("format")
-    if version != FORMAT:
-        raise DataError(f"{record}: format {version}, this version of unified reads {FORMAT}; delete it")
-    return RemoteShard(**{**content, "url": url, "columns": tuple(content["columns"])})

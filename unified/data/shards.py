@@ -74,6 +74,7 @@ class LocalShard:
         if index_path(path).is_file():
             header = read_header(index_path(path))
             _check_size(path, header.tar_bytes)
+            open_index(index_path(path))  # compared whole now, and not again while it stays as it is
             return cls(path, header)
         index = _add_index(path)
         return cls(path, index.header, None if index_path(path).is_file() else index)

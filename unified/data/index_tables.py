@@ -1,0 +1,36 @@
+"""Whether the tables of an index can be those of its tar, looked at whole before any of them is used."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def tables_problem(
+    bounds: NDArray[np.uint64],
+    members: NDArray[np.uint64],
+    keys: bytes | memoryview,
+    columns: int,
+    tar_bytes: int,
+) -> str | None:
+    """Return what is wrong with tables, in words, or None.
+
+    Args:
+        bounds: (samples + 1, 2) first byte of each key and first member.
+        members: (members, 3) column, offset in the tar, size.
+        keys: The keys, one after the other.
+        columns: The number of columns.
+        tar_bytes: The size of the tar.
+    """
+    starts = bounds[:, 0]
+    ends = (len(keys), len(members))
+    if bounds[0].any() or tuple(bounds[-1].tolist()) != ends or (bounds[1:] < bounds[:-1]).any():
+        return "its samples do not follow one another"
+    if len(members) and int(members[:, 0].max()) >= columns:
+        return "a member is of no column"
+    if (members[:, 1] > tar_bytes).any() or (members[:, 2] > tar_bytes - members[:, 1]).any():
+        return "a member lies outside the tar"
+    try:
+        str(keys, "utf-8")
+    except UnicodeDecodeError:
+        return "its keys are not UTF-8"
+    inner = np.frombuffer(keys, np.uint8)[starts[:-1][starts[:-1] < len(keys)].astype(np.int64)]
+    return "a key begins within a letter" if (inner & 0xC0 == 0x80).any() else None
