@@ -42,7 +42,7 @@ class FileHashes:
         facts = path.stat()
         if facts.st_size <= SMALL_BYTES:
             return None
-        entry = self._entries(path.parent.resolve()).get(path.name)
+        entry: Any = self._entries(path.parent.resolve()).get(path.name)
         try:
             *seen, sha256 = entry
             return bytes.fromhex(sha256) if seen == _stamp(facts) and len(sha256) == 64 else None

@@ -3,7 +3,7 @@
 import re
 from itertools import islice
 
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
 
 from unified.core.text_files import shown_text
 from unified.types import DataError

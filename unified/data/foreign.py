@@ -1,7 +1,6 @@
 """Columns of shards that others made, decoded as webdataset decodes them: arrays, MessagePack; never pickles."""
 
 import io
-import math
 from tokenize import TokenError
 from typing import Any
 
@@ -30,8 +29,11 @@ def decode_array(data: bytes) -> np.ndarray:
         raise ValueError("expected the header of an array, got one that cannot be read") from error
     if dtype.hasobject:
         raise ValueError("expected an array of numbers, got one of Python objects. Hint: store it as numbers or json")
-    expected, found = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
-    if min(shape, default=0) < 0 or found < expected or (not dtype.itemsize and math.prod(shape)):
+    count = 1
+    for side in shape:
+        count *= side
+    expected, found = count * dtype.itemsize, len(data) - stream.tell()
+    if min(shape, default=0) < 0 or found < expected or (not dtype.itemsize and count):
         raise ValueError(f"expected {expected:,} bytes for an array of shape {shape}, got {found:,}")
     return np.asarray(npy_loads(data))
 

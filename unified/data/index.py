@@ -335,7 +335,7 @@ def open_index(path: Path) -> Index:
     keys = body[bounds.nbytes + members.nbytes :]
     stamp = (facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
     if _whole.get(path) != stamp:
-        problem = "its content is not what was written"
+        problem: str | None = "its content is not what was written"
         if header.sealed(body) == header.body_digest:
             problem = tables_problem(bounds, members, keys, len(header.columns), header.tar_bytes)
         if problem:

@@ -98,7 +98,7 @@ def _of_manifest(pattern: str, cache: ShardCache) -> list[RemoteShard]:
     manifest = parse_manifest(content, shown(url))
     web = address.lower().startswith(("http://", "https://"))
     columns = manifest.get("columns")
-    if not isinstance(columns, dict) and manifest["shards"]:
+    if not isinstance(columns, dict):
         raise DataError(f"{shown(url)}: expected its columns, got none. Hint: build the manifest anew")
     return [
         _listed(
