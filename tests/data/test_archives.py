@@ -105,7 +105,7 @@ def tarred() -> bytes:
     [
         (b"", "got an empty file"),
         (tarred(), "got a tar archive. Hint: unpack it with tar xf"),
-        (gzip.compress(tarred()), "got gzip-compressed data. Hint: unpack it"),
+        (gzip.compress(tarred(), mtime=0), "got gzip-compressed data. Hint: unpack it"),
         (b"7z\xbc\xaf\x27\x1c\0\4", "got a 7z archive"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n",
@@ -114,6 +114,7 @@ def tarred() -> bytes:
         (b"<!DOCTYPE html><html>", "got a web page"),
         (b"something", "got another file"),
     ],
+    ids=["empty", "tar", "gzip", "7z", "pointer", "page", "other"],
 )
 def test_files_that_are_no_zips_say_what_they_are(tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / "a.zip").write_bytes(data)
