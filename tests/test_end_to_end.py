@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import pytest
 from PIL import Image
 from tiny import write_recipe
@@ -65,7 +66,9 @@ def test_evaluate_compare_export_and_load_in_three_lines(folder: Path) -> None:
         assert expected in printed
 
 
-def test_errors_for_people_have_no_traceback_and_say_what_exists(folder: Path) -> None:
+def test_errors_for_people_have_no_traceback_and_say_what_exists(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     wrong = {
         ("train", "recipes/quickstrat.yaml"): "did you mean 'quickstart",
         ("eval", str(folder / "nowhere"), "digits"): "nowhere",
@@ -74,6 +77,7 @@ def test_errors_for_people_have_no_traceback_and_say_what_exists(folder: Path) -
         ("export", str(folder / "data"), str(folder / "x")): "data",
     }
     for arguments, message in wrong.items():
-        output = run(*arguments, expected=1)
+        status, output = commands.run(capfd, *arguments)
+        assert str(status).startswith("error: ")
         assert message in output, output
         assert "Traceback" not in output

@@ -109,6 +109,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 
 
+@pytest.mark.slow
 def test_the_peak_of_memory_is_near_one_file(tmp_path: Path) -> None:
     small = write_run(tmp_path / "small")
     large = write_run(tmp_path / "large", settings=replace(SETTINGS, width=256, depth=32, heads=4, hidden=1024))
