@@ -5,6 +5,8 @@ INSTALLED := .venv/.installed
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 export OMP_WAIT_POLICY := PASSIVE
+# What is imported is compiled then; compiling all of torch takes a fifth of an installation.
+export PIP_NO_COMPILE := 1
 
 .PHONY: install quickstart test test-slow test-faults lint bench gpu-bundle clean
 

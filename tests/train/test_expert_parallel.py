@@ -17,7 +17,7 @@ from unified.recipe import EngineSettings, Recipe
 from unified.train.engine import check_expert_parallel
 
 ENGINES = ("ddp", "zero1", "zero2")
-QUICK = ["ddp+ep2/token/curve", "zero2+ep2/context/curve", "zero1+ep2/token/bad_expert", "zero1+ep2/token/resumed"]
+QUICK = ["ddp+ep2/token/curve", "zero2+ep2/context/curve"]
 TWO = [
     *[f"{engine}+ep2/token/{what}" for engine in ENGINES for what in ("curve", "bad_expert")],
     *[f"{engine}+ep2/context/curve" for engine in ("ddp", "zero2")],
@@ -95,21 +95,6 @@ def test_four_processes_with_experts_in_parts_compute_what_one_computes(quick: R
     assert compare(quick) == 2
 
 
-@pytest.mark.distributed
-def test_one_bad_number_in_one_expert_changes_nothing(quick: Results) -> None:
-    check_bad_expert(quick[4]["zero1+ep2/token/bad_expert"])
-
-
-@pytest.mark.distributed
-def test_a_run_with_experts_in_parts_goes_on_exactly(quick: Results) -> None:
-    assert quick[4]["zero1+ep2/token/resumed"]["differ"] == []
-
-
-def check_bad_expert(found: dict[str, Any]) -> None:
-    assert "the gradient is not finite. task '" in found["message"]
-    assert found["changed"] == []
-
-
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_experts_in_parts_compute_what_one_process_computes(results: Results) -> None:
@@ -149,7 +134,9 @@ def test_gradients_of_experts_that_are_not_averaged_are_seen(results: Results) -
 @pytest.mark.distributed
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_bad_number_changes_nothing_on_any_engine(results: Results, engine: str) -> None:
-    check_bad_expert(results[2][f"{engine}+ep2/token/bad_expert"])
+    found = results[2][f"{engine}+ep2/token/bad_expert"]
+    assert "the gradient is not finite. task '" in found["message"]
+    assert found["changed"] == []
 
 
 @pytest.mark.slow

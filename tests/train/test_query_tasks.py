@@ -57,10 +57,9 @@ def check_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 @pytest.mark.distributed
 def test_two_processes_compute_what_one_computes(squares: Path) -> None:
-    results = launched(squares, TASKS, ["ddp/dense/curve", "zero3/dense/curve", "ddp/dense/idle"])
+    results = launched(squares, TASKS, ["ddp/dense/curve", "ddp/dense/idle"])
     assert len(results["none"]["losses"]) == len(TASKS) + 1
-    for engine in ("ddp", "zero3"):
-        check_same(results[f"{engine}/dense/curve"], results["none"])
+    check_same(results["ddp/dense/curve"], results["none"])
     changed = results["ddp/dense/idle"]  # by a step of attributes alone
     for group in ("weights", "exp_avg", "exp_avg_sq", "steps"):
         rows = [name for name in changed[group] if name.startswith("queries.") and name.split(".")[1] in KINDS]
