@@ -118,7 +118,9 @@ def outcomes(trainer: Trainer, loader: StepLoader, settings: Sequence[str] = SET
     return found
 
 
-BRIEF = [(name, SOME, "fp32") for name in ("dense", "attribute", "context", "token")] + [(name, SOME, "bf16") for name in ("dense", "token")]
+BRIEF = [(name, SOME, "fp32") for name in ("dense", "attribute", "context", "token")] + [
+    (name, SOME, "bf16") for name in ("dense", "token")
+]
 LONG = [(name, None, precision) for name, precision in product(MODELS, PRECISIONS)]
 
 
