@@ -107,6 +107,14 @@ def test_a_part_of_split_weights_is_named(folder: Path) -> None:
         hub.load(folder)
 
 
+@pytest.mark.parametrize("name", ["../model.safetensors", "/tmp/model.safetensors", "weights.bin", "a/b.safetensors"])
+def test_an_index_names_weights_of_its_own_folder_alone(folder: Path, name: str) -> None:
+    (folder / WEIGHTS).rename(folder.parent / WEIGHTS)
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": {"proj.weight": name}}))
+    with pytest.raises(WeightsError, match="expected names of safetensors files in this folder, got"):
+        check_weights(folder)
+
+
 def test_whole_files_pass(saved: Path) -> None:
     check_weights(saved)
     check_weight_file(saved / WEIGHTS)

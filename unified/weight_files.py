@@ -75,11 +75,15 @@ def _named(index: Path) -> list[Path]:
     """The files that an index names."""
     data = index.read_bytes()
     try:
-        return [index.parent / name for name in sorted(set(json.loads(data)["weight_map"].values()))]
+        names = sorted(set(json.loads(data)["weight_map"].values()))
+        outside = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         kind = file_kind(data[:START])
         found, hint = (kind.name, kind.hint) if kind is not None else ("another or a damaged file", _AGAIN)
         raise WeightsError(f"{index}: expected the index of files of weights, got {found}. Hint: {hint}") from error
+    if outside:
+        raise WeightsError(f"{index}: expected names of safetensors files in this folder, got {outside[0]!r}")
+    return [index.parent / name for name in names]
 
 
 @contextmanager
