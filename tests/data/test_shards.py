@@ -154,7 +154,19 @@ def test_manifest_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     for change, message in [
         ({"format": 2}, "manifest format 2, this version of unified reads 1"),
         ({"shards": [{"path": "../x.tar"}]}, "outside its folder"),
-        ({"shards": 3}, "not a manifest"),
+        ({"format": None}, "manifest format None"),
+        ({"shards": 3}, "shards: expected a list, got 3"),
+        ({"shards": [5]}, r"shards\[0\]: expected a mapping with `path`, got 5"),
+        ({"shards": [{"path": 5}]}, r"shards\[0\]: path: expected a text, got 5"),
+        ({"shards": [{"path": "x", "bytes": "x"}]}, "bytes: expected a whole number from 0, got 'x'"),
+        ({"shards": [{"path": "x", "sha256": 5}]}, "sha256: expected a text, got 5"),
+        ({"shards": [{"path": "x", "sha256": "zz"}]}, "sha256: expected 64 hexadecimal digits, got 'zz'"),
+        ({"samples": None}, "samples: expected a whole number from 0, got None"),
+        ({"samples": -5}, "samples: expected a whole number from 0, got -5"),
+        ({"samples": True}, "samples: expected a whole number from 0, got True"),
+        ({"columns": [1]}, r"columns: expected a mapping, got \[1\]"),
+        ({"columns": {"txt": "x"}}, "columns: expected a mapping"),
+        ({"classes": "ab"}, "classes: expected a list, got 'ab'"),
     ]:
         (folder / "manifest.json").write_text(json.dumps({**manifest, **change}))
         with pytest.raises(DataError, match=message):

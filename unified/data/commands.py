@@ -78,6 +78,7 @@ def build(
     options = options or Options()
     if skip_existing and out.is_dir() and any(out.iterdir()):
         manifests = {Path(part).name: read_manifest(Path(part)) for part in parts(out)}
+        _check_whole(out, manifests)
         _check_kind(out, manifests, kind or source)
         _check_parts(out, manifests, options)
         say(f"{out} is complete already; nothing was built.")
@@ -87,6 +88,18 @@ def build(
     else:
         manifests = _build_own(Path(source), out, kind, options)
     _summarise(out, manifests)
+
+
+def _check_whole(out: Path, manifests: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse manifests that do not say what the table of a build does."""
+    for part, manifest in manifests.items():
+        missing = [key for key in ("kind", "samples", "columns") if key not in manifest]
+        missing += ["bytes" for shard in manifest["shards"] if "bytes" not in shard][:1]
+        if missing:
+            raise DataError(
+                f"{out}: --skip-existing: expected a complete manifest of {part or 'the shards'}, got one without "
+                f"{', '.join(missing)}. Hint: build into another folder"
+            )
 
 
 def _check_kind(out: Path, manifests: Mapping[str, Mapping[str, Any]], wanted: str) -> None:

@@ -1,19 +1,31 @@
 """Which shards a pattern names: folders and their manifests, tars, globs and braces."""
 
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unified.core.folders import is_hidden, subfolders
+from unified.core.json_files import parse_json
 from unified.core.locations import is_remote, shown
+from unified.core.printed import quoted
 from unified.data.braces import expand_braces
 from unified.types import DataError
 
 MANIFEST = "manifest.json"
 FORMAT = 1
 COMPRESSED = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst")
+KINDS: dict[str, type] = {
+    **dict.fromkeys(("shards", "classes", "skeleton", "flip", "skipped"), list),
+    **dict.fromkeys(("columns", "groups", "positives", "frames", "class_counts", "held_out"), dict),
+    "samples": int,
+    "kind": str,
+}
+"""Of the values in a manifest that are read somewhere."""
+SHARD_KINDS: dict[str, type] = {"path": str, "samples": int, "bytes": int, "sha256": str}
+COUNTS = ("columns", "frames", "class_counts")
+_EXPECTED: dict[type, str] = {list: "a list", dict: "a mapping", int: "a whole number from 0", str: "a text"}
+_SHA256 = re.compile("[0-9a-f]{64}")
 _MAGIC = re.compile(r"[*?\[]")
 
 
@@ -129,16 +141,39 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def parse_manifest(content: bytes, name: str) -> dict[str, Any]:
     """A manifest from its bytes; `name` begins every error message."""
-    try:
-        manifest = json.loads(content)
-        version, shards = manifest["format"], [Path(shard["path"]) for shard in manifest["shards"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{name}: not a manifest of shards ({type(error).__name__}: {error})") from error
+    manifest = parse_json(content, name)
+    version = manifest.get("format")
     if version != FORMAT:
-        raise DataError(f"{name}: manifest format {version}, this version of unified reads {FORMAT}; update unified")
-    if any(shard.is_absolute() or ".." in shard.parts for shard in shards):
-        raise DataError(f"{name}: lists shards outside its folder")
+        raise DataError(
+            f"{name}: manifest format {quoted(version)}, this version of unified reads {FORMAT}; update unified"
+        )
+    _check_kinds(manifest, KINDS, name)
+    for number, shard in enumerate(manifest.get("shards", ())):
+        where = f"{name}: shards[{number}]"
+        if not isinstance(shard, dict) or "path" not in shard:
+            raise DataError(f"{where}: expected a mapping with `path`, got {quoted(shard)}")
+        _check_kinds(shard, SHARD_KINDS, where)
+        path = Path(shard["path"])
+        if path.is_absolute() or ".." in path.parts:
+            raise DataError(f"{name}: lists shards outside its folder")
+        if "sha256" in shard and not _SHA256.fullmatch(shard["sha256"]):
+            raise DataError(f"{where}.sha256: expected 64 hexadecimal digits, got {quoted(shard['sha256'])}")
+    if "shards" not in manifest:
+        raise DataError(f"{name}: not a manifest of shards, as it has no `shards`")
     return dict(manifest)
+
+
+def _check_kinds(content: Mapping[str, Any], kinds: Mapping[str, type], where: str) -> None:
+    """Refuse values of other kinds; numbers are whole and not below 0, mappings of columns hold such numbers."""
+    for key, kind in kinds.items():
+        if key not in content:
+            continue
+        value = content[key]
+        fits = isinstance(value, kind) and not (kind is int and (isinstance(value, bool) or value < 0))
+        if kind is dict and key in COUNTS and fits:
+            fits = all(isinstance(count, int) and not isinstance(count, bool) for count in value.values())
+        if not fits:
+            raise DataError(f"{where}: {key}: expected {_EXPECTED[kind]}, got {quoted(value)}")
 
 
 def natural(path: Path) -> list[tuple[int, int, str]]:

@@ -108,15 +108,17 @@ def _against_manifest(folder: Path, samples: int, columns: Counter[str], digests
     for shard in manifest["shards"]:
         path = folder / shard["path"]
         size, digest = path.stat().st_size, digests.get(path, "")
-        if size != shard["bytes"]:
+        if not {"bytes", "sha256"} <= shard.keys():
+            yield f"{folder / MANIFEST}: of {shard['path']} it lacks bytes or sha256; build the folder anew"
+        elif size != shard["bytes"]:
             yield f"{path}: {size:,} bytes, {MANIFEST} says {shard['bytes']:,}"
         elif digest and digest != shard["sha256"]:
             yield f"{path}: SHA-256 {digest[:12]}…, {MANIFEST} says {shard['sha256'][:12]}…: its bytes have changed"
     unlisted = {path.name for path in tars_in(folder)} - {shard["path"] for shard in manifest["shards"]}
     for name in sorted(unlisted):
         yield f"{folder / name}: not listed in {MANIFEST}"
-    if samples != manifest["samples"]:
+    if samples != manifest.get("samples", samples):
         yield f"{folder}: {samples:,} samples can be read, {MANIFEST} says {manifest['samples']:,}"
-    for name, count in manifest["columns"].items():
+    for name, count in manifest.get("columns", {}).items():
         if columns[name] != count:
             yield f"{folder}: column {name!r} is in {columns[name]:,} samples, {MANIFEST} says {count:,}"
