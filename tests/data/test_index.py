@@ -206,6 +206,35 @@ def test_names_that_an_index_cannot_hold_are_refused(tmp_path: Path, name: str, 
         build_index(make_tar(tmp_path / "s.tar", [(name, b"1")], tarfile.GNU_FORMAT))
 
 
+def header(name: bytes, size: bytes, kind: bytes = b"0") -> bytes:
+    """A header of a ustar member with a checksum that fits, whatever it claims."""
+    block = bytearray(512)
+    block[: len(name)], block[100:108], block[108:124] = name, b"0000644\0", b"0000000\0" * 2
+    block[124:136], block[136:148] = size.ljust(12, b"\0")[:12], b"00000000000\0"
+    block[148:156], block[156:157], block[257:265] = b" " * 8, kind, b"ustar\00000"
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def pax(record: bytes) -> bytes:
+    return header(b"p", b"%011o\0" % len(record), b"x") + record.ljust(512, b"\0")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pax(b"12 comment=a\n") * 1500,
+        header(b"p", b"\xff" + (2**88 - 512).to_bytes(11, "big"), b"x"),
+        pax(b"22 GNU.sparse.map=0,x\n"),
+    ],
+    ids=["chain of pax records", "negative pax record", "sparse map"],
+)
+def test_headers_that_break_the_reader_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "s.tar").write_bytes(content + header(b"a.txt", b"00000000000\0") + bytes(1024))
+    with pytest.raises(DataError, match=r"s\.tar: cut off, damaged or no plain tar|sparse file"):
+        build_index(tmp_path / "s.tar")
+
+
 def test_compressed_tars_in_a_folder_are_not_passed_over(tmp_path: Path) -> None:
     make_tar(tmp_path / "a.tar", [("1.txt", b"one")])
     for name in ("a.tar.gz", "b.tar.gz"):

@@ -38,6 +38,8 @@ MOST_HEADER = 1 << 16
 """Bytes in which a header lies with the names of its columns, but for tars of very many columns."""
 WORD = np.dtype("<u8")
 BLOCK = tarfile.BLOCKSIZE
+BROKEN = (tarfile.TarError, EOFError, OverflowError, ValueError, TypeError, LookupError, RecursionError)
+"""What `tarfile` raises for damaged headers: chains of pax records, sparse maps and sizes that are no numbers too."""
 _META = re.compile(r"__[^/]*__($|/)")
 
 
@@ -201,7 +203,9 @@ def build_index(tar: Path) -> Index:
                 if member.isreg():
                     builder.add(member.name, member.offset_data, member.size)
             end = archive.offset
-    except (tarfile.TarError, EOFError, OverflowError, UnicodeError) as error:
+    except DataError:
+        raise
+    except BROKEN as error:
         where = f"after member {builder.keys[-1]!r}" if builder.keys else "at its first member"
         raise DataError(
             f"{tar}: cut off, damaged or no plain tar, {where} ({error}); write or copy it again"

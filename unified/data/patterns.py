@@ -169,7 +169,7 @@ def _check_kinds(content: Mapping[str, Any], kinds: Mapping[str, type], where: s
         if key not in content:
             continue
         value = content[key]
-        fits = isinstance(value, kind) and not (kind is int and (isinstance(value, bool) or value < 0))
+        fits = isinstance(value, kind) and not (isinstance(value, int) and (isinstance(value, bool) or value < 0))
         if kind is dict and key in COUNTS and fits:
             fits = all(isinstance(count, int) and not isinstance(count, bool) for count in value.values())
         if not fits:
