@@ -32,6 +32,7 @@ def results(folder: Path) -> dict[str, Any]:
     return launch(folder, 2, CASES, "observed_cases.py")
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_a_plan_says_what_engines_hold_and_send(results: dict[str, Any]) -> None:
     for engine in COUNTED:
@@ -46,6 +47,7 @@ def test_a_plan_says_what_engines_hold_and_send(results: dict[str, Any]) -> None
         assert sent == pytest.approx(expected, rel=1e-3), engine
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_norms_by_part_are_those_of_one_process(results: dict[str, Any], folder: Path) -> None:
     for model in ("dense", "attribute"):
@@ -65,6 +67,7 @@ def test_norms_by_part_are_those_of_one_process(results: dict[str, Any], folder:
                     assert one == pytest.approx(right, rel=1e-4, abs=1e-6), case
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_norms_by_part_are_without_the_scale_of_the_loss(results: dict[str, Any]) -> None:
     found = [dict(one) for one in results["zero2+fp16/dense/norms"]]
@@ -78,6 +81,7 @@ def test_norms_by_part_are_without_the_scale_of_the_loss(results: dict[str, Any]
         assert math.hypot(*parts.values()) == pytest.approx(norm, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_the_slowest_rank_is_named_though_all_end_their_steps_together(results: dict[str, Any]) -> None:
     for engine in ("ddp", "zero2"):
