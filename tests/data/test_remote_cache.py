@@ -167,7 +167,8 @@ def test_processes_that_want_the_same_shard_fetch_it_once(server: ShardServer, t
     assert server.asked(name(0)) == [0]
 
 
-def test_without_an_index_too(server: ShardServer, tmp_path: Path) -> None:
+def requests_without_an_index(server: ShardServer, tmp_path: Path) -> list[int]:
+    """The first byte of each request of three processes that want one shard, which has no index, at once."""
     for path in (tmp_path / "d").glob("*.idx"):
         path.unlink()
     server.rate = 5 * SIZE
@@ -179,7 +180,11 @@ def test_without_an_index_too(server: ShardServer, tmp_path: Path) -> None:
     assert [found.get(timeout=20) for _ in others] == [generator("bytes", 0).bytes(SIZE)] * 3
     for other in others:
         other.join()
-    assert server.asked(name(0)) == [0]
+    return server.asked(name(0))
+
+
+def test_without_an_index_too(server: ShardServer, tmp_path: Path) -> None:
+    assert requests_without_an_index(server, tmp_path) == [0]
 
 
 def test_a_process_that_is_slow_to_note_a_shard_is_waited_for(
