@@ -52,14 +52,14 @@ class QueryStates:
     filters: Float[Tensor, "q d"] | None = None  # of maps, of the task alone
     baseline: Baseline = NEUTRAL  # what an answer is before anything is learned
 
-    def maps(self, states: Float[Tensor, "b q d"]) -> Float[Tensor, "b q h w"]:
-        """A value of each query at each place, in the states of one layer."""
+    def maps(self, states: Float[Tensor, "b q d"]) -> Float[Tensor, "b m h w"]:
+        """A value of each map at each place, in the states of one layer."""
         found: Tensor = self.interpreter.maps(states, self.features, *(() if self.filters is None else (self.filters,)))
         if self.baseline.maps is not None:
             found = found + resized(self.baseline.maps[None], (found.shape[2], found.shape[3])).to(found.dtype)
         return found
 
-    def presence(self, states: Float[Tensor, "b q d"]) -> Float[Tensor, "b q"]:
+    def presence(self, states: Float[Tensor, "b q d"]) -> Float[Tensor, "b n"]:
         """Logits of whether there is what each query asks for."""
         return _plus(self.interpreter.presence(states), self.baseline.logits)
 

@@ -1,4 +1,4 @@
-"""Send damaged inputs through the front doors, and print what came of them: `python -m fuzz --help` in tests/."""
+"""Send damaged inputs through the front doors, and print what came of them: `python -m tests.fuzz --help`."""
 
 import argparse
 import contextlib
@@ -11,15 +11,15 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from fuzz.arguments import Arguments
-from fuzz.doors import Door
-from fuzz.forked import FAULTS, OUTCOMES, Outcome, attempt
-from fuzz.models import Models
-from fuzz.recipes import Recipes, Specs
-from fuzz.runs import Runs
-from fuzz.shards import Members, Shard
-from fuzz.sources import Sources
 
+from tests.fuzz.arguments import Arguments
+from tests.fuzz.doors import Door
+from tests.fuzz.forked import FAULTS, OUTCOMES, Outcome, attempt
+from tests.fuzz.models import Models
+from tests.fuzz.recipes import Recipes, Specs
+from tests.fuzz.runs import Runs
+from tests.fuzz.shards import Members, Shard
+from tests.fuzz.sources import Sources
 from unified.data.write import progress
 
 DOORS: list[type[Door]] = [Models, Shard, Members, Sources, Recipes, Specs, Runs, Arguments]
@@ -27,7 +27,7 @@ DOORS: list[type[Door]] = [Models, Shard, Members, Sources, Recipes, Specs, Runs
 
 def main() -> int:
     """Try inputs; returns the status, 1 where one shows a fault."""
-    parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("doors", nargs="*", metavar="DOOR", help=f"of {', '.join(d.name for d in DOORS)}; default: all")
     parser.add_argument("--inputs", type=int, help="of each door; default: 5,000 and more in all")
     parser.add_argument("--seed", type=int, default=0)

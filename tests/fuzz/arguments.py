@@ -4,10 +4,9 @@ import random
 import sys
 from pathlib import Path
 
-from commands import recipe_file
-from fuzz.doors import Door
-from fuzz.mutations import WORDS, bytes_changed
-
+from tests.commands import recipe_file
+from tests.fuzz.doors import Door
+from tests.fuzz.mutations import WORDS, bytes_changed
 from unified import cli
 
 LINES = [

@@ -6,15 +6,15 @@ import struct
 from pathlib import Path
 
 import torch
-from fuzz.doors import Door, files
-from fuzz.mutations import bytes_changed, changed, damage_bytes, damage_json
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from small_models import small_model, written
 from torch import Tensor
 from transformers import AutoModel, AutoProcessor
 
 import unified
+from tests.fuzz.doors import Door, files
+from tests.fuzz.mutations import bytes_changed, changed, damage_bytes, damage_json
+from tests.small_models import small_model, written
 
 WEIGHTS = "model.safetensors"
 _LENGTH = struct.Struct("<Q")

@@ -4,10 +4,10 @@ import random
 from pathlib import Path
 
 import yaml
-from commands import recipe_file
-from fuzz.doors import Door
-from fuzz.mutations import damage_yaml
 
+from tests.commands import recipe_file
+from tests.fuzz.doors import Door
+from tests.fuzz.mutations import damage_yaml
 from unified import cli
 from unified.evaluate.spec import load_spec
 from unified.paths import data_folder

@@ -5,11 +5,11 @@ import random
 from pathlib import Path
 
 import torch
-from commands import recipe_file
-from fuzz.doors import Door, files
-from fuzz.mutations import damage_bytes, damage_json, damage_yaml
 
 import unified
+from tests.commands import recipe_file
+from tests.fuzz.doors import Door, files
+from tests.fuzz.mutations import damage_bytes, damage_json, damage_yaml
 from unified import cli
 
 STEPS = 4

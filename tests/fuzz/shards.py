@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fuzz.doors import Door, files
-from fuzz.mutations import bytes_changed, changed, damage_bytes, damage_json, deep
 from PIL import Image
 
+from tests.fuzz.doors import Door, files
+from tests.fuzz.mutations import bytes_changed, changed, damage_bytes, damage_json, deep
 from unified.data.index import build_index, index_path, write_index
 from unified.data.inspect import check_sample, describe
 from unified.data.shards import Shards

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from fuzz.doors import Door, files
-from fuzz.mutations import damage_bytes, damage_json, damage_yaml
 from PIL import Image
 
+from tests.fuzz.doors import Door, files
+from tests.fuzz.mutations import damage_bytes, damage_json, damage_yaml
 from unified.data import commands
 from unified.data.build.dense import Options
 from unified.data.verify import verify

@@ -5,19 +5,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from fuzz.__main__ import DOORS
-from fuzz.forked import FAULTS, attempt, is_clear
 
+from tests.fuzz.__main__ import DOORS
+from tests.fuzz.forked import FAULTS, attempt, is_clear
 from unified.errors import UserError
 
-TESTS = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("door", [door.name for door in DOORS])
 def test_no_input_ends_in_a_fault(door: str) -> None:
     """In a process of its own: threads that other tests left would be in every child."""
-    done = subprocess.run([sys.executable, "-m", "fuzz", door], cwd=TESTS, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "tests.fuzz", door], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, f"{done.stdout}{done.stderr[-20_000:]}"
 
 
