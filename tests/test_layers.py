@@ -12,6 +12,7 @@ WORDS = {
     "task",
     "recipe",
     "model_settings",
+    "bounds",
     "config",
     "log",
     "seed",
@@ -42,6 +43,7 @@ MEANING = {
     "post_process",
     "processor",
     "publish",
+    "processor_files",
     "processor_options",
     "hub",
     "export",
@@ -77,7 +79,7 @@ ONLY_IN = {
     "accelerate": {"train"},
     "deepspeed": {"train"},
     "tyro": {"cli"},
-    "huggingface_hub": {"hub", "export", "publish"},
+    "huggingface_hub": {"core", "export", "publish"},
 }
 FILES = sorted(
     path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem not in ("__init__", "__main__")

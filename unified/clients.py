@@ -13,11 +13,21 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
+from unified.answers.match import TEMPERATURES
+from unified.config_bounds import ATTENTION
+from unified.core.hub_files import fetched_folder
+from unified.core.printed import quoted
+from unified.errors import DataError
 from unified.layout import Attributes
 from unified.nn.scaled_dot_product import EAGER, set_eager
 from unified.training_record import write_record
 from unified.types import Tokens
-from unified.weight_files import check_weights, one_set_of_weights
+from unified.weight_files import check_loaded, check_weights, one_set_of_weights
+
+NOT_FETCHED = ("force_download", "local_files_only", "proxies", "subfolder", "variant", "gguf_file")
+"""Keywords with which transformers fetches from the hub by itself."""
+OF_TASKS = (TEMPERATURES, "queries.")
+"""What the names of weights begin with that come and go with tasks."""
 
 
 @dataclass
@@ -124,21 +134,59 @@ class ClientMethods:
         super().set_attn_implementation(attn_implementation, **options)  # type: ignore[misc]
         set_eager(self, self.config._attn_implementation == EAGER)  # type: ignore[arg-type]
 
+    def _check_and_adjust_attn_implementation(
+        self, attn_implementation: str | None, *given: Any, **options: Any
+    ) -> Any:
+        """Refuse names under which transformers fetches and runs kernels, wherever they come from."""
+        if attn_implementation not in ATTENTION:
+            raise DataError(
+                f"attn_implementation: expected 'eager' or 'sdpa', got {quoted(attn_implementation)}. Hint: this model "
+                "computes attention itself, and takes no other kernels"
+            )
+        return super()._check_and_adjust_attn_implementation(attn_implementation, *given, **options)  # type: ignore[misc]
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *arguments: Any, **options: Any) -> Any:
-        """Load a model as `PreTrainedModel` does, from a folder only where it holds one whole set of weights.
+        """Load a model as `PreTrainedModel` does, if the weights are whole and those of its configuration.
 
         Args:
             pretrained_model_name_or_path: a folder, a name on the hub, or None where the weights are given.
-            arguments, options: as there.
+            arguments, options: as there. With a `config` of other tasks than the folder's, weights of tasks alone may
+                be absent or left over. `ignore_mismatched_sizes` lets shapes differ. No pickles are read.
 
         Raises:
-            WeightsError: a folder holds two sets of weights, or files that are cut off or none of weights.
+            WeightsError: a folder holds two sets of weights, files that are cut off or none of weights, or tensors
+                that the configuration does not have; or it lacks some.
         """
-        given = pretrained_model_name_or_path
+        name, told = pretrained_model_name_or_path, options.pop("output_loading_info", False)
+        given = name
+        if name is not None and not Path(name).exists() and not any(options.get(key) for key in NOT_FETCHED):
+            given = str(fetched_folder(name, options))
         if given is not None and Path(given).is_dir() and not {"variant", "subfolder"} & options.keys():
             check_weights(Path(given))
-        return super().from_pretrained(given, *arguments, **options)  # type: ignore[misc]
+        sizes_differ = options.pop("ignore_mismatched_sizes", False)
+        options.setdefault("use_safetensors", True)
+        model, report = super().from_pretrained(  # type: ignore[misc]
+            given, *arguments, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+        found = {**report, "mismatched_keys": () if sizes_differ else report["mismatched_keys"]}
+        if any(found[f"{kind}_keys"] for kind in ("missing", "unexpected")) and cls._has_other_tasks(given, options):
+            for kind in ("missing", "unexpected"):
+                found[f"{kind}_keys"] = [key for key in found[f"{kind}_keys"] if not key.startswith(OF_TASKS)]
+        check_loaded(found, "state_dict" if given is None else str(name))
+        if given != name:
+            model.name_or_path = model.config.name_or_path = name
+        return (model, report) if told else model
+
+    @classmethod
+    def _has_other_tasks(cls, given: Any, options: Mapping[str, Any]) -> bool:
+        """Whether a model is loaded with a configuration of other tasks than lies beside its weights."""
+        config = options.get("config")
+        if config is None or given is None:
+            return False
+        beside = {name: options[name] for name in ("revision", "cache_dir", "token", "subfolder") if name in options}
+        stored = config.from_pretrained(given, **beside)
+        return any(getattr(stored, name) != getattr(config, name) for name in ("families", "queries"))
 
     def save_pretrained(self, save_directory: Any, is_main_process: bool = True, **options: Any) -> None:
         """Write the model, and beside it the processor and the record of training that came with it.

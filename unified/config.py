@@ -1,12 +1,15 @@
 """YAML to frozen dataclasses: strict, with `extends`, and with errors that say what would fit."""
 
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
+
+from annotated_types import Interval
 
 from unified.core.printed import quoted
 from unified.core.yaml_files import read_yaml_file
@@ -124,7 +127,7 @@ def build(kind: type[T], value: Any, where: str) -> T:
     if not isinstance(value, Mapping):
         raise RecipeError(f"{where}: expected the keys of {kind.__name__}, found {quoted(value)}")
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     for name in value:
         if name not in known:
             raise RecipeError(
@@ -144,12 +147,17 @@ def build(kind: type[T], value: Any, where: str) -> T:
 
 
 def coerce(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the annotated type `hint`, or a `RecipeError`. YAML reads 1e-4 as text: text may become a number."""
+    """`value` as the annotated type `hint`, or a `RecipeError`. YAML reads 1e-4 as text: text may become a number.
+
+    The bounds of numbers stand in the hint: `Annotated[int, Interval(ge=1)]`.
+    """
     if hint is Any:
         return value
     if is_dataclass(hint):
         return build(typing.cast(type, hint), value, where)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _within(arguments[1:], coerce(arguments[0], value, where), where)
     if origin is Literal:
         if value in arguments:
             return value
@@ -163,6 +171,26 @@ def coerce(hint: Any, value: Any, where: str) -> Any:
             raise RecipeError(f"{where}: expected keys and values, found {quoted(value)}")
         return {str(name): coerce(arguments[1], item, f"{where}.{name}") for name, item in value.items()}
     return _coerce_scalar(hint, value, where)
+
+
+def _within(bounds: Sequence[Any], value: Any, where: str) -> Any:
+    """A number that lies in all intervals; none holds what is not finite."""
+    for bound in bounds:
+        assert isinstance(bound, Interval), bound
+        least, most = (math.inf * sign if limit is None else limit for sign, limit in ((-1, bound.ge), (1, bound.le)))
+        above = -math.inf if bound.gt is None else bound.gt
+        if not (least <= value <= most and above < value < math.inf):
+            raise RecipeError(f"{where}: expected {_range(bound)}, got {value:,}")
+    return value
+
+
+def _range(bound: Interval) -> str:
+    """The numbers of an interval, in words."""
+    if bound.ge is not None and bound.le is not None:
+        return f"{bound.ge:,} to {bound.le:,}"
+    if bound.ge is not None:
+        return f"a finite number from {bound.ge:,} on"
+    return "a finite number" if bound.gt is None else f"a finite number above {bound.gt:,}"
 
 
 def _coerce_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:

@@ -1,11 +1,32 @@
-"""What a config.json may say: kinds and ranges of every key, checked before anything is built or allocated."""
+"""What a config.json may say: kinds and ranges of every key, checked before anything is built or allocated.
 
+The bounds stand on the fields. Keys of transformers' own are listed here, too, and no others reach it: they could make
+it fetch code or kernels, read other files, or hide one of its methods.
+"""
+
+import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Interval
+
+from unified.bounds import (
+    MOST_LABELS,
+    Classes,
+    Count,
+    Depth,
+    Finite,
+    Length,
+    NotNegative,
+    Positive,
+    Side,
+    Vocabulary,
+    Width,
+)
 from unified.config import RecipeError, build
+from unified.core.printed import MOST_QUOTED, quoted
 from unified.core.text_files import shown_text
 from unified.errors import DataError
 from unified.model_settings import ExpertSettings, QuerySettings
@@ -13,120 +34,159 @@ from unified.query_spec import read_specs
 
 WHERE = "config.json"
 DTYPES = ("float32", "float64", "float16", "bfloat16")
-MOST_LABELS = 100_000
-"""Classes of a flat classifier; ImageNet-21k has 21,841."""
+ATTENTION = (None, "eager", "sdpa")
+"""How attention is computed; transformers fetches and runs kernels under any other name."""
+MOST_TASKS = 10_000
+_PROPERTIES = ("num_labels", "name_or_path", "_name_or_path", "_commit_hash", "torch_dtype", "output_attentions")
+"""Keys that transformers writes or wrote beside the fields of its configuration."""
+_STEERING = (
+    *("auto_map", "configuration_files", "custom_pipelines", "distributed_config", "fusion_config", "kernel_config"),
+    *("per_layer_config", "quantization_config", "transformers_weights", "use_kernels"),
+)
+"""Keys by which transformers runs code of a repository, reads other files or makes another network."""
+_ALIKE = 0.75
+"""How much a damaged name has in common with that of a key, as `difflib` counts."""
+_NEEDED = ("width", "depth", "heads", "hidden", "vocabulary_size", "families", "image", "text")
 
 
 @dataclass(frozen=True)
 class ImageShape:
     """The keys of `image`."""
 
-    patch: int
-    height: int
-    width: int
-    mean: Sequence[float]
-    std: Sequence[float]
+    patch: Depth
+    height: Side
+    width: Side
+    mean: tuple[Finite, Finite, Finite]
+    std: tuple[Positive, Positive, Positive]
     positions: Literal["learned", "sincos"] = "learned"
-    position_scale: float = 1.0
-    grid: int = 14
-    frames: int = 1
-    window: int | None = None
-    global_every: int = 1
+    position_scale: Positive = 1.0
+    grid: Depth = 14
+    frames: Count = 1
+    window: Depth | None = None
+    global_every: Depth = 1
 
 
 @dataclass(frozen=True)
 class TextShape:
     """The keys of `text`."""
 
-    positions: int
-    max_length: int
+    positions: Length
+    max_length: Length
 
 
 @dataclass(frozen=True)
 class Prompts:
     """The keys of `prompts`."""
 
-    tokens: int = 0
+    tokens: Annotated[int, Interval(ge=0, le=1 << 14)] = 0
     candidates: bool = False
     spe_bias: bool = False
-    classes: int | None = None
+    classes: Classes | None = None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of token of a task, as `layout.Attributes`."""
+
+    modality: str
+    role: Literal["input", "candidate", "query"] = "input"
+    causal: bool = False
+    given: Sequence[str] = ()
+    family: str = ""
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """The keys of an entry of `tasks`."""
+
+    kinds: Sequence[Kind] = ()
+    id2label: dict[str, str] | None = None
+    read: Literal["prefix", "masked", "causal", "caption"] | None = None
+    inputs: Sequence[str] = ()
+    templates: Sequence[str] = ()
+    vocabulary: Literal["embedding", "encoder"] | None = None
 
 
 @dataclass(frozen=True)
 class _Config:
-    """The keys of a config.json that decide sizes."""
+    """The keys of a config.json, but for `experts`, `queries`, `tasks` and what transformers reads without harm."""
 
-    width: int | None = None
-    depth: int | None = None
-    heads: int | None = None
-    hidden: int | None = None
-    vocabulary_size: int | None = None
+    width: Width | None = None
+    depth: Depth | None = None
+    heads: Depth | None = None
+    hidden: Width | None = None
+    vocabulary_size: Vocabulary | None = None
     spe_token_id: int | None = None
     end_token_id: int | None = None
-    num_labels: int | None = None
-    layer_scale: float | None = None
-    drop_path: float | None = None
+    num_labels: Annotated[int, Interval(ge=0, le=MOST_LABELS)] | None = None
+    layer_scale: NotNegative | None = None
+    drop_path: NotNegative | None = None
     families: Sequence[str] | None = None
     image: ImageShape | None = None
     text: TextShape | None = None
     prompts: Prompts | None = None
+    architectures: Sequence[str] | None = None
+    transformers_version: str | None = None
+    model_type: str | None = None
+    id2label: dict[str, str] | None = None
+    label2id: dict[str, int] | None = None
+    problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = None
+    output_hidden_states: bool | None = None
+    output_attentions: bool | None = None
+    return_dict: bool | None = None
+    chunk_size_feed_forward: Annotated[int, Interval(ge=0, le=1 << 20)] | None = None
+    is_encoder_decoder: bool | None = None
+    attn_implementation: Literal["eager", "sdpa"] | None = None
+    experts_implementation: Literal["eager", "grouped_mm"] | None = None
+    name_or_path: str | None = None
+    _name_or_path: str | None = None
+    _commit_hash: str | None = None
 
 
-_RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("width", "hidden", "queries.width", "queries.hidden", "experts.hidden"), (1, 1 << 17)),
-    **dict.fromkeys(("depth", "heads", "queries.heads"), (1, 1024)),
-    "vocabulary_size": (1, 1 << 22),
-    "num_labels": (0, MOST_LABELS),
-    "layer_scale": (0, math.inf),
-    **dict.fromkeys(("image.height", "image.width"), (1, 1 << 15)),
-    "image.patch": (1, 1024),
-    "image.grid": (1, 1024),
-    "image.frames": (1, 4096),
-    "image.window": (1, 1024),
-    "image.global_every": (1, 1024),
-    "image.position_scale": (0, math.inf),
-    **dict.fromkeys(("text.positions", "text.max_length"), (1, 1 << 20)),
-    "prompts.tokens": (0, 1 << 14),
-    "prompts.classes": (1, MOST_LABELS),
-    "experts.count": (1, 4096),
-    "experts.top": (1, 4096),
-    "queries.depth": (0, 256),
-    "queries.doublings": (0, 6),
-    "queries.detail": (0, 4096),
-    "queries.reduction": (1, 4096),
-}
-"""By key: the least and the most."""
-
-
-def check_config(content: Mapping[str, Any]) -> None:
-    """Refuse what a config.json cannot say.
+def checked_config(content: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
+    """Return what a config.json says, without keys of other programs, which is refused where it cannot be.
 
     Args:
-        content: The mapping in the file; keys of transformers' own are left to it, but for sizes and the data type.
+        content: The mapping in the file.
+        known: The fields of the configuration, those of transformers' own with them.
 
     Raises:
-        DataError: A value of another kind, or beyond what a network can have; the message names the key.
+        DataError: A key is damaged or would steer transformers, a value is of another kind, or beyond what a network
+            can have; the message names the key.
     """
     try:
-        _check(content)
+        return _checked(content, known)
     except RecipeError as error:
         raise DataError(str(error)) from error
 
 
-def _check(content: Mapping[str, Any]) -> None:
-    for name in ("width", "depth", "heads", "hidden", "vocabulary_size", "families", "image", "text"):
+def _checked(content: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
+    for name in _NEEDED:
         if name in content and content[name] is None:
             raise DataError(f"{WHERE}: {name}: expected a value, got null")
-    known = {field.name for field in fields(_Config)}
-    config = build(_Config, {name: value for name, value in content.items() if name in known}, WHERE)
-    _in_range(config, "")
+    checked = {field.name for field in fields(_Config)}
+    every = {*checked, *known, *_PROPERTIES}
+    for name in content.keys() - every:
+        _check_foreign(name, [key for key in known if key not in content])
+    config = build(_Config, {name: value for name, value in content.items() if name in checked}, WHERE)
     _check_parts(config)
     dtype = content.get("dtype", content.get("torch_dtype"))
     if dtype is not None and str(dtype).removeprefix("torch.") not in DTYPES:
         raise DataError(f"{WHERE}: dtype: expected {', '.join(DTYPES)}, got {shown_text(str(dtype))}")
     _check_mapping(content, "experts", _check_experts)
     _check_mapping(content, "queries", _check_queries)
-    _check_mapping(content, "tasks", lambda _: None)
+    _check_mapping(content, "tasks", _check_tasks)
+    return {name: value for name, value in content.items() if name in every}
+
+
+def _check_foreign(name: str, absent: Sequence[str]) -> None:
+    """Refuse a key that steers transformers, and one that is the damaged name of a key that is not there."""
+    if name in _STEERING:
+        raise DataError(
+            f"{WHERE}: {name}: expected no such key, got one. Hint: this model needs no code or files by it"
+        )
+    if alike := difflib.get_close_matches(name[:MOST_QUOTED], absent, n=1, cutoff=_ALIKE):
+        raise DataError(f"{WHERE}: expected keys of a configuration, got {quoted(name)}; did you mean {alike[0]!r}?")
 
 
 def _check_parts(config: _Config) -> None:
@@ -137,12 +197,25 @@ def _check_parts(config: _Config) -> None:
     for name, number in (("spe_token_id", config.spe_token_id), ("end_token_id", config.end_token_id)):
         if number is not None and not 0 <= number < (config.vocabulary_size or math.inf):
             raise DataError(f"{WHERE}: {name}: expected a token of the vocabulary, got {number}")
-    if config.image is not None:
-        for name, values in (("mean", config.image.mean), ("std", config.image.std)):
-            if len(values) != 3 or not all(math.isfinite(value) for value in values):
-                raise DataError(f"{WHERE}: image.{name}: expected three finite numbers, got {list(values)[:4]}")
-        if min(config.image.std) <= 0:
-            raise DataError(f"{WHERE}: image.std: expected numbers above 0, got {list(config.image.std)}")
+    if config.id2label is not None:
+        _check_classes(config.id2label, "id2label")
+
+
+def _check_classes(names: Mapping[str, str], where: str) -> None:
+    wrong = next((number for number in names if not (number.isascii() and number.isdecimal())), None)
+    if wrong is not None or len(names) > MOST_LABELS:
+        got = f"{len(names):,}" if wrong is None else quoted(wrong)
+        raise DataError(f"{WHERE}: {where}: expected at most {MOST_LABELS:,} names by the number of a class, got {got}")
+
+
+def _check_tasks(found: Mapping[str, Any]) -> None:
+    if len(found) > MOST_TASKS:
+        raise DataError(f"{WHERE}: tasks: expected at most {MOST_TASKS:,}, got {len(found):,}")
+    for name, entry in found.items():
+        where = f"{WHERE}: tasks.{shown_text(str(name))}"
+        task = build(TaskEntry, {"kinds": entry} if isinstance(entry, list) else entry, where)
+        if task.id2label is not None:
+            _check_classes(task.id2label, f"tasks.{shown_text(str(name))}.id2label")
 
 
 def _check_mapping(content: Mapping[str, Any], name: str, check: Callable[[Mapping[str, Any]], None]) -> None:
@@ -158,9 +231,7 @@ def _check_experts(found: Mapping[str, Any]) -> None:
     own = {field.name for field in fields(ExpertSettings)}
     folded = found.get("router") == "rows"
     given = {name: value for name, value in found.items() if name in own and not (folded and name == "router")}
-    settings = build(ExpertSettings, given, f"{WHERE}: experts")
-    if not folded:
-        _in_range(settings, "experts.")
+    build(ExpertSettings, given, f"{WHERE}: experts")
     rows = found.get("rows", ())
     if isinstance(rows, str | Mapping) or not isinstance(rows, Sequence) or len(rows) > MOST_LABELS:
         raise DataError(f"{WHERE}: experts.rows: expected a list of names, got {shown_text(str(rows))}")
@@ -168,7 +239,7 @@ def _check_experts(found: Mapping[str, Any]) -> None:
 
 def _check_queries(found: Mapping[str, Any]) -> None:
     own = {name: value for name, value in found.items() if name != "tasks"}
-    _in_range(build(QuerySettings, own, f"{WHERE}: queries"), "queries.")
+    build(QuerySettings, own, f"{WHERE}: queries")
     tasks = found.get("tasks") or {}
     if not isinstance(tasks, Mapping):
         raise DataError(f"{WHERE}: queries.tasks: expected a mapping, got {shown_text(str(tasks))}")
@@ -178,15 +249,3 @@ def _check_queries(found: Mapping[str, Any]) -> None:
             raise DataError(
                 f"{WHERE}: queries.tasks.{name}: expected sizes from 0 to {MOST_LABELS:,}, got {max(sizes):,}"
             )
-
-
-def _in_range(part: Any, above: str) -> None:
-    for field in fields(part):
-        name, value = f"{above}{field.name}", getattr(part, field.name)
-        if hasattr(value, "__dataclass_fields__"):
-            _in_range(value, f"{name}.")
-        elif isinstance(value, float) and not math.isfinite(value):
-            raise DataError(f"{WHERE}: {name}: expected a finite number, got {value}")
-        elif name in _RANGES and value is not None and not _RANGES[name][0] <= value <= _RANGES[name][1]:
-            least, most = (f"{limit:,g}" for limit in _RANGES[name])
-            raise DataError(f"{WHERE}: {name}: expected {least} to {most}, got {value:,}")

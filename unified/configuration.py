@@ -1,13 +1,15 @@
 """The shape of a model as a Hugging Face configuration: what config.json holds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, field
+from dataclasses import asdict, field, fields
+from pathlib import Path
 from typing import Any, Self
 
 from transformers import PretrainedConfig
 
 from unified.conditions import plain
-from unified.config_bounds import check_config
+from unified.config_bounds import checked_config
+from unified.core import json_files
 from unified.layout import Attributes
 from unified.modalities.base import FORMAT, Tokenizer, check_format
 from unified.modalities.image import ImageTokenizer
@@ -145,9 +147,19 @@ class UnifiedConfig(PretrainedConfig):  # type: ignore[misc]
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """The configuration that a config.json holds; one of a newer format is refused."""
         check_format(config_dict, "config.json")
-        check_config(config_dict)
-        tasks = {name: _task(entry) for name, entry in (config_dict.get("tasks") or {}).items()}
-        return super().from_dict({**config_dict, "tasks": tasks}, **kwargs)
+        content = checked_config(config_dict, [field.name for field in fields(cls)])
+        tasks = {name: _task(entry) for name, entry in (content.get("tasks") or {}).items()}
+        return super().from_dict({**content, "tasks": tasks}, **kwargs)
+
+    @classmethod
+    def from_json_file(cls, json_file: Any) -> Any:
+        """As `from_dict`, of a file."""
+        return cls.from_dict(cls._dict_from_json_file(json_file))
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: Any) -> dict[str, Any]:
+        """The content of the file, read within limits: transformers reads configurations by this method."""
+        return json_files.read_json(Path(json_file))  # type: ignore[no-any-return]
 
 
 def _by_number(names: Sequence[str]) -> dict[int, str]:

@@ -57,7 +57,7 @@ def export(
     if there and "config.json" not in there:
         raise HubError(f"{out}: the folder is not empty and not an export (it holds {there[0]}); name another one")
     measured = None if results is None else hub.read_results(Path(results))
-    found, record = hub.run_weights(run, weights), hub.training_record(run)
+    found, record, begun = hub.run_weights(run, weights), hub.training_record(run), _start(run)
     model = _empty_model(run, found)
     shards = _shards({name: found.nbytes(name) for name in model.state_dict() if name in found.origin}, max_shard_size)
     out.mkdir(parents=True, exist_ok=True)
@@ -71,8 +71,9 @@ def export(
         model,
         found.source,
         measured,
+        _facts(begun),
         record=record,
-        base_model=_base_model(run),
+        base_model=hub.repository(begun),
         license_name=license_name,
         language=language,
     )
@@ -80,12 +81,16 @@ def export(
     logger.info("%s: %s, ready for unified.load and unified push", out, found.source)
 
 
-def _base_model(run: Path) -> str | None:
-    """The model on the hub that a run started from; None where it began anew, or from a folder."""
+def _start(run: Path) -> str:
+    """What a run started from, as its recipe names it; "" where it began anew."""
     recipe = run / "recipe.yaml"
     start = (read_yaml(recipe).get("start") or {}) if recipe.is_file() else {}
-    name = str(start.get("model", ""))
-    return name if hub.is_hub_name(name) and not Path(name).exists() else None
+    return str(start.get("model", ""))
+
+
+def _facts(begun: str) -> dict[str, str]:
+    """What the card says of the model on the hub that a run started from: its name, with the commit."""
+    return {} if hub.repository(begun) is None else {"training started from": begun}
 
 
 def _empty_model(run: Path, found: RunWeights) -> UnifiedModel:

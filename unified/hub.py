@@ -4,7 +4,6 @@ An exported folder is flat, in Hugging Face's file names: config.json, model.saf
 tokenizer.json, tokenizer_config.json and README.md, the model card.
 """
 
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,47 +12,35 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    OfflineModeIsEnabled,
-    RevisionNotFoundError,
-)
 from torch import Tensor
-from transformers import AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
+from transformers import AutoModel, AutoModelForZeroShotImageClassification
 
 from unified import checkpoint, processor
 from unified.card import model_card
 from unified.checkpoint.place import STEP, checkpoints_of
 from unified.config import nearest
 from unified.configuration import UnifiedConfig
-from unified.core import json_files
-from unified.errors import DataError, UserError
+from unified.core.hub_files import (
+    FILES,
+    AbsentError,
+    HubError,
+    HubName,
+    fetch_files,
+    first_line,
+    hub_name,
+    resolve_revision,
+)
+from unified.errors import DataError
 from unified.modalities.base import read_json
 from unified.model import UnifiedModel
 from unified.processor import UnifiedProcessor
 from unified.result_files import FORMAT as RESULTS
 from unified.result_files import upgraded
 from unified.training_record import TrainingRecord, read_record, write_record
-from unified.weight_files import WeightsError, check_weights
+from unified.weight_files import WeightsError
 
-FILES = ("*.json", "*.safetensors", "README.md")  # nothing else is fetched, least of all pickles or code
-PROCESSOR_FILES = (
-    *("processor_config.json", "preprocessor_config.json"),
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-)
-"""Looked through before the libraries read them, whose errors do not say which file is cut off."""
 ALIGNED = 64  # bytes
 Weights = Literal["auto", "weights", "ema"]
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-
-
-class HubError(UserError):
-    """A model cannot be found, read or published; the message says what was found and what would fit."""
-
-
-class AbsentError(HubError):
-    """There is no model of this name, or not yet."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +50,18 @@ class Loaded:
     model: UnifiedModel
     processor: UnifiedProcessor
     source: str
+    """In words; of a model of the hub its name with the commit, which loads the same again."""
     record: TrainingRecord | None = None
+    hub_name: HubName | None = None
+    """Of a model of the hub, with the commit as its revision."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The folder that a reference names, and the name on the hub that it was fetched by."""
+
+    folder: Path
+    name: HubName | None = None
 
 
 @dataclass(frozen=True)
@@ -102,10 +100,11 @@ def load(
     """Load a model ready for use, with its processor attached.
 
     Args:
-        reference: A name on the hub (`org/name`), an exported folder, the folder of a run, of which the newest complete
-            checkpoint is read, or one of its checkpoints (`runs/x/checkpoints/step_00000500`).
+        reference: A name on the hub (`org/name`, `org/name@revision`), an exported folder, the folder of a run, of
+            which the newest complete checkpoint is read, or one of its checkpoints
+            (`runs/x/checkpoints/step_00000500`).
         weights: A run's moving average (`ema`), its plain `weights`, or `auto`, the moving average where it keeps one.
-        revision: Branch, tag or commit of a name on the hub; None: its main branch.
+        revision: Branch, tag or commit of a name on the hub that names none; None: its main branch.
         device: Where the model goes, such as "cuda"; None: the CPU.
         dtype: Floating type of the weights, such as "bfloat16" or `torch.bfloat16`; None: as they are stored.
 
@@ -131,7 +130,8 @@ def open_model(
     """As `load`, and says where the weights come from."""
     register()
     kind: dict[str, Any] = {} if dtype is None else {"dtype": _dtype(dtype)}
-    folder = _folder(reference, revision)
+    place = _place(reference, revision)
+    folder = place.folder
     if _is_run(folder):
         loaded = _load_run(folder, weights, None, **kind)
     elif (run := _run_of(folder)) is not None:
@@ -139,7 +139,7 @@ def open_model(
     elif weights == "ema":
         raise HubError(f"{folder}: an exported model has one set of weights; weights='ema' is for runs")
     else:
-        loaded = _load_exported(folder, str(reference), **kind)
+        loaded = _load_exported(place, str(reference), **kind)
     loaded.processor.limit_frames(loaded.model.config.image["frames"])
     loaded.model.processor, loaded.model.training_record = loaded.processor, loaded.record
     loaded.model.eval()
@@ -153,17 +153,18 @@ def _dtype(given: str | torch.dtype) -> torch.dtype:
     raise HubError(f"dtype: expected float32, bfloat16, float16 or float64, got {given!r}")
 
 
-def _folder(reference: str | Path, revision: str | None = None) -> Path:
+def _place(reference: str | Path, revision: str | None = None) -> _Place:
     """The folder that a reference names, fetched from the hub where it is a name there."""
     folder = Path(reference)
-    if revision is not None and (folder.exists() or not is_hub_name(str(reference))):
+    name = None if folder.exists() else hub_name(str(reference), revision)
+    if revision is not None and name is None:
         raise HubError(
             f"revision: expected a name on the hub (org/name), got {str(reference)!r}. Hint: leave the revision out; "
             "a checkpoint of a run is named by its folder"
         )
     if folder.is_dir():
         if _is_run(folder) or (folder / "config.json").is_file() or _run_of(folder) is not None:
-            return folder
+            return _Place(folder)
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
         raise HubError(
             f"{folder}: no config.json (an exported model) and no model/config.json (a run); the folder holds {found}"
@@ -173,50 +174,29 @@ def _folder(reference: str | Path, revision: str | None = None) -> Path:
     above = folder.parent
     if above != Path() and above.is_dir():
         raise AbsentError(f"{folder}: no such folder{nearest(folder.name, _folders(above))}")
-    if not is_hub_name(str(reference)):
+    if name is None:
         near = nearest(str(reference), _folders(Path("runs"), "runs/") + _folders(Path()))
-        raise AbsentError(f"{str(reference)!r} is neither a folder nor a hub name (org/name){near}")
-    return _fetch(str(reference), revision)
+        raise AbsentError(f"{str(reference)!r} is neither a folder nor a hub name (org/name, org/name@revision){near}")
+    fetched = fetch_files(name, FILES, "config.json")
+    return _Place(fetched.folder, fetched.name)
 
 
-def is_hub_name(reference: str) -> bool:
-    """Whether a reference has the form of a name on the hub, org/name."""
-    return _HUB_NAME.fullmatch(reference) is not None
+def pinned(reference: str) -> str:
+    """Return a name on the hub with the commit that it stands for now; any other reference as it is."""
+    name = None if Path(reference).exists() or Path(reference).parent.is_dir() else hub_name(reference)
+    return reference if name is None else str(resolve_revision(name))
+
+
+def repository(reference: str) -> str | None:
+    """Return the repository on the hub that a reference means, without its revision; None where it is a folder."""
+    name = None if Path(reference).exists() else hub_name(reference)
+    return None if name is None else name.repository
 
 
 def _folders(above: Path, prefix: str = "") -> list[str]:
     if not above.is_dir():
         return []
     return [f"{prefix}{path.name}" for path in sorted(above.iterdir()) if path.is_dir() and path.name[0] != "."]
-
-
-def _fetch(name: str, revision: str | None) -> Path:
-    """The local copy of a hub repository."""
-    try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
-    except RevisionNotFoundError as error:
-        known = nearest(str(revision), _revisions(name))
-        raise AbsentError(f"{name}: no revision {revision!r}{known}, and the names of commits") from error
-    except Exception as error:  # portals answer in HTML and transfers break off, which clients tell in errors of theirs
-        at = "" if revision is None else f", revision {revision!r}"
-        said = getattr(error, "server_message", None)  # such as that a repository is gated
-        reason = f"{first_line(error)}{f' ({said.splitlines()[0]})' if said else ''}"
-        raise AbsentError(
-            f"{name!r}{at}: no folder of that name here, and the hub gave none: {reason}. Check the name, "
-            "and whether the machine is online and HF_HUB_OFFLINE unset; a private model needs `hf auth login`"
-        ) from error
-    if not (folder / "config.json").is_file():
-        raise AbsentError(f"{name!r}: expected a model with a config.json on the hub, got a repository without")
-    return folder
-
-
-def _revisions(name: str) -> list[str]:
-    """Branches and tags of a repository, as far as the hub tells them."""
-    try:
-        found = HfApi().list_repo_refs(name)
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
-        return []
-    return [ref.name for ref in (*found.branches, *found.tags)]
 
 
 def _is_run(folder: Path) -> bool:
@@ -244,14 +224,14 @@ def training_record(reference: str | Path) -> TrainingRecord | None:
 
 def model_folder(reference: str | Path) -> Path:
     """The folder that holds a model's configuration and what lies beside it; of a run, its `model` folder."""
-    folder = _folder(reference)
+    folder = _place(reference).folder
     run = folder if _is_run(folder) else _run_of(folder)
     return folder if run is None else run / "model"
 
 
 def run_folder(reference: str | Path) -> Path:
     """The folder of a run; an error where it is something else."""
-    folder = _folder(reference)
+    folder = _place(reference).folder
     if not _is_run(folder):
         raise HubError(f"{folder}: an exported model or a checkpoint; expected the folder of a run")
     return folder
@@ -275,7 +255,8 @@ def run_weights(run: Path, weights: Weights, path: checkpoint.Location | None = 
     return RunWeights(str(path), origin, f"{kind} of the run {run.resolve().name} at step {found.step}")
 
 
-def _load_exported(folder: Path, name: str, **kind: torch.dtype) -> Loaded:
+def _load_exported(place: _Place, name: str, **kind: torch.dtype) -> Loaded:
+    folder = place.folder
     config = read_json(folder / "config.json")
     if config.get("model_type") != UnifiedConfig.model_type:
         raise HubError(
@@ -285,11 +266,9 @@ def _load_exported(folder: Path, name: str, **kind: torch.dtype) -> Loaded:
     if not any(folder.glob("*.safetensors")):
         found = ", ".join(sorted(path.name for path in folder.iterdir()))
         raise HubError(f"{name}: no weights (model.safetensors); there are {found}")
-    try:
-        check_weights(folder)
-    except WeightsError as error:
-        raise HubError(str(error)) from error
-    return Loaded(_model(name, folder, **kind), read_processor(folder), name, read_record(folder))
+    source = name if place.name is None else str(place.name)
+    model = _model(name, folder, **kind)
+    return Loaded(model, read_processor(folder), source, read_record(folder), place.name)
 
 
 def _model(name: str, folder: Path | None, **options: Any) -> UnifiedModel:
@@ -297,11 +276,10 @@ def _model(name: str, folder: Path | None, **options: Any) -> UnifiedModel:
 
     Those that older models have not may be absent where they change nothing as they begin.
     """
-    model, report = UnifiedModel.from_pretrained(folder, output_loading_info=True, use_safetensors=True, **options)
-    problems = {kind: report[f"{kind}_keys"] for kind in ("missing", "unexpected", "mismatched")}
-    if any(problems.values()):
-        words = "; ".join(f"{kind}: {', '.join(map(str, sorted(keys)))}" for kind, keys in problems.items() if keys)
-        raise HubError(f"{name}: the weights are not those of the configuration beside them ({words})")
+    try:
+        model = UnifiedModel.from_pretrained(folder, **options)
+    except WeightsError as error:
+        raise HubError(f"{name}: {error}" if folder is None else str(error)) from error
     _align(model)
     return model  # type: ignore[no-any-return]
 
@@ -316,18 +294,9 @@ def _align(model: UnifiedModel) -> None:
 def read_processor(folder: Path) -> UnifiedProcessor:
     """The processor of a folder."""
     try:
-        for file in (folder / name for name in PROCESSOR_FILES):
-            if file.is_file():
-                json_files.read_json(file, most=json_files.MOST_BYTES)
+        return UnifiedProcessor.from_pretrained(folder)  # type: ignore[no-any-return]
     except DataError as error:
         raise HubError(str(error)) from error
-    try:
-        found = AutoProcessor.from_pretrained(folder)
-    except OSError as error:
-        raise HubError(f"{folder}: the processor or tokenizer files are missing or damaged: {error}") from error
-    if not isinstance(found, UnifiedProcessor):
-        raise HubError(f"{folder}: expected the files of a UnifiedProcessor, found those of {type(found).__name__}")
-    return found
 
 
 def refuse_existing(out: Path) -> None:
@@ -362,7 +331,7 @@ def write(
     loaded.processor.save_pretrained(folder)
     loaded.model.save_pretrained(folder)
     write_record(folder, loaded.record)
-    base = loaded.source if is_hub_name(loaded.source) and not Path(loaded.source).exists() else None
+    base = None if loaded.hub_name is None else loaded.hub_name.repository
     card = model_card(name, loaded.model, loaded.source, results, facts, record=loaded.record, base_model=base)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
@@ -378,8 +347,3 @@ def read_results(file: Path) -> dict[str, Any]:
             f"{file}: not the results of `unified eval` (a list `results` of dataset, label, metrics and ci)"
         )
     return upgraded(content)
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, without the rest of a long message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

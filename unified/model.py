@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
-from transformers import AutoProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
 from unified.answers.match import Temperatures, similarity
 from unified.buckets import TEXTS_AT_ONCE, by_length, trimmed
@@ -29,6 +29,7 @@ from unified.nn.encoder import Encoder, Noise
 from unified.nn.prompts import Classifier
 from unified.nn.routing import Usage
 from unified.nn.scaled_dot_product import EAGER, set_eager
+from unified.processor import UnifiedProcessor
 from unified.queries import QueryStates, TaskQueries
 from unified.query_spec import read_specs
 from unified.types import Tokens
@@ -383,7 +384,7 @@ class UnifiedModel(ClientMethods, PreTrainedModel):  # type: ignore[misc]
     def _processor(self) -> Any:
         place = self.name_or_path  # of a model that `AutoModel` loaded
         if self.processor is None and place and Path(place, "processor_config.json").is_file():
-            self.processor = AutoProcessor.from_pretrained(place)
+            self.processor = UnifiedProcessor.from_pretrained(place)
         if self.processor is None:
             raise RuntimeError(
                 "this model has no processor, so it cannot read words. Use `model, processor = unified.load(folder)`, "

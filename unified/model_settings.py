@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Interval
+
+from unified.bounds import Count, Depth, Length, NotNegative, Positive, Width
 from unified.config import RecipeError
 
 
@@ -13,17 +16,17 @@ class ImageSettings:
 
     tokenizer: str = "image"
     """A folder in tokenizers/, or a path: size, resize mode, mean and standard deviation."""
-    patch: int = 16
+    patch: Depth = 16
     positions: Literal["sincos", "learned"] = "sincos"
-    position_scale: float = 1.0
+    position_scale: Positive = 1.0
     """Multiplies the grid of fixed positions: 160/224 keeps the positions of a 160-pixel model at 224 pixels."""
-    grid: int = 14
+    grid: Depth = 14
     """Side of the table of learned positions; other grids interpolate it."""
-    frames: int = 8
+    frames: Count = 8
     """Rows of the learned table of temporal positions; an image uses the first."""
-    window: int | None = None
+    window: Depth | None = None
     """Patches along each side of the windows that the patches of an image attend in; null: they attend everywhere."""
-    global_every: int = 3
+    global_every: Depth = 3
     """With windows, every so many-th layer attends everywhere. MFU counts all of them as if they did."""
 
 
@@ -33,9 +36,9 @@ class TextSettings:
 
     tokenizer: str = "text"
     """A folder in tokenizers/, a path, or a tokenizer of the Hugging Face hub (`org/name`)."""
-    max_length: int = 64
+    max_length: Length = 64
     """Tokens of a text, the end token included; longer texts are cut."""
-    positions: int = 512
+    positions: Length = 512
     """Rows of the learned table of positions."""
 
 
@@ -43,9 +46,9 @@ class TextSettings:
 class ExpertSettings:
     """Conditional experts: which linears of which layers have them, and what chooses among them (Uni-Perceiver-MoE)."""
 
-    count: int = 8
+    count: Count = 8
     """Experts of each conditional linear."""
-    top: int = 2
+    top: Count = 2
     """Experts that are chosen."""
     router: Literal["attribute", "task", "modality", "context", "token", "hash"] = "attribute"
     """What the choice looks at. The first three and `hash` (a fixed draw by attributes) do not look at the data: the
@@ -57,20 +60,20 @@ class ExpertSettings:
     """What is conditional: fused queries, keys and values; attention output; both linears of the MLP."""
     shared_decisions: bool = True
     """`out` reuses the choice made for `qkv`, and `down` that for `up`; false: each linear has a router of its own."""
-    noise: float = 1.0
+    noise: NotNegative = 1.0
     """Gate noise in training of routers that do not look at the data: standard deviation times the experts (V-MoE)."""
     bits: Sequence[str] = ()
     """Attributes after the eight published: `query`, `modality:NAME` or `family:NAME`; their weights start at 0."""
-    hidden: int | None = None
+    hidden: Width | None = None
     """Feed-forward width of one expert where tokens are sent to experts; null: `model.hidden`. With `model.hidden`
     divided by `top` the layer does the work of a dense one."""
-    balance: float = 0.01
+    balance: NotNegative = 0.01
     """Weight of the load-balance loss (Switch Transformer) of routers that look at the data."""
-    z_loss: float = 0.0
+    z_loss: NotNegative = 0.0
     """Weight of the squared log-sum of the gate's logits (ST-MoE), likewise."""
-    bias_rate: float = 0.0
+    bias_rate: NotNegative = 0.0
     """Step of the bias that balances the load without a loss (DeepSeek-V3), likewise; 0: no bias."""
-    capacity: float | None = None
+    capacity: Positive | None = None
     """Most tokens of an expert in training, in multiples of an even share, likewise; the tokens with the lowest gates
     are left out. Shares are those of one pass of one process: other numbers of processes leave out other tokens. null:
     every token reaches its experts, as it always does outside of training."""
@@ -80,18 +83,18 @@ class ExpertSettings:
 class QuerySettings:
     """The decoder of task queries, and what reads them; defaults: UniHCP (CVPR 2023)."""
 
-    depth: int = 9
+    depth: Annotated[int, Interval(ge=0, le=256)] = 9
     """Layers of the decoder."""
-    width: int = 256
-    heads: int = 8
-    hidden: int = 2048
+    width: Width = 256
+    heads: Depth = 8
+    hidden: Width = 2048
     norm: Literal["post", "pre"] = "post"
     activation: Literal["relu", "gelu"] = "relu"
     place: Literal["decoder", "encoder"] = "decoder"
     """encoder: queries are further tokens of the encoder itself, and there is no decoder."""
-    doublings: int = 2
+    doublings: Annotated[int, Interval(ge=0, le=6)] = 2
     """How often the grid of patches doubles for maps: 2 makes four places of each patch and axis."""
-    detail: int = 0
+    detail: Annotated[int, Interval(ge=0, le=4096)] = 0
     """Channels of convolutions over the pixels, which add to maps what patches do not keep; 0: none (UniHCP)."""
     object_content: Literal["learned", "memory"] = "learned"
     """What queries of objects begin with. learned: one row for all of them (UniHCP). memory: also what lies at their
@@ -103,7 +106,7 @@ class QuerySettings:
     (UniHCP). projector: each kind of answer has its own way from the layers of the encoder to the decoder (PATH, CVPR
     2023). attention: dense tasks of a step look where a reference task looks (MulT, CVPR 2022). head: nothing, each
     task has a head without queries."""
-    reduction: int = 8
+    reduction: Count = 8
     """Divides the width inside a projector."""
     channel_attention: Literal["none", "se", "cbam"] = "none"
     """Attention to channels inside a projector."""
@@ -113,14 +116,14 @@ class QuerySettings:
 class ModelSettings:
     """The shape of the network (reference arithmetic: Uni-Perceiver, CVPR 2022)."""
 
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    hidden: int = 3072
+    width: Width = 768
+    depth: Depth = 12
+    heads: Depth = 12
+    hidden: Width = 3072
     """Width of the feed-forward layer."""
-    layer_scale: float | None = 1e-3
+    layer_scale: NotNegative | None = 1e-3
     """Initial value of the learned scale of each residual branch; null: no scale."""
-    drop_path: float = 0.0
+    drop_path: NotNegative = 0.0
     experts: ExpertSettings | None = None
     """Conditional experts; null: a dense network."""
     queries: QuerySettings | None = None

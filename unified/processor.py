@@ -5,6 +5,7 @@ prepare inputs by the same code. Pixels stay uint8: the model normalises them on
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,12 +27,14 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 
 from unified.configuration import UnifiedConfig
+from unified.core.hub_files import fetched_folder
 from unified.modalities.base import FORMAT, Tokenizer, check_format
 from unified.modalities.frames import check_frames
 from unified.modalities.image import ImageTokenizer, read_spec, write_spec
 from unified.modalities.image_files import ImageError, decode_frames, read_pixels
 from unified.modalities.text import END, SPE, TextTokenizer
 from unified.post_process import PostProcessing
+from unified.processor_files import PROCESSOR, image_settings, read_content, read_text_parts
 from unified.processor_options import Options, image_size, read_options
 from unified.types import DataError
 
@@ -223,20 +226,28 @@ class UnifiedProcessor(PostProcessing, ProcessorMixin):  # type: ignore[misc]
         }
 
     @classmethod
-    def from_pretrained(cls, name: Any, *args: Any, **kwargs: Any) -> Any:
-        """The processor in a folder or on the hub; one without texts where that was saved."""
-        if cls is UnifiedProcessor:
-            content, _ = cls.get_processor_dict(name, **kwargs)
-            if content.get("texts") is False:
-                return ImageOnlyProcessor.from_pretrained(name, *args, **kwargs)
-        return super().from_pretrained(name, *args, **kwargs)
+    def from_pretrained(cls, name: Any, **kwargs: Any) -> Any:
+        """Read the processor in a folder or on the hub; one without texts where that was saved.
 
-    @classmethod
-    def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """A processor from its parts and the content of its processor_config.json; a newer format is refused."""
-        check_format(processor_dict, "processor_config.json")
-        content = {name: value for name, value in processor_dict.items() if name not in ("format", "texts")}
-        return super().from_args_and_dict(args, content, **kwargs)
+        Args:
+            name: A folder, or a name on the hub.
+            kwargs: `revision` and `subfolder`, as of transformers; others change nothing.
+
+        Raises:
+            DataError: A file is damaged or not there, or names what is not read; the message names the file.
+            HubError: The hub does not give the files.
+        """
+        folder = fetched_folder(name, kwargs)
+        content = read_content(folder)
+        check_format(content, str(folder / PROCESSOR))
+        images = UnifiedImageProcessor(**image_settings(content, folder))
+        if content.get("texts") is False:
+            return ImageOnlyProcessor(images, content.get("specs"))
+        found, settings = read_text_parts(folder)
+        made = UnifiedProcessor if cls is ImageOnlyProcessor else cls
+        options = {option: value for option, value in asdict(settings).items() if value is not None}
+        wrapped = PreTrainedTokenizerFast(tokenizer_object=found, **options)
+        return made(images, wrapped, content.get("specs"))
 
 
 NO_TEXT = (

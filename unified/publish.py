@@ -14,7 +14,7 @@ from huggingface_hub.errors import (
 )
 
 from unified.card_head import CardError, card_head, for_repository
-from unified.hub import FILES, HubError, first_line, is_hub_name
+from unified.core.hub_files import FILES, HubError, first_line, is_hub_name
 from unified.training_record import FILE, as_text, read_record
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unified import hub
-from unified.answers.match import TEMPERATURES
+from unified.clients import OF_TASKS
 from unified.conditions import BITS
 from unified.config import RecipeError
 from unified.configuration import UnifiedConfig
@@ -31,8 +31,6 @@ NETWORK = (
     *("image.patch", "image.positions", "image.frames", "text.positions"),
 )
 """Keys of config.json that both models have in common."""
-OF_TASKS = (TEMPERATURES, "queries.")
-"""What the names of weights begin with that come and go with tasks."""
 
 
 class StartError(RecipeError):

@@ -1,18 +1,25 @@
 """The files of weights in a folder: that there is one set of them, and that each is whole."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
+from unified.core import json_files
 from unified.core.file_kinds import START, file_kind
-from unified.errors import UserError
+from unified.core.printed import quoted
+from unified.errors import MOST_LISTED, DataError, UserError
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _SIZE = 8  # bytes that hold the length of a safetensors file's header
 _LONGEST_HEADER = 10**8  # bytes, of the format
 _AGAIN = "copy or download it again"
+ADAPTER = "adapter_config.json"
+_FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 
 class WeightsError(UserError):
@@ -24,11 +31,16 @@ def check_weights(folder: Path) -> None:
 
     Raises:
         WeightsError: A whole model lies beside an index, a file that the index names is missing, or one is cut off,
-            a pointer of git-lfs, or no safetensors file.
+            a pointer of git-lfs, no safetensors file, or one of integers; or the folder is that of an adapter.
     """
     index = folder / INDEX
-    if not index.is_file():
-        files = [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else []
+    if (folder / ADAPTER).exists():  # transformers would load the model that it names, from wherever that is
+        raise WeightsError(
+            f"{folder / ADAPTER}: expected a model, got an adapter of another one. Hint: load that model, then "
+            "peft.PeftModel.from_pretrained(model, FOLDER)"
+        )
+    if not index.exists():
+        files = [folder / WEIGHTS] if (folder / WEIGHTS).exists() else []
     else:
         files = _named(index)
         if (folder / WEIGHTS).is_file() and folder / WEIGHTS not in files:
@@ -37,11 +49,18 @@ def check_weights(folder: Path) -> None:
                 "the older of the two"
             )
     for file in files:
-        check_weight_file(file)
+        check_weight_file(file, floating=True)
 
 
-def check_weight_file(file: Path) -> None:
-    """Raise `WeightsError` where a file is no safetensors file, or has more or fewer bytes than its header says."""
+def check_weight_file(file: Path, floating: bool = False) -> None:
+    """Raise `WeightsError` where a file is no whole safetensors file.
+
+    Args:
+        file: The file, of which the header is read alone.
+        floating: Whether all its tensors must be of floating point, as those of models are.
+    """
+    if file.exists() and not file.is_file():
+        raise WeightsError(f"{file}: expected a file of weights, got a folder, a device or a pipe")
     if not file.is_file():
         raise WeightsError(f"{file}: expected a file of weights, got none, though {INDEX} names it. Hint: download it")
     size = file.stat().st_size
@@ -54,6 +73,7 @@ def check_weight_file(file: Path) -> None:
         expected = _SIZE + length + tensors
         if size != expected:
             raise WeightsError(f"{file}: expected {expected:,} bytes of weights, got {size:,}. Hint: {_AGAIN}")
+        _check_tensors(file, floating)
         return
     kind = file_kind(start)
     if kind is not None:
@@ -62,22 +82,65 @@ def check_weight_file(file: Path) -> None:
     raise WeightsError(f"{file}: expected weights (safetensors), got {found}. Hint: {_AGAIN}")
 
 
+def _check_tensors(file: Path, floating: bool) -> None:
+    """Have the library look through the header: types, shapes and places of all tensors."""
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            types = {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, ValueError, OverflowError) as error:
+        raise WeightsError(f"{file}: expected whole weights, got a damaged header ({error}). Hint: {_AGAIN}") from error
+    other = next((name for name, kind in types.items() if kind not in _FLOATS), None)
+    if floating and other is not None:
+        raise WeightsError(
+            f"{file}: {quoted(other)}: expected {', '.join(sorted(_FLOATS))}, got {types[other]}. Hint: {_AGAIN}"
+        )
+
+
+def check_loaded(report: Mapping[str, Collection[Any]], where: str) -> None:
+    """Refuse weights that are not those of the model that they were loaded into.
+
+    Args:
+        report: What transformers tells of it: `missing_keys`, `unexpected_keys`, `mismatched_keys`.
+        where: What was loaded, as the error names it.
+
+    Raises:
+        WeightsError: There are any; the message names them.
+    """
+    problems = {kind: report[f"{kind}_keys"] for kind in ("missing", "unexpected", "mismatched")}
+    words = [f"{kind}: {_listed(keys)}" for kind, keys in problems.items() if keys]
+    if words:
+        raise WeightsError(f"{where}: the weights are not those of the configuration beside them ({'; '.join(words)})")
+
+
+def _listed(keys: Collection[Any]) -> str:
+    """Names of tensors; of those that differ in shape, with that of the file and that of the model."""
+    names = [
+        key if isinstance(key, str) else f"{key[0]} ({'×'.join(map(str, key[1]))} for {'×'.join(map(str, key[2]))})"
+        for key in sorted(keys, key=str)
+    ]
+    more = [f"and {len(names) - MOST_LISTED:,} more"] if len(names) > MOST_LISTED else []
+    return ", ".join([*names[:MOST_LISTED], *more])
+
+
 def _tensor_bytes(header: bytes) -> int | None:
     """The bytes of all tensors that a header lists; None where it is none."""
     try:
         entries = json.loads(header).items()
         return max((int(entry["data_offsets"][1]) for name, entry in entries if name != "__metadata__"), default=0)
-    except (ValueError, AttributeError, TypeError, LookupError):
+    except (ValueError, AttributeError, TypeError, LookupError, OverflowError, RecursionError):
         return None
 
 
 def _named(index: Path) -> list[Path]:
     """The files that an index names."""
-    data = index.read_bytes()
+    try:
+        data = json_files.read_bytes(index, json_files.MOST_BYTES)
+    except DataError as error:
+        raise WeightsError(str(error)) from error
     try:
         names = sorted(set(json.loads(data)["weight_map"].values()))
         outside = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         kind = file_kind(data[:START])
         found, hint = (kind.name, kind.hint) if kind is not None else ("another or a damaged file", _AGAIN)
         raise WeightsError(f"{index}: expected the index of files of weights, got {found}. Hint: {hint}") from error

@@ -28,22 +28,22 @@ def eval_command(
     out: Path | None = None,
 ) -> None:
     """Evaluate a model, print the table, and write results and figure where `out` names a file."""
-    loaded = [load_spec(spec) for spec in specs]  # a wrong name is said before the model is loaded
+    opened = [load_spec(spec) for spec in specs]  # a wrong name is said before the model is loaded
     if out is not None:
         _check_out(out)
-    model, processor = hub.load(model_reference)
+    loaded = hub.open_model(model_reference)
     command = shlex.join(
         ["unified", "eval", model_reference, *specs, "--shots", *map(str, shots), "--seeds", str(seeds)]
     )
     results = evaluate(
-        model,
-        processor,
-        loaded,
+        loaded.model,
+        loaded.processor,
+        opened,
         shots=shots,
         seeds=seeds,
         device="cuda" if torch.cuda.is_available() else None,
         command=command,
-        name=model_reference,
+        name=str(loaded.hub_name or model_reference),  # with the commit, which the next main branch may not be
         cache=cache_folder("features"),
     )
     say(results_table(results).rstrip("\n"))

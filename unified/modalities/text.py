@@ -20,10 +20,12 @@ from torch import Tensor, nn
 
 from unified.config import RecipeError
 from unified.core import json_files
+from unified.core.hub_files import HubError, fetch_files, hub_name
 from unified.modalities.base import FORMAT, read_json, shared, timeline
 from unified.paths import find
 from unified.types import DataError, Tokens
 
+FILE = "tokenizer.json"
 SPE = "<|spe|>"
 END = "<|endoftext|>"
 
@@ -93,13 +95,13 @@ class TextTokenizer:
             found = find("tokenizers", reference)
         except FileNotFoundError as error:
             return cls(_from_hub(reference, error), max_length)
-        file = found / "tokenizer.json" if found.is_dir() else found
+        file = found / FILE if found.is_dir() else found
         if not file.is_file():
             raise RecipeError(f"{found}: no tokenizer.json; `unified tokenizer train CORPUS OUT` makes one")
         settings = file.with_name("tokenizer_config.json")
         if settings.is_file():
             read_json(settings)
-        return cls(_from_file(file), max_length)
+        return cls(read_tokenizer(file), max_length)
 
     @property
     def size(self) -> int:
@@ -178,21 +180,30 @@ def _special_id(tokenizer: tokenizers.Tokenizer, token: str) -> int:
     return index
 
 
-def _from_file(file: Path) -> tokenizers.Tokenizer:
+def read_tokenizer(file: Path) -> tokenizers.Tokenizer:
+    """Return the tokenizer in a tokenizer.json.
+
+    Raises:
+        DataError: The file is no JSON.
+        RecipeError: It is JSON of something else.
+    """
     try:
         return tokenizers.Tokenizer.from_file(str(file))
-    except Exception as error:  # the class that `tokenizers` raises, whatever is wrong
+    except BaseException as error:  # the class that `tokenizers` raises, or a panic of it, which is no `Exception`
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         json_files.read_json(file, most=json_files.MOST_BYTES)
         raise RecipeError(f"{file}: expected a file of the library tokenizers, got other JSON: {error}") from error
 
 
 def _from_hub(reference: str, absent: FileNotFoundError) -> tokenizers.Tokenizer:
     """The tokenizer of a hub repository; `absent` is the error where `reference` cannot be one."""
-    if reference.count("/") != 1 or reference.startswith((".", "/")):
-        raise RecipeError(f"text.tokenizer: {absent}; a hub name is written org/name") from absent
     try:
-        return tokenizers.Tokenizer.from_pretrained(reference)
-    except Exception as error:  # the class that `tokenizers` raises, whatever went wrong
+        name = hub_name(reference)
+        if name is None:
+            raise RecipeError(f"text.tokenizer: {absent}; a hub name is written org/name or org/name@revision")
+        return read_tokenizer(fetch_files(name, (), FILE).folder / FILE)
+    except HubError as error:
         raise RecipeError(f"text.tokenizer: {absent}; as a name of the hub: {error}") from error
 
 

@@ -43,8 +43,8 @@ def revert(reference: str, file: Path) -> list[str]:
     hub.refuse_existing(file)
     if not file.parent.is_dir():
         raise OfficialError(f"{file}: the folder {file.parent} does not exist")
-    model = hub.open_model(reference).model
-    folder = hub.model_folder(reference)
+    loaded = hub.open_model(reference)
+    model, folder = loaded.model, hub.model_folder(str(loaded.hub_name or reference))
     log = read_log(folder)
     shape = shape_of(model.config, reference) if log is None else _of_log(model.config, log, reference)
     kept = {} if log is None else read_kept(folder, log)

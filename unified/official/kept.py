@@ -25,7 +25,7 @@ def keep_of_start(reference: str, families: Collection[str], folder: Path) -> No
         folder: where the run keeps the configuration of its model.
     """
     loaded = hub.open_model(reference)
-    source = hub.model_folder(reference)
+    source = hub.model_folder(str(loaded.hub_name or reference))
     log = read_log(source)
     if log is None:
         return

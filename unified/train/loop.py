@@ -36,7 +36,7 @@ from unified.train.run_folder import RunFolder
 from unified.train.stop import StopRequest
 from unified.train.trackers import Trackers
 from unified.train.trainer import Trainer
-from unified.train.training_data import record_before, record_training
+from unified.train.training_data import record_before, record_training, with_pinned_start
 from unified.train.watchdog import Watchdog
 from unified.training_record import joined, read_record, write_record
 from unified.types import DataError
@@ -58,6 +58,7 @@ def run(recipe: Recipe, out: Path) -> None:
         barrier()
         watchdog = stack.enter_context(Watchdog(recipe.train.hang_seconds, out / "log.txt"))
         stop = stack.enter_context(StopRequest())
+        recipe = broadcast_object(with_pinned_start(recipe, out) if rank() == 0 else None)
         found = broadcast_object(_newest(checkpoints_of(out, recipe.train.checkpoints)) if rank() == 0 else None)
         parts = build(recipe, fresh=found is None)
         start = checkpoint.opened(found, groups=(), hashes=False).step if found else 0

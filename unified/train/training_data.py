@@ -1,6 +1,8 @@
 """What a run records of the data that it trains on."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 from unified import hub
 from unified.data.contents import Contents
@@ -9,6 +11,7 @@ from unified.data.training_shards import describe_shards
 from unified.labels import Labels
 from unified.recipe import Recipe
 from unified.task import Map, Match, Task
+from unified.train.run_folder import read_recipe
 from unified.training_record import TrainedShard, TrainedTask, TrainingRecord, names_hash
 
 
@@ -54,6 +57,24 @@ def record_before(recipe: Recipe, stored: TrainingRecord | None, resumed: bool, 
         return nothing
     inherited = hub.training_record(recipe.start.model)
     return inherited or TrainingRecord((), (), ("the model that this run started from has no record",))
+
+
+def with_pinned_start(recipe: Recipe, out: Path) -> Recipe:
+    """Return the recipe with the commit of the model on the hub that it starts from.
+
+    A run that goes on keeps the commit that it began with: branches move.
+
+    Args:
+        recipe: The recipe that is trained.
+        out: The folder of the run.
+    """
+    if recipe.start is None or hub.repository(recipe.start.model) is None:
+        return recipe
+    stored = read_recipe(out / "recipe.yaml")
+    began = None if stored is None or stored.start is None else stored.start.model
+    if began is None or hub.repository(began) != hub.repository(recipe.start.model):
+        began = hub.pinned(recipe.start.model)
+    return replace(recipe, start=replace(recipe.start, model=began))
 
 
 def _answer(task: Task) -> str:
