@@ -26,7 +26,10 @@ EXPERTS = ExpertSettings(count=4, router="attribute")
         ({"families": []}, "families: expected different names"),
         ({"families": ["a", "a"]}, "families: expected different names"),
         ({"families": "ab"}, "families: expected a list"),
-        ({"image": {}}, "config.json.image: patch, height, width, mean, std must be given"),
+        (
+            {"image": {}},
+            "config.json.image: patch, height, width, mean, std, positions, position_scale, grid, frames must be given",
+        ),
         ({"image": {"grid": 30_000}}, "config.json.image.grid: expected 1 to 1,024, got 30,000"),
         ({"image": {"std": [0.5, 0, 0.5]}}, r"image.std\[1\]: expected a finite number above 0, got 0"),
         ({"image": {"mean": [0.5]}}, "image.mean: expected 3 values, found 1"),

@@ -1,5 +1,6 @@
 """What programs that know CLIP-like models of transformers call: its outputs, and methods by its names."""
 
+import copy
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
@@ -20,9 +22,10 @@ from unified.core.printed import quoted
 from unified.errors import DataError
 from unified.layout import Attributes
 from unified.nn.scaled_dot_product import EAGER, set_eager
+from unified.queries import NEWER
 from unified.training_record import write_record
 from unified.types import Tokens
-from unified.weight_files import check_loaded, check_weights, one_set_of_weights
+from unified.weight_files import check_loaded, check_weights, compare_shapes, one_set_of_weights
 
 NOT_FETCHED = ("force_download", "local_files_only", "proxies", "subfolder", "variant", "gguf_file")
 """Keywords with which transformers fetches from the hub by itself."""
@@ -152,7 +155,9 @@ class ClientMethods:
         Args:
             pretrained_model_name_or_path: a folder, a name on the hub, or None where the weights are given.
             arguments, options: as there. With a `config` of other tasks than the folder's, weights of tasks alone may
-                be absent or left over. `ignore_mismatched_sizes` lets shapes differ. No pickles are read.
+                be absent or left over. `ignore_mismatched_sizes` lets shapes differ; with `output_loading_info` the
+                caller gets the names of what is absent and left over, and nothing is refused for them. No pickles are
+                read.
 
         Raises:
             WeightsError: a folder holds two sets of weights, files that are cut off or none of weights, or tensors
@@ -162,27 +167,48 @@ class ClientMethods:
         given = name
         if name is not None and not Path(name).exists() and not any(options.get(key) for key in NOT_FETCHED):
             given = str(fetched_folder(name, options))
-        if given is not None and Path(given).is_dir() and not {"variant", "subfolder"} & options.keys():
-            check_weights(Path(given))
         sizes_differ = options.pop("ignore_mismatched_sizes", False)
+        if given is not None and Path(given).is_dir() and not {"variant", "subfolder"} & options.keys():
+            stored = check_weights(Path(given))
+            if not told:  # before memory is taken for what is not there
+                cls._check(compare_shapes(stored, cls._shapes(given, options)), name, sizes_differ, options)
         options.setdefault("use_safetensors", True)
         model, report = super().from_pretrained(  # type: ignore[misc]
-            given, *arguments, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            given, *arguments, output_loading_info=True, ignore_mismatched_sizes=not told or sizes_differ, **options
         )
-        found = {**report, "mismatched_keys": () if sizes_differ else report["mismatched_keys"]}
-        if any(found[f"{kind}_keys"] for kind in ("missing", "unexpected")) and cls._has_other_tasks(given, options):
-            for kind in ("missing", "unexpected"):
-                found[f"{kind}_keys"] = [key for key in found[f"{kind}_keys"] if not key.startswith(OF_TASKS)]
-        check_loaded(found, "state_dict" if given is None else str(name))
+        if not told:
+            cls._check(report, name, sizes_differ, options)
         if given != name:
             model.name_or_path = model.config.name_or_path = name
         return (model, report) if told else model
 
     @classmethod
+    def _shapes(cls, folder: Any, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """The shapes of the tensors of the model that is asked for, by name."""
+        config = options.get("config")
+        if not isinstance(config, PretrainedConfig):
+            known = {field.name for field in fields(cls.config_class)}
+            asked = {name: value for name, value in options.items() if name in known - {"dtype"}}
+            config = cls.config_class.from_pretrained(config or folder, **asked)
+        with torch.device("meta"):
+            model = cls(copy.deepcopy(config))  # type: ignore[call-arg]
+        return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}  # type: ignore[attr-defined]
+
+    @classmethod
+    def _check(cls, report: Mapping[str, Any], where: Any, sizes_differ: bool, options: Mapping[str, Any]) -> None:
+        """Refuse tensors that are not those of the model, but for those that may come and go."""
+        found = {**report, "mismatched_keys": () if sizes_differ else report["mismatched_keys"]}
+        found["missing_keys"] = [name for name in found["missing_keys"] if not name.startswith(NEWER)]
+        if any(found[f"{kind}_keys"] for kind in ("missing", "unexpected")) and cls._has_other_tasks(where, options):
+            for kind in ("missing", "unexpected"):
+                found[f"{kind}_keys"] = [key for key in found[f"{kind}_keys"] if not key.startswith(OF_TASKS)]
+        check_loaded(found, "state_dict" if where is None else str(where))
+
+    @classmethod
     def _has_other_tasks(cls, given: Any, options: Mapping[str, Any]) -> bool:
         """Whether a model is loaded with a configuration of other tasks than lies beside its weights."""
         config = options.get("config")
-        if config is None or given is None:
+        if not isinstance(config, PretrainedConfig) or given is None:
             return False
         beside = {name: options[name] for name in ("revision", "cache_dir", "token", "subfolder") if name in options}
         stored = config.from_pretrained(given, **beside)

@@ -36,7 +36,8 @@ WHERE = "config.json"
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 ATTENTION = (None, "eager", "sdpa")
 """How attention is computed; transformers fetches and runs kernels under any other name."""
-MOST_TASKS = 10_000
+MOST_TASKS = 1_000
+"""Also temperatures; each makes modules."""
 _PROPERTIES = ("num_labels", "name_or_path", "_name_or_path", "_commit_hash", "torch_dtype", "output_attentions")
 """Keys that transformers writes or wrote beside the fields of its configuration."""
 _STEERING = (
@@ -58,10 +59,10 @@ class ImageShape:
     width: Side
     mean: tuple[Finite, Finite, Finite]
     std: tuple[Positive, Positive, Positive]
-    positions: Literal["learned", "sincos"] = "learned"
-    position_scale: Positive = 1.0
-    grid: Depth = 14
-    frames: Count = 1
+    positions: Literal["learned", "sincos"]
+    position_scale: Positive
+    grid: Depth
+    frames: Count
     window: Depth | None = None
     global_every: Depth = 1
 
@@ -89,9 +90,9 @@ class Kind:
     """A kind of token of a task, as `layout.Attributes`."""
 
     modality: str
-    role: Literal["input", "candidate", "query"] = "input"
-    causal: bool = False
-    given: Sequence[str] = ()
+    role: Literal["input", "candidate", "query"]
+    causal: bool
+    given: Sequence[str]
     family: str = ""
 
 
@@ -143,32 +144,34 @@ class _Config:
     _commit_hash: str | None = None
 
 
-def checked_config(content: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
+def checked_config(content: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a config.json says, without keys of other programs, which is refused where it cannot be.
 
     Args:
         content: The mapping in the file.
-        known: The fields of the configuration, those of transformers' own with them.
+        defaults: The fields of the configuration, those of transformers' own with them, and what they are if not given.
 
     Raises:
         DataError: A key is damaged or would steer transformers, a value is of another kind, or beyond what a network
             can have; the message names the key.
     """
     try:
-        return _checked(content, known)
+        return _checked(content, defaults)
     except RecipeError as error:
         raise DataError(str(error)) from error
 
 
-def _checked(content: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
+def _checked(content: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     for name in _NEEDED:
         if name in content and content[name] is None:
             raise DataError(f"{WHERE}: {name}: expected a value, got null")
+    check_steering(content)
     checked = {field.name for field in fields(_Config)}
-    every = {*checked, *known, *_PROPERTIES}
+    every = {*checked, *defaults, *_PROPERTIES}
     for name in content.keys() - every:
-        _check_foreign(name, [key for key in known if key not in content])
-    config = build(_Config, {name: value for name, value in content.items() if name in checked}, WHERE)
+        _check_foreign(name, [key for key in defaults if key not in content])
+    whole = {**{name: value for name, value in defaults.items() if isinstance(value, int | float)}, **content}
+    config = build(_Config, {name: value for name, value in whole.items() if name in checked}, WHERE)
     _check_parts(config)
     dtype = content.get("dtype", content.get("torch_dtype"))
     if dtype is not None and str(dtype).removeprefix("torch.") not in DTYPES:
@@ -179,12 +182,21 @@ def _checked(content: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]
     return {name: value for name, value in content.items() if name in every}
 
 
-def _check_foreign(name: str, absent: Sequence[str]) -> None:
-    """Refuse a key that steers transformers, and one that is the damaged name of a key that is not there."""
-    if name in _STEERING:
+def check_steering(content: Mapping[str, Any]) -> None:
+    """Raise `DataError` for keys by which transformers would run code or read other files.
+
+    Args:
+        content: The mapping in a config.json.
+    """
+    name = next((name for name in _STEERING if content.get(name) is not None), None)
+    if name is not None:
         raise DataError(
             f"{WHERE}: {name}: expected no such key, got one. Hint: this model needs no code or files by it"
         )
+
+
+def _check_foreign(name: str, absent: Sequence[str]) -> None:
+    """Refuse the damaged name of a key that is not there."""
     if alike := difflib.get_close_matches(name[:MOST_QUOTED], absent, n=1, cutoff=_ALIKE):
         raise DataError(f"{WHERE}: expected keys of a configuration, got {quoted(name)}; did you mean {alike[0]!r}?")
 
@@ -192,6 +204,8 @@ def _check_foreign(name: str, absent: Sequence[str]) -> None:
 def _check_parts(config: _Config) -> None:
     if config.width and config.heads and config.width % config.heads:
         raise DataError(f"{WHERE}: heads: expected a divisor of the width {config.width}, got {config.heads}")
+    if config.families is not None and len(config.families) > MOST_TASKS:
+        raise DataError(f"{WHERE}: families: expected at most {MOST_TASKS:,}, got {len(config.families):,}")
     if config.families is not None and (not config.families or len(set(config.families)) < len(config.families)):
         raise DataError(f"{WHERE}: families: expected different names, got {len(config.families)} with repeats or none")
     for name, number in (("spe_token_id", config.spe_token_id), ("end_token_id", config.end_token_id)):
@@ -228,9 +242,13 @@ def _check_mapping(content: Mapping[str, Any], name: str, check: Callable[[Mappi
 
 
 def _check_experts(found: Mapping[str, Any]) -> None:
-    own = {field.name for field in fields(ExpertSettings)}
     folded = found.get("router") == "rows"
-    given = {name: value for name, value in found.items() if name in own and not (folded and name == "router")}
+    given = {name: value for name, value in found.items() if name not in ("rows", "folded")}
+    if folded:
+        given.pop("router")
+    missing = [name for name in ("count", "top", "router", "linears") if name not in found and not folded]
+    if missing:
+        raise DataError(f"{WHERE}: experts: expected all keys of the experts, got none of {', '.join(missing)}")
     build(ExpertSettings, given, f"{WHERE}: experts")
     rows = found.get("rows", ())
     if isinstance(rows, str | Mapping) or not isinstance(rows, Sequence) or len(rows) > MOST_LABELS:
@@ -243,6 +261,8 @@ def _check_queries(found: Mapping[str, Any]) -> None:
     tasks = found.get("tasks") or {}
     if not isinstance(tasks, Mapping):
         raise DataError(f"{WHERE}: queries.tasks: expected a mapping, got {shown_text(str(tasks))}")
+    if len(tasks) > MOST_TASKS:
+        raise DataError(f"{WHERE}: queries.tasks: expected at most {MOST_TASKS:,}, got {len(tasks):,}")
     for name, spec in read_specs(tasks).items():
         sizes = (spec.queries, spec.scale, spec.identities, *spec.size)
         if not all(0 <= size <= MOST_LABELS for size in sizes):

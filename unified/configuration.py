@@ -8,7 +8,7 @@ from typing import Any, Self
 from transformers import PretrainedConfig
 
 from unified.conditions import plain
-from unified.config_bounds import checked_config
+from unified.config_bounds import check_steering, checked_config
 from unified.core import json_files
 from unified.layout import Attributes
 from unified.modalities.base import FORMAT, Tokenizer, check_format
@@ -147,7 +147,7 @@ class UnifiedConfig(PretrainedConfig):  # type: ignore[misc]
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """The configuration that a config.json holds; one of a newer format is refused."""
         check_format(config_dict, "config.json")
-        content = checked_config(config_dict, [field.name for field in fields(cls)])
+        content = checked_config(config_dict, {field.name: field.default for field in fields(cls)})
         tasks = {name: _task(entry) for name, entry in (content.get("tasks") or {}).items()}
         return super().from_dict({**content, "tasks": tasks}, **kwargs)
 
@@ -159,7 +159,9 @@ class UnifiedConfig(PretrainedConfig):  # type: ignore[misc]
     @classmethod
     def _dict_from_json_file(cls, json_file: Any) -> dict[str, Any]:
         """The content of the file, read within limits: transformers reads configurations by this method."""
-        return json_files.read_json(Path(json_file))  # type: ignore[no-any-return]
+        content: dict[str, Any] = json_files.read_json(Path(json_file))
+        check_steering(content)
+        return content
 
 
 def _by_number(names: Sequence[str]) -> dict[int, str]:

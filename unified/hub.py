@@ -32,8 +32,9 @@ from unified.core.hub_files import (
 )
 from unified.errors import DataError
 from unified.modalities.base import read_json
+from unified.modalities.text import END, SPE, TextTokenizer
 from unified.model import UnifiedModel
-from unified.processor import UnifiedProcessor
+from unified.processor import ImageOnlyProcessor, UnifiedProcessor
 from unified.result_files import FORMAT as RESULTS
 from unified.result_files import upgraded
 from unified.training_record import TrainingRecord, read_record, write_record
@@ -140,10 +141,26 @@ def open_model(
         raise HubError(f"{folder}: an exported model has one set of weights; weights='ema' is for runs")
     else:
         loaded = _load_exported(place, str(reference), **kind)
+    _check_words(loaded, folder)
     loaded.processor.limit_frames(loaded.model.config.image["frames"])
     loaded.model.processor, loaded.model.training_record = loaded.processor, loaded.record
     loaded.model.eval()
     return loaded
+
+
+def _check_words(loaded: Loaded, folder: Path) -> None:
+    """Refuse a tokenizer of another vocabulary than the model's: its ids would mean other words, or none."""
+    if isinstance(loaded.processor, ImageOnlyProcessor):
+        return
+    config, text = loaded.model.config, loaded.processor.tokenizers["text"]
+    assert isinstance(text, TextTokenizer)
+    most = max(text.tokenizer.get_vocab().values(), default=0)
+    if most >= config.vocabulary_size or (text.spe, text.end) != (config.spe_token_id, config.end_token_id):
+        raise HubError(
+            f"{folder / 'tokenizer.json'}: expected the tokenizer of a model with {config.vocabulary_size:,} ids, "
+            f"{SPE} {config.spe_token_id} and {END} {config.end_token_id}, got one with ids up to {most:,}, {text.spe} "
+            f"and {text.end}. Hint: copy all files of the model again"
+        )
 
 
 def _dtype(given: str | torch.dtype) -> torch.dtype:

@@ -28,13 +28,14 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from unified.configuration import UnifiedConfig
 from unified.core.hub_files import fetched_folder
+from unified.core.printed import quoted
 from unified.modalities.base import FORMAT, Tokenizer, check_format
 from unified.modalities.frames import check_frames
 from unified.modalities.image import ImageTokenizer, read_spec, write_spec
 from unified.modalities.image_files import ImageError, decode_frames, read_pixels
 from unified.modalities.text import END, SPE, TextTokenizer
 from unified.post_process import PostProcessing
-from unified.processor_files import PROCESSOR, image_settings, read_content, read_text_parts
+from unified.processor_files import PROCESSOR, TOKENIZER, image_settings, read_content, read_text_parts
 from unified.processor_options import Options, image_size, read_options
 from unified.types import DataError
 
@@ -246,8 +247,10 @@ class UnifiedProcessor(PostProcessing, ProcessorMixin):  # type: ignore[misc]
         found, settings = read_text_parts(folder)
         made = UnifiedProcessor if cls is ImageOnlyProcessor else cls
         options = {option: value for option, value in asdict(settings).items() if value is not None}
-        wrapped = PreTrainedTokenizerFast(tokenizer_object=found, **options)
-        return made(images, wrapped, content.get("specs"))
+        try:
+            return made(images, PreTrainedTokenizerFast(tokenizer_object=found, **options), content.get("specs"))
+        except Exception as error:  # the class that `tokenizers` raises where parts of a file contradict each other
+            raise DataError(f"{folder / TOKENIZER}: expected a whole tokenizer, got {quoted(error)}") from error
 
 
 NO_TEXT = (

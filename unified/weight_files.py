@@ -1,6 +1,7 @@
 """The files of weights in a folder: that there is one set of them, and that each is whole."""
 
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ _SIZE = 8  # bytes that hold the length of a safetensors file's header
 _LONGEST_HEADER = 10**8  # bytes, of the format
 _AGAIN = "copy or download it again"
 ADAPTER = "adapter_config.json"
+_NAME = re.compile(r"[\w-][\w.-]{0,200}\.safetensors")
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 
@@ -26,41 +28,44 @@ class WeightsError(UserError):
     """Files of weights are not whole, or of two models."""
 
 
-def check_weights(folder: Path) -> None:
-    """Refuse a folder from which old weights could be read beside newer ones, or files that are no whole weights.
+Shapes = dict[str, tuple[int, ...]]
+"""Shapes of tensors by name."""
+
+
+def check_weights(folder: Path) -> Shapes:
+    """Return the shapes of the tensors of a folder that holds one set of weights, each file of it whole.
 
     Raises:
         WeightsError: A whole model lies beside an index, a file that the index names is missing, or one is cut off,
             a pointer of git-lfs, no safetensors file, or one of integers; or the folder is that of an adapter.
     """
     index = folder / INDEX
-    if (folder / ADAPTER).exists():  # transformers would load the model that it names, from wherever that is
+    if _there(folder / ADAPTER):  # transformers would load the model that it names, from wherever that is
         raise WeightsError(
             f"{folder / ADAPTER}: expected a model, got an adapter of another one. Hint: load that model, then "
             "peft.PeftModel.from_pretrained(model, FOLDER)"
         )
-    if not index.exists():
-        files = [folder / WEIGHTS] if (folder / WEIGHTS).exists() else []
+    if not _there(index):
+        files = [folder / WEIGHTS] if _there(folder / WEIGHTS) else []
     else:
         files = _named(index)
-        if (folder / WEIGHTS).is_file() and folder / WEIGHTS not in files:
+        if _there(folder / WEIGHTS) and folder / WEIGHTS not in files:
             raise WeightsError(
                 f"{folder}: expected one set of weights, got {WEIGHTS} and the files that {INDEX} names. Hint: delete "
                 "the older of the two"
             )
-    for file in files:
-        check_weight_file(file, floating=True)
+    return {name: shape for file in files for name, shape in check_weight_file(file, floating=True).items()}
 
 
-def check_weight_file(file: Path, floating: bool = False) -> None:
-    """Raise `WeightsError` where a file is no whole safetensors file.
+def check_weight_file(file: Path, floating: bool = False) -> Shapes:
+    """Return the shapes of the tensors of a file; raise `WeightsError` where it is no whole safetensors file.
 
     Args:
         file: The file, of which the header is read alone.
         floating: Whether all its tensors must be of floating point, as those of models are.
     """
-    if file.exists() and not file.is_file():
-        raise WeightsError(f"{file}: expected a file of weights, got a folder, a device or a pipe")
+    if _there(file) and not file.is_file():
+        raise WeightsError(f"{file}: expected a file of weights, got a folder, a pipe or a link that leads nowhere")
     if not file.is_file():
         raise WeightsError(f"{file}: expected a file of weights, got none, though {INDEX} names it. Hint: download it")
     size = file.stat().st_size
@@ -73,8 +78,7 @@ def check_weight_file(file: Path, floating: bool = False) -> None:
         expected = _SIZE + length + tensors
         if size != expected:
             raise WeightsError(f"{file}: expected {expected:,} bytes of weights, got {size:,}. Hint: {_AGAIN}")
-        _check_tensors(file, floating)
-        return
+        return _shapes(file, floating)
     kind = file_kind(start)
     if kind is not None:
         raise WeightsError(f"{file}: expected weights (safetensors), got {kind.name}. Hint: {kind.hint}")
@@ -82,11 +86,18 @@ def check_weight_file(file: Path, floating: bool = False) -> None:
     raise WeightsError(f"{file}: expected weights (safetensors), got {found}. Hint: {_AGAIN}")
 
 
-def _check_tensors(file: Path, floating: bool) -> None:
+def _there(path: Path) -> bool:
+    """Whether there is anything of that name, also a link that leads nowhere."""
+    return path.is_symlink() or path.exists()
+
+
+def _shapes(file: Path, floating: bool) -> Shapes:
     """Have the library look through the header: types, shapes and places of all tensors."""
     try:
         with safe_open(file, framework="pt") as tensors:
-            types = {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118 - no mapping
+            parts = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - no mapping
+            types = {name: part.get_dtype() for name, part in parts.items()}
+            shapes = {name: tuple(part.get_shape()) for name, part in parts.items()}
     except (SafetensorError, ValueError, OverflowError) as error:
         raise WeightsError(f"{file}: expected whole weights, got a damaged header ({error}). Hint: {_AGAIN}") from error
     other = next((name for name, kind in types.items() if kind not in _FLOATS), None)
@@ -94,6 +105,22 @@ def _check_tensors(file: Path, floating: bool) -> None:
         raise WeightsError(
             f"{file}: {quoted(other)}: expected {', '.join(sorted(_FLOATS))}, got {types[other]}. Hint: {_AGAIN}"
         )
+    return shapes
+
+
+def compare_shapes(stored: Mapping[str, tuple[int, ...]], model: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Return how the tensors of files and of a model differ, as transformers reports it after loading.
+
+    Args:
+        stored: Shapes in the files, by name.
+        model: Shapes in the model, by name.
+    """
+    shared = stored.keys() & model.keys()
+    return {
+        "missing_keys": model.keys() - shared,
+        "unexpected_keys": stored.keys() - shared,
+        "mismatched_keys": {(name, stored[name], model[name]) for name in shared if stored[name] != model[name]},
+    }
 
 
 def check_loaded(report: Mapping[str, Collection[Any]], where: str) -> None:
@@ -135,11 +162,14 @@ def _named(index: Path) -> list[Path]:
     """The files that an index names."""
     try:
         data = json_files.read_bytes(index, json_files.MOST_BYTES)
-    except DataError as error:
+    except (DataError, OSError) as error:
         raise WeightsError(str(error)) from error
     try:
-        names = sorted(set(json.loads(data)["weight_map"].values()))
-        outside = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
+        content = json.loads(data)
+        names = sorted(set(content["weight_map"].values()))
+        if set(map(type, content.get("metadata", {}).values())) - {int, float, str}:
+            raise TypeError("metadata of other kinds")
+        outside = [name for name in names if not _NAME.fullmatch(name)]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         kind = file_kind(data[:START])
         found, hint = (kind.name, kind.hint) if kind is not None else ("another or a damaged file", _AGAIN)

@@ -108,7 +108,7 @@ def fetch_files(name: HubName, patterns: Sequence[str], needed: str, **access: A
         AbsentError: The hub does not give it; the message has the hub's reason.
     """
     try:
-        return _fetch(name, patterns, needed, **access)
+        commit, names = _listed(name, access.get("token"))
     except RevisionNotFoundError as error:
         known = nearest(str(name.revision), _revisions(name.repository))
         raise AbsentError(
@@ -116,9 +116,7 @@ def fetch_files(name: HubName, patterns: Sequence[str], needed: str, **access: A
         ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:  # gated ones, too
         raise _absent(name, error) from error
-    except HubError:
-        raise
-    except Exception as error:  # portals answer in HTML and transfers break off, which clients tell in errors of theirs
+    except Exception as error:  # portals answer in HTML and lines break off, which clients tell in errors of theirs
         cached = _cached(name, needed, access.get("cache_dir"))
         if cached is None:
             raise _absent(name, error) from error
@@ -127,6 +125,20 @@ def fetch_files(name: HubName, patterns: Sequence[str], needed: str, **access: A
                 "%s: read as it was fetched before, as the hub gave nothing: %s", cached.name, _reason(error)
             )
         return cached
+    if not _COMMIT.fullmatch(commit):
+        raise HubError(f"{name}: expected the commit of a repository, got {quoted(commit)} from the hub")
+    if needed not in names:
+        raise AbsentError(f"{str(name)!r}: expected a model with a {needed} on the hub, got a repository without")
+    pinned = replace(name, revision=commit)
+    # Names with folders in them, and so those that lead out of the repository, are never fetched.
+    wanted = [file for file in names if "/" not in file and any(fnmatch(file, pattern) for pattern in patterns)]
+    try:
+        folder = _transfer(pinned, [file for file in wanted if file != needed], needed, name.revision, **access)
+    except Exception as error:
+        raise _absent(name, error) from error
+    if folder.name != commit:
+        raise HubError(f"{name}: expected one state of the repository, got another meanwhile. Hint: load it again")
+    return Fetched(folder, pinned)
 
 
 def fetched_folder(reference: str | Path, options: Mapping[str, Any]) -> Path:
@@ -159,27 +171,22 @@ def resolve_revision(name: HubName) -> HubName:
     return fetch_files(name, (), "config.json").name
 
 
-def _fetch(name: HubName, patterns: Sequence[str], needed: str, **access: Any) -> Fetched:
-    token = access.get("token")
-    listed = HfApi(token=token).model_info(name.repository, revision=name.revision, timeout=HF_HUB_ETAG_TIMEOUT)
-    commit = str(listed.sha)
-    found = [file.rfilename for file in listed.siblings or ()]
-    wanted = [file for file in found if "/" not in file and any(fnmatch(file, pattern) for pattern in patterns)]
-    if not _COMMIT.fullmatch(commit):
-        raise HubError(f"{name}: expected the commit of a repository, got {quoted(listed.sha)} from the hub")
-    if needed not in found:
-        raise AbsentError(f"{str(name)!r}: expected a model with a {needed} on the hub, got a repository without")
+def _listed(name: HubName, token: Any) -> tuple[str, list[str]]:
+    """The commit of a revision, and the names of its files."""
+    found = HfApi(token=token).model_info(name.repository, revision=name.revision, timeout=HF_HUB_ETAG_TIMEOUT)
+    return str(found.sha), [file.rfilename for file in found.siblings or ()]
+
+
+def _transfer(name: HubName, files: Sequence[str], needed: str, revision: str | None, **access: Any) -> Path:
+    """The folder of files, the needed one among them, at a commit that was asked for as `revision`."""
     # The library tries this request again for minutes where it has no copy; whether the hub answers is seen before.
-    address = hf_hub_url(name.repository, needed, revision=commit)
-    get_hf_file_metadata(address, timeout=HF_HUB_ETAG_TIMEOUT, token=token)
-    # By its own name, so that the library keeps which commit that was.
-    first = Path(hf_hub_download(name.repository, needed, revision=name.revision or "main", **access))
-    if first.parent.name != commit:
-        raise HubError(f"{name}: expected one state of the repository, got another meanwhile. Hint: load it again")
+    address = hf_hub_url(name.repository, needed, revision=name.revision)
+    get_hf_file_metadata(address, timeout=HF_HUB_ETAG_TIMEOUT, token=access.get("token"))
+    # By the name that was asked for, so that the library keeps which commit that was.
+    first = Path(hf_hub_download(name.repository, needed, revision=revision or "main", **access))
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        rest = [file for file in wanted if file != needed]
-        list(pool.map(lambda file: hf_hub_download(name.repository, file, revision=commit, **access), rest))
-    return Fetched(first.parent, replace(name, revision=commit))
+        list(pool.map(lambda file: hf_hub_download(name.repository, file, revision=name.revision, **access), files))
+    return first.parent
 
 
 def _cached(name: HubName, needed: str, cache: Any) -> Fetched | None:
@@ -222,6 +229,7 @@ def _reason(error: BaseException) -> str:
     if any("Timeout" in type(one).__name__ for one in chain):
         limits = f"HF_HUB_ETAG_TIMEOUT={HF_HUB_ETAG_TIMEOUT}, HF_HUB_DOWNLOAD_TIMEOUT={HF_HUB_DOWNLOAD_TIMEOUT}"
         return f"no answer within the seconds of {limits}"
+    error = next((one for one in reversed(chain) if hasattr(one, "server_message")), error)  # what the hub itself said
     if isinstance(error, ValueError) and not isinstance(error, OSError):
         return f"an answer that is no JSON, as of a portal or a proxy ({first_line(error)})"
     said = getattr(error, "server_message", None)  # such as that a repository is gated

@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unified.bounds import Finite, Positive, Side
 from unified.config import RecipeError, build, nearest
 from unified.core.printed import quoted
 from unified.modalities.base import FORMAT, check_format, read_json, shared
@@ -43,10 +44,10 @@ TEMPERATURE = 10000.0
 class ImageSpec:
     """The content of a preprocessor_config.json."""
 
-    height: int
-    width: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    height: Side
+    width: Side
+    mean: tuple[Finite, Finite, Finite]
+    std: tuple[Positive, Positive, Positive]
     mode: Literal["squash", "crop"] = "squash"
     """squash: both sides to the target. crop: keep the aspect, then cut the centre out."""
     resample: int = 3
