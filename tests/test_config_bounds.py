@@ -1,5 +1,6 @@
 """A config.json of strangers is checked before a network is built from it."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from dense_models import dense_model
 from small_models import small_model
 
 from unified.configuration import UnifiedConfig
-from unified.errors import DataError
+from unified.errors import DataError, UserError
 from unified.model_settings import ExpertSettings
 
 EXPERTS = ExpertSettings(count=4, router="attribute")
@@ -47,6 +48,20 @@ EXPERTS = ExpertSettings(count=4, router="attribute")
         ),
         ({"prompts": {"tokens": 10**8}}, "prompts.tokens: expected 0 to 16,384"),
         ({"tasks": 5}, "tasks: expected a mapping"),
+        ({"tasks": {"a": 5}}, "tasks.'a': expected the keys of TaskEntry"),
+        ({"tasks": {"a": [{"modality": 5}]}}, "tasks.'a'.kinds"),
+        ({"tasks": {"a": {"id2label": {"x": "y"}}}}, "tasks.'a'.id2label: expected at most .* got 'x'"),
+        ({"tasks": {"a": {"id2label": {"0": 5}}}}, "id2label.0: expected str, found 5"),
+        ({"id2label": {"1.5": "a"}}, "id2label: expected at most 100,000 names by the number of a class, got '1.5'"),
+        ({"id2label": 5}, "id2label"),
+        ({"families": [f"f{i}" for i in range(2000)]}, "families: expected at most 1,000, got 2,000"),
+        ({"queries": {"tasks": ""}}, "queries.tasks: expected a mapping"),
+        ({"experts": {"bias": 1}}, "experts: 'bias' is not a key"),
+        ({"return_dict": "x"}, "return_dict: expected bool"),
+        ({"architectures": 5}, "architectures: expected a list"),
+        ({"problem_type": "x"}, "problem_type: 'x' does not fit"),
+        ({"drop_path": float("nan")}, "drop_path: expected a finite number"),
+        ({"format": "x"}, "format 'x' is newer"),
     ],
 )
 def test_values_that_no_network_can_have_are_refused(change: dict[str, Any], message: str) -> None:
@@ -54,7 +69,7 @@ def test_values_that_no_network_can_have_are_refused(change: dict[str, Any], mes
     for name, value in change.items():
         merges = isinstance(value, dict) and value and isinstance(content.get(name), dict)
         content[name] = {**content[name], **value} if merges else value
-    with pytest.raises(DataError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         UnifiedConfig.from_dict(content)
     assert len(str(caught.value)) < 300
 
@@ -62,3 +77,27 @@ def test_values_that_no_network_can_have_are_refused(change: dict[str, Any], mes
 def test_what_models_write_is_read() -> None:
     for model in (small_model(), small_model(EXPERTS), dense_model()):
         assert UnifiedConfig.from_dict(model.config.to_dict()).to_dict() == model.config.to_dict()
+
+
+def test_keys_that_a_network_needs_are_named_where_they_are_absent() -> None:
+    content = small_model(EXPERTS).config.to_dict()
+    for name in ("count", "layers", "bias_rate", "capacity"):
+        part = {key: value for key, value in content["experts"].items() if key != name}
+        with pytest.raises(DataError, match=f"experts: expected all keys of the experts, got none of {name}"):
+            UnifiedConfig.from_dict({**content, "experts": part})
+    del content["spe_token_id"]  # by default the last one of a larger vocabulary
+    with pytest.raises(DataError, match="spe_token_id: expected a token of the vocabulary, got 49410"):
+        UnifiedConfig.from_dict(content)
+
+
+def test_a_file_is_read_as_its_content_is(tmp_path: Path) -> None:
+    config = small_model(EXPERTS).config
+    config.to_json_file(tmp_path / "config.json")
+    read = UnifiedConfig.from_json_file(tmp_path / "config.json")
+    assert read.to_json_string() == config.to_json_string()
+    (tmp_path / "config.json").write_text('{"width": "x"}')
+    with pytest.raises(DataError, match=r"config\.json\.width: expected int"):
+        UnifiedConfig.from_json_file(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text('{"a":' * 100_000)
+    with pytest.raises(DataError, match=r"config\.json: expected JSON, got brackets in too many levels"):
+        UnifiedConfig.from_pretrained(tmp_path)

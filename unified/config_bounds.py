@@ -47,6 +47,11 @@ _STEERING = (
 """Keys by which transformers runs code of a repository, reads other files or makes another network."""
 _ALIKE = 0.75
 """How much a damaged name has in common with that of a key, as `difflib` counts."""
+_OF_EXPERTS = (
+    *("count", "top", "router", "layers", "linears", "shared_decisions", "noise", "bits", "hidden", "bias_rate"),
+    "capacity",
+)
+"""What decides conditional layers; the other settings are for training."""
 _NEEDED = ("width", "depth", "heads", "hidden", "vocabulary_size", "families", "image", "text")
 
 
@@ -173,9 +178,9 @@ def _checked(content: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[st
     whole = {**{name: value for name, value in defaults.items() if isinstance(value, int | float)}, **content}
     config = build(_Config, {name: value for name, value in whole.items() if name in checked}, WHERE)
     _check_parts(config)
-    dtype = content.get("dtype", content.get("torch_dtype"))
-    if dtype is not None and str(dtype).removeprefix("torch.") not in DTYPES:
-        raise DataError(f"{WHERE}: dtype: expected {', '.join(DTYPES)}, got {shown_text(str(dtype))}")
+    for name in ("dtype", "torch_dtype"):
+        if content.get(name) is not None and str(content[name]).removeprefix("torch.") not in DTYPES:
+            raise DataError(f"{WHERE}: {name}: expected {', '.join(DTYPES)}, got {shown_text(str(content[name]))}")
     _check_mapping(content, "experts", _check_experts)
     _check_mapping(content, "queries", _check_queries)
     _check_mapping(content, "tasks", _check_tasks)
@@ -246,7 +251,7 @@ def _check_experts(found: Mapping[str, Any]) -> None:
     given = {name: value for name, value in found.items() if name not in ("rows", "folded")}
     if folded:
         given.pop("router")
-    missing = [name for name in ("count", "top", "router", "linears") if name not in found and not folded]
+    missing = [name for name in (*_OF_EXPERTS, *(("rows",) if folded else ())) if name not in found]
     if missing:
         raise DataError(f"{WHERE}: experts: expected all keys of the experts, got none of {', '.join(missing)}")
     build(ExpertSettings, given, f"{WHERE}: experts")
@@ -258,7 +263,7 @@ def _check_experts(found: Mapping[str, Any]) -> None:
 def _check_queries(found: Mapping[str, Any]) -> None:
     own = {name: value for name, value in found.items() if name != "tasks"}
     build(QuerySettings, own, f"{WHERE}: queries")
-    tasks = found.get("tasks") or {}
+    tasks = {} if found.get("tasks") is None else found["tasks"]
     if not isinstance(tasks, Mapping):
         raise DataError(f"{WHERE}: queries.tasks: expected a mapping, got {shown_text(str(tasks))}")
     if len(tasks) > MOST_TASKS:

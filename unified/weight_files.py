@@ -12,13 +12,15 @@ from safetensors import SafetensorError, safe_open
 from unified.core import json_files
 from unified.core.file_kinds import START, file_kind
 from unified.core.printed import quoted
-from unified.errors import MOST_LISTED, DataError, UserError
+from unified.errors import DataError, UserError
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _SIZE = 8  # bytes that hold the length of a safetensors file's header
 _LONGEST_HEADER = 10**8  # bytes, of the format
 _AGAIN = "copy or download it again"
+MOST_NAMED = 8
+"""Tensors that an error names."""
 ADAPTER = "adapter_config.json"
 _NAME = re.compile(r"[\w-][\w.-]{0,200}\.safetensors")
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
@@ -145,8 +147,8 @@ def _listed(keys: Collection[Any]) -> str:
         key if isinstance(key, str) else f"{key[0]} ({'×'.join(map(str, key[1]))} for {'×'.join(map(str, key[2]))})"
         for key in sorted(keys, key=str)
     ]
-    more = [f"and {len(names) - MOST_LISTED:,} more"] if len(names) > MOST_LISTED else []
-    return ", ".join([*names[:MOST_LISTED], *more])
+    more = [f"and {len(names) - MOST_NAMED:,} more"] if len(names) > MOST_NAMED else []
+    return ", ".join([*names[:MOST_NAMED], *more])
 
 
 def _tensor_bytes(header: bytes) -> int | None:

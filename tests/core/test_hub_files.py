@@ -4,6 +4,7 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,10 @@ from unified.core.hub_files import AbsentError, HubError, HubName, hub_name, is_
 from unified.errors import UserError
 from unified.modalities.text import TextTokenizer
 from unified.processor import UnifiedProcessor
+from unified.recipe import Recipe, StartSettings
+from unified.task import Match, Task
+from unified.train.run_folder import RunFolder
+from unified.train.training_data import with_pinned_start
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +167,21 @@ def test_without_a_connection_the_copy_of_before_is_read(server: str, monkeypatc
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert hub.open_model("org/tiny@v1").source == f"org/tiny@{COMMIT}"
+
+
+def test_a_run_keeps_the_commit_that_it_began_with(server: str, tmp_path: Path) -> None:
+    task = Task("data", {"png": "image"}, "txt", Match("batch"), "accuracy", 2)
+    recipe = Recipe(tasks={"a": task}, max_steps=1, slots=1, start=StartSettings("org/tiny@v1"))
+    begun = with_pinned_start(recipe, tmp_path / "run")
+    assert begun.start == StartSettings(f"org/tiny@{COMMIT}")
+    with RunFolder(tmp_path / "run") as folder:
+        folder.start(begun, 0)
+    moved = replace(recipe, start=StartSettings("org/tiny@later"))  # which this hub does not have
+    assert with_pinned_start(moved, tmp_path / "run") == begun
+    with pytest.raises(AbsentError, match="no revision 'later'"):
+        with_pinned_start(moved, tmp_path / "other")
+    local = replace(recipe, start=StartSettings("runs/tiny/model"))
+    assert with_pinned_start(local, tmp_path / "other") == local
 
 
 def test_results_name_the_commit(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
