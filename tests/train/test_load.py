@@ -129,7 +129,7 @@ def test_a_run_tells_the_load_of_each_layer_and_decision(tmp_path: Path) -> None
         ({"hidden": 8}, "tokens are sent to experts"),
         ({"capacity": 1.0}, "routers token and context alone"),
         ({"router": "token", "bits": ["query"]}, "only the routers attribute and hash"),
-        ({"count": 0}, r"model\.experts\.count: expected at least 1"),
+        ({"count": 0}, r"experts\.count: expected 1 to 4,096, got 0"),
         ({"router": "tokens"}, "did you mean 'token'"),
         ({"linears": ["gate"]}, "down, out, qkv, up"),
     ],
