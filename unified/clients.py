@@ -72,6 +72,7 @@ class ClientMethods:
     """Methods of `UnifiedModel` under the names that transformers and its clients use."""
 
     accepts_loss_kwargs = False  # the loss is the mean of a batch: a Trainer divides it where it adds up several
+    config_class: Any
     text: Any
     config: Any
     processor: Any

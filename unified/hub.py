@@ -22,14 +22,14 @@ from unified.config import nearest
 from unified.configuration import UnifiedConfig
 from unified.core.hub_files import (
     FILES,
-    AbsentError,
-    HubError,
     HubName,
     fetch_files,
     first_line,
     hub_name,
     resolve_revision,
 )
+from unified.core.hub_files import AbsentError as AbsentError  # which those who load models take from here
+from unified.core.hub_files import HubError as HubError
 from unified.errors import DataError
 from unified.modalities.base import read_json
 from unified.modalities.text import END, SPE, TextTokenizer

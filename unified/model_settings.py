@@ -35,7 +35,7 @@ class TextSettings:
     """How text is read and embedded."""
 
     tokenizer: str = "text"
-    """A folder in tokenizers/, a path, or a tokenizer of the Hugging Face hub (`org/name`)."""
+    """A folder in tokenizers/, a path, or a tokenizer of the Hugging Face hub (`org/name`, `org/name@revision`)."""
     max_length: Length = 64
     """Tokens of a text, the end token included; longer texts are cut."""
     positions: Length = 512

@@ -6,15 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
-)
+from huggingface_hub.errors import HfHubHTTPError
 
 from unified.card_head import CardError, card_head, for_repository
-from unified.core.hub_files import FILES, HubError, first_line, is_hub_name
+from unified.core.hub_files import FILES, HubError, check_answers, is_hub_name, reason
+from unified.errors import UserError
 from unified.training_record import FILE, as_text, read_record
 
 
@@ -53,11 +49,14 @@ def push(folder: str | Path, repository: str, *, private: bool | None = None) ->
     try:
         with tempfile.TemporaryDirectory() as stage:
             _stage(folder, Path(stage), repository)
+            check_answers(repository)
             hidden = _make_repository(hub, repository, private)
             commit = hub.upload_folder(repo_id=repository, folder_path=stage, commit_message="Upload model")
-    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # portals answer in HTML and lines break off, which clients tell in errors of theirs
         raise HubError(
-            f"{repository}: the upload failed: {first_line(error)}. Log in with `hf auth login` and a token that may "
+            f"{repository}: the upload failed: {reason(error)}. Log in with `hf auth login` and a token that may "
             "write there, and unset HF_HUB_OFFLINE"
         ) from error
     return Pushed(f"{hub.endpoint}/{repository}", str(commit.commit_url), hidden)

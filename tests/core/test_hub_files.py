@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoProcessor
 
 import tests.loopback_strange as loopback
 from tests.loopback_hub import COMMIT
-from unified import hub
+from unified import hub, publish
 from unified.core import hub_files
 from unified.core.hub_files import AbsentError, HubError, HubName, hub_name, is_hub_name
 from unified.errors import UserError
@@ -116,6 +116,22 @@ def test_what_a_hub_answers_is_one_line(server: str, kind: str, message: str, do
         pytest.skip("no file but the configuration is fetched")
     with pytest.raises(HubError, match=message) as caught:
         door(f"org/{kind}")  # type: ignore[operator]
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("portal", "the upload failed: an answer that is no JSON"),
+        ("gated", "the upload failed: .*Access to model org/gated is restricted"),
+        ("stalls", "the upload failed: no answer within the seconds of HF_HUB_ETAG_TIMEOUT"),
+        ("tiny@v1", "expected the name of a repository on the hub, org/name"),
+        ("..", "expected the name of a repository on the hub, org/name"),
+    ],
+)
+def test_what_a_hub_answers_to_an_upload_is_one_line(server: str, exported: Path, kind: str, message: str) -> None:
+    with pytest.raises(HubError, match=message) as caught:
+        publish.push(exported, f"org/{kind}")
     assert "\n" not in str(caught.value)
 
 

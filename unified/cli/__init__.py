@@ -255,7 +255,7 @@ def evaluate(
     Example: unified eval runs/quickstart digits data/mine --shots 0 1 5 --seeds 5 --out results.json
 
     Args:
-        model: A hub name (org/name), an exported folder, or a run (its newest complete checkpoint).
+        model: A hub name (org/name, org/name@revision), an exported folder, or a run (its newest complete checkpoint).
         specs: Names in recipes/eval, YAML files, or data folders.
         shots: Labelled examples a class; 0 is zero-shot.
         seeds: Subsets that each k-shot result is averaged over.

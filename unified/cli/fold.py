@@ -27,7 +27,7 @@ def fold(
     loaded again and compared with the original; without --tasks and --rows it serves all tasks of the model.
 
     Args:
-        model: A hub name (org/name), an exported folder, or a run (its newest complete checkpoint).
+        model: A hub name (org/name, org/name@revision), an exported folder, or a run (its newest complete checkpoint).
         out: Folder to write; it appears complete or not at all.
         tasks: Tasks of the model's recipe that the folded model is for.
         rows: Or the rows themselves: attribute bits such as 10011000, task families, or modalities.

@@ -12,15 +12,24 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url, snapshot_download
+from huggingface_hub import (
+    HfApi,
+    get_hf_file_metadata,
+    get_session,
+    hf_hub_download,
+    hf_hub_url,
+    hf_raise_for_status,
+    snapshot_download,
+)
 from huggingface_hub.constants import HF_HUB_DOWNLOAD_TIMEOUT, HF_HUB_ETAG_TIMEOUT
 from huggingface_hub.errors import (
+    GatedRepoError,
     HFValidationError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from unified.core.printed import quoted
 from unified.errors import UserError, nearest
@@ -121,9 +130,7 @@ def fetch_files(name: HubName, patterns: Sequence[str], needed: str, **access: A
         if cached is None:
             raise _absent(name, error) from error
         if not isinstance(error, OfflineModeIsEnabled):
-            logger.warning(
-                "%s: read as it was fetched before, as the hub gave nothing: %s", cached.name, _reason(error)
-            )
+            logger.warning("%s: read as it was fetched before, as the hub gave nothing: %s", cached.name, reason(error))
         return cached
     if not _COMMIT.fullmatch(commit):
         raise HubError(f"{name}: expected the commit of a repository, got {quoted(commit)} from the hub")
@@ -171,6 +178,19 @@ def resolve_revision(name: HubName) -> HubName:
     return fetch_files(name, (), "config.json").name
 
 
+def check_answers(repository: str) -> None:
+    """Ask for a repository, which need not be there: requests without a limit follow where the hub answers alone.
+
+    Raises:
+        Exception: What the client raises where it does not.
+    """
+    try:
+        HfApi().model_info(repository, timeout=HF_HUB_ETAG_TIMEOUT)
+    except RepositoryNotFoundError as error:
+        if isinstance(error, GatedRepoError):
+            raise
+
+
 def _listed(name: HubName, token: Any) -> tuple[str, list[str]]:
     """The commit of a revision, and the names of its files."""
     found = HfApi(token=token).model_info(name.repository, revision=name.revision, timeout=HF_HUB_ETAG_TIMEOUT)
@@ -214,13 +234,13 @@ def _revisions(repository: str) -> list[str]:
 def _absent(name: HubName, error: Exception) -> AbsentError:
     at = "" if name.revision is None else f", revision {name.revision!r}"
     return AbsentError(
-        f"{name.repository!r}{at}: no folder of that name here, and the hub gave none: {_reason(error)}. Check the "
+        f"{name.repository!r}{at}: no folder of that name here, and the hub gave none: {reason(error)}. Check the "
         "name, and whether the machine is online and HF_HUB_OFFLINE unset; a private model needs `hf auth login`"
     )
 
 
-def _reason(error: BaseException) -> str:
-    """Why the hub gave nothing, in the words of the hub where it has some."""
+def reason(error: BaseException) -> str:
+    """Return why the hub gave nothing, in the words of the hub where it has some."""
     chain: list[BaseException] = []
     following: BaseException | None = error
     while following is not None and following not in chain:
