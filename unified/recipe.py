@@ -155,8 +155,8 @@ class StartSettings:
     """The weights that a new run begins with."""
 
     model: str
-    """A run, an exported folder or a hub name (`org/name`, `org/name@revision`), of which the run keeps the commit. Experts
-    begin as copies of what a dense model has there."""
+    """A run, an exported folder or a hub name (`org/name`, `org/name@revision`), of which the run keeps the commit.
+    Experts begin as copies of what a dense model has there."""
     noise: float = 0.0
     """What tells such copies apart: standard deviation of Gaussian noise, in those of the copied matrix."""
 
