@@ -202,6 +202,8 @@ def check_steering(content: Mapping[str, Any]) -> None:
 
 def _check_foreign(name: str, absent: Sequence[str]) -> None:
     """Refuse the damaged name of a key that is not there."""
+    if not name:
+        raise DataError(f"{WHERE}: expected keys of a configuration, got an empty one")
     if alike := difflib.get_close_matches(name[:MOST_QUOTED], absent, n=1, cutoff=_ALIKE):
         raise DataError(f"{WHERE}: expected keys of a configuration, got {quoted(name)}; did you mean {alike[0]!r}?")
 

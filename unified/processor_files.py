@@ -16,7 +16,7 @@ from unified.config import RecipeError, build
 from unified.core import json_files
 from unified.core.printed import quoted
 from unified.errors import DataError
-from unified.modalities.text import read_tokenizer
+from unified.modalities.text import MOST_BYTES, read_tokenizer
 
 PROCESSOR, IMAGES, TOKENIZER, SETTINGS = (
     *("processor_config.json", "preprocessor_config.json"),
@@ -24,8 +24,6 @@ PROCESSOR, IMAGES, TOKENIZER, SETTINGS = (
 )
 BESIDE = ("special_tokens_map.json", "added_tokens.json")
 """Of earlier versions of transformers; tokenizer.json has what they say."""
-MOST_BYTES = 1 << 27
-"""The largest tokenizers of the hub have 35 MB."""
 IMAGE_PROCESSOR, PROCESSOR_CLASS = "UnifiedImageProcessor", "UnifiedProcessor"
 _NAMED = frozenset({"eos_token", "pad_token", "mask_token", "bos_token", "unk_token", "sep_token", "cls_token"})
 _KEYS = frozenset({"format", "processor_class", "image_processor", "specs", "texts"})
@@ -61,7 +59,7 @@ def read_content(folder: Path) -> dict[str, Any]:
     Raises:
         DataError: A file of the processor cannot be read, or names what is not read here; the message names the file.
     """
-    for name in (TOKENIZER, *BESIDE):
+    for name in BESIDE:
         _read(folder / name)
     content, images = _read(folder / PROCESSOR), _read(folder / IMAGES)
     if content is None and images is None:
@@ -126,6 +124,8 @@ def read_text_parts(folder: Path) -> tuple[tokenizers.Tokenizer, TokenizerSettin
         found = read_tokenizer(folder / TOKENIZER)
     except RecipeError as error:
         raise DataError(str(error)) from error
+    except OSError as error:
+        raise DataError(f"{folder / TOKENIZER}: expected a file, got one that cannot be read: {error}") from error
     for name in sorted(_NAMED):
         token = getattr(read, name)
         if token is not None and found.token_to_id(token) is None:

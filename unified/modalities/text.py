@@ -21,11 +21,15 @@ from torch import Tensor, nn
 from unified.config import RecipeError
 from unified.core import json_files
 from unified.core.hub_files import HubError, fetch_files, hub_name
+from unified.core.printed import quoted
 from unified.modalities.base import FORMAT, read_json, shared, timeline
 from unified.paths import find
 from unified.types import DataError, Tokens
 
 FILE = "tokenizer.json"
+MOST_BYTES = 1 << 27
+"""The largest tokenizers of the hub have 35 MB."""
+MOST_IDS = 1 << 22
 SPE = "<|spe|>"
 END = "<|endoftext|>"
 
@@ -184,16 +188,27 @@ def read_tokenizer(file: Path) -> tokenizers.Tokenizer:
     """Return the tokenizer in a tokenizer.json.
 
     Raises:
-        DataError: The file is no JSON.
+        DataError: The file is no JSON, or has ids for which the library would take all memory.
         RecipeError: It is JSON of something else.
     """
+    _check_ids(json_files.read_json(file, most=MOST_BYTES), file)
     try:
         return tokenizers.Tokenizer.from_file(str(file))
     except BaseException as error:  # the class that `tokenizers` raises, or a panic of it, which is no `Exception`
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        json_files.read_json(file, most=json_files.MOST_BYTES)
         raise RecipeError(f"{file}: expected a file of the library tokenizers, got other JSON: {error}") from error
+
+
+def _check_ids(content: dict[str, Any], file: Path) -> None:
+    """Refuse ids beyond any vocabulary: the library makes tables of so many rows."""
+    model, added = content.get("model"), content.get("added_tokens")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
+    ids += [token.get("id") for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+    wrong = next((number for number in ids if isinstance(number, int) and not 0 <= number <= MOST_IDS), None)
+    if wrong is not None:
+        raise DataError(f"{file}: expected ids from 0 to {MOST_IDS:,}, got {quoted(wrong)}")
 
 
 def _from_hub(reference: str, absent: FileNotFoundError) -> tokenizers.Tokenizer:
