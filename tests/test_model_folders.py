@@ -62,6 +62,7 @@ def refused(door: Callable[[Path], Any], folder: Path, message: str) -> None:
         (lambda t: t.pop("encoder.blocks.1.norm1.bias"), r"missing: encoder\.blocks\.1\.norm1\.bias"),
         (lambda t: t.pop("log_scales.caption"), r"missing: log_scales\.caption"),
         (lambda t: t.update({"queries.rows": torch.zeros(3)}), r"unexpected: queries\.rows"),
+        (lambda t: t.update({"x" * 5000: torch.zeros(3)}), r"unexpected: x{79}…\)"),
         (lambda t: t.update({"proj.bias": torch.zeros(31)}), r"mismatched: proj\.bias \(31 for 32\)"),
         (lambda t: t.update({"proj.weight": t["proj.weight"].flatten()}), r"proj\.weight \(1024 for 32×32\)"),
         (lambda t: t.update({"proj.bias": torch.zeros(32, dtype=torch.int32)}), r"'proj\.bias': expected .*got I32"),

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from unified.core import json_files
 from unified.core.file_kinds import START, file_kind
-from unified.core.printed import quoted
+from unified.core.printed import MOST_QUOTED, quoted
 from unified.errors import DataError, UserError
 
 WEIGHTS = "model.safetensors"
@@ -147,6 +147,7 @@ def _listed(keys: Collection[Any]) -> str:
         key if isinstance(key, str) else f"{key[0]} ({'×'.join(map(str, key[1]))} for {'×'.join(map(str, key[2]))})"
         for key in sorted(keys, key=str)
     ]
+    names = [name if len(name) <= MOST_QUOTED else f"{name[: MOST_QUOTED - 1]}…" for name in names]
     more = [f"and {len(names) - MOST_NAMED:,} more"] if len(names) > MOST_NAMED else []
     return ", ".join([*names[:MOST_NAMED], *more])
 
