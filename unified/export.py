@@ -14,11 +14,14 @@ from unified.card import model_card
 from unified.card_head import LANGUAGE
 from unified.config import read_yaml
 from unified.configuration import UnifiedConfig
+from unified.core.atomic_files import replacing_files
 from unified.hub import HubError, RunWeights, Weights
 from unified.log import logger
 from unified.model import UnifiedModel
 from unified.official.kept import copy_kept
+from unified.official.log import LOG, SIDECAR
 from unified.queries import NEWER
+from unified.training_record import FILE as RECORD
 from unified.training_record import write_record
 
 MAX_SHARD_SIZE = "5GB"
@@ -60,12 +63,7 @@ def export(
     found, record, begun = hub.run_weights(run, weights), hub.training_record(run), _start(run)
     model = _empty_model(run, found)
     shards = _shards({name: found.nbytes(name) for name in model.state_dict() if name in found.origin}, max_shard_size)
-    out.mkdir(parents=True, exist_ok=True)
-    _write_weights(out, found, shards, parameters=model.num_parameters())
-    model.config.save_pretrained(out)
-    hub.read_processor(run / "model").save_pretrained(out)
-    copy_kept(run / "model", out)
-    write_record(out, record)
+    processor = hub.read_processor(run / "model")
     card = model_card(
         out.resolve().name,
         model,
@@ -77,7 +75,17 @@ def export(
         license_name=license_name,
         language=language,
     )
-    (out / "README.md").write_text(card, encoding="utf-8")
+    with replacing_files(out) as part:
+        _write_weights(part, found, shards, parameters=model.num_parameters())
+        model.config.save_pretrained(part)
+        processor.save_pretrained(part)
+        copy_kept(run / "model", part)
+        write_record(part, record)
+        (part / "README.md").write_text(card, encoding="utf-8")
+        written = {path.name for path in part.iterdir()}
+    for path in _files_of_some(out):
+        if path.name not in written:
+            path.unlink(missing_ok=True)  # an earlier export had it
     logger.info("%s: %s, ready for unified.load and unified push", out, found.source)
 
 
@@ -120,9 +128,12 @@ def _shards(sizes: Mapping[str, int], max_shard_size: str | int) -> Any:
         raise HubError(f"--max-shard-size {max_shard_size}: {error}; expected such as 5GB or 500MB") from error
 
 
+def _files_of_some(out: Path) -> list[Path]:
+    """Files that some exports have and others have not."""
+    return [*out.glob("model*.safetensors"), *(out / name for name in (_INDEX, LOG, SIDECAR, RECORD))]
+
+
 def _write_weights(out: Path, found: RunWeights, shards: Any, *, parameters: int) -> None:
-    for path in [*out.glob("model*.safetensors"), out / _INDEX]:
-        path.unlink(missing_ok=True)  # an earlier export may have had more files
     for file, names in shards.filename_to_tensors.items():
         save_file({name: found.tensors[name] for name in names}, out / file, metadata={"format": "pt"})
     if shards.is_sharded:

@@ -3,7 +3,8 @@
 import logging
 import sys
 
-from unified.core.printed import printable
+from unified.core.locations import shown
+from unified.core.printed import escaped, printable
 
 logger = logging.getLogger("unified")
 
@@ -14,6 +15,14 @@ class _Printable(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = printable(record.getMessage()), ()
         return True
+
+
+class Lines(logging.Formatter):
+    """Records as they may be printed, also those that come past the logger, with their traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the lines of a record without secrets and control characters."""
+        return escaped(shown(super().format(record)))
 
 
 class _RankZero(logging.Filter):
@@ -32,7 +41,9 @@ def set_up(level: int = logging.INFO) -> None:
     """Print the package's messages to standard error, one line each; commands call this, the library never does."""
     if not logger.handlers:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(Lines("%(message)s"))
         handler.addFilter(_RankZero())
         logger.addHandler(handler)
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(Lines())  # what clients of servers warn of quotes addresses
     logger.setLevel(level)

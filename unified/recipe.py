@@ -186,10 +186,15 @@ class Recipe:
     """Evaluation specs (names in recipes/eval, or paths) that run every `train.eval_every` steps."""
 
     @property
+    def locations(self) -> list[str]:
+        """The patterns of the data of its tasks: paths, addresses and commands."""
+        data = [task.data for task in self.tasks.values()]
+        return [name for names in data for name in ([names] if isinstance(names, str) else names)]
+
+    @property
     def commands(self) -> list[str]:
         """The `pipe:` commands among the data of its tasks."""
-        data = [task.data for task in self.tasks.values()]
-        return commands_of(name for names in data for name in ([names] if isinstance(names, str) else names))
+        return commands_of(self.locations)
 
     def __post_init__(self) -> None:
         if not self.tasks:

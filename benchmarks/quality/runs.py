@@ -17,7 +17,7 @@ from unified.evaluate.results import write_results
 from unified.evaluate.run import evaluate
 from unified.train import loop
 from unified.train.progress import duration
-from unified.train.run_folder import read_metrics
+from unified.train.records import read_metrics
 
 
 def carry_out(runs: Sequence[Run], out: Path, questions: Mapping[str, Question]) -> Iterator[tuple[Run, Result]]:

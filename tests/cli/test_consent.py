@@ -1,18 +1,26 @@
 """Commands of `pipe:` data run where the user named them, and otherwise only with consent."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import failing_store
 import pytest
 import yaml
 from commands import RECIPE, recipe_file, run
+from failing_store import FailingStore
+from PIL import Image
+from test_export import SETTINGS, write_run
 
 from unified import hub
+from unified.checkpoint.place import CheckpointError, checkpoints_of
 from unified.config import build, read_yaml
 from unified.core.consent import ConsentError, allow_commands
 from unified.evaluate.sources import open_source
 from unified.evaluate.spec import load_spec
 from unified.recipe import Recipe
+from unified.reports.source import find_recipe
 from unified.train.build import build as build_parts
 from unified.types import DataError
 
@@ -119,3 +127,98 @@ def test_commands_of_run_folders_need_consent(tmp_path: Path, trace: Path, capfd
     trace.unlink()
     run(capfd, *command, "--data", str(recipe))  # named on the command line
     assert trace.exists()
+
+
+def run_elsewhere(folder: Path, recipe: str = "") -> Path:
+    """A run whose recipe names a store of checkpoints."""
+    failing_store.register()
+    place = f"failing://{folder}/store"
+    settings = replace(SETTINGS, width=16, hidden=16, depth=1)
+    found = write_run(folder / "run", place, settings)
+    if recipe:
+        content = yaml.safe_load((folder / recipe).read_text()) | {"train": {"checkpoints": place}}
+        (found / "recipe.yaml").write_text(yaml.safe_dump(content))
+    return found
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("eval", "RUN", "digits"),
+        ("predict", "RUN", "a.png", "--labels", "x", "y"),
+        ("export", "RUN", "out"),
+        ("fold", "RUN", "out", "--keep-experts"),
+        ("convert", "uni-perceiver", "RUN", "x.pth", "--reverse"),
+        ("report", "interference", "RUN", "--batches", "2"),
+        ("report", "routing", "RUN"),
+        ("train", "a.yaml", "--out", "new", "--start.model", "RUN"),
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)
+def test_addresses_of_run_folders_need_consent(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = run_elsewhere(tmp_path)
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    recipe_file(tmp_path, start={"model": str(folder)})
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as shut:
+        shut.setattr(FailingStore, "ls", lambda *_, **__: pytest.fail("the store was asked"))
+        status, told = run(capfd, *(word.replace("RUN", str(folder)) for word in command))
+    at = f"{folder / 'recipe.yaml'}: expected places on this machine, got failing://{tmp_path}/store, "
+    assert str(status).startswith(f"error: {at}which would be fetched. Hint: ")
+    assert "--allow-commands" in str(status)
+    assert "\n" not in str(status)
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/run", "simplecache::http://h/run", "file://x::http://h/run"])
+def test_other_machines_are_told_by_their_addresses(place: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"train": {"checkpoints": place}}))
+    with pytest.raises(ConsentError, match="which would be fetched"):
+        checkpoints_of(tmp_path)
+    assert checkpoints_of(tmp_path, place) == place  # as the recipe of the command line says
+    with allow_commands(None):
+        assert checkpoints_of(tmp_path) == place
+
+
+@pytest.mark.parametrize("place", ["file:///data/run", "memory://run", "/data/run", "checkpoints"])
+def test_places_on_this_machine_need_none(place: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"train": {"checkpoints": place}}))
+    assert str(checkpoints_of(tmp_path)).endswith(place)
+
+
+@pytest.mark.parametrize(("train", "key"), [(5, "train"), ({"checkpoints": [1]}, "checkpoints")])
+def test_a_place_of_another_type_is_refused(train: object, key: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"train": train}))
+    with pytest.raises(CheckpointError, match=f"recipe.yaml: {key}: expected a folder or a URL, got "):
+        checkpoints_of(tmp_path)
+
+
+def test_with_consent_addresses_of_run_folders_are_fetched(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = run_elsewhere(tmp_path)
+    status, _ = run(capfd, "export", str(folder), str(tmp_path / "out"), "--allow-commands")
+    assert status == 0
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_data_of_run_folders_on_other_machines_need_consent(tmp_path: Path) -> None:
+    tasks = {"words": {**RECIPE["tasks"]["words"], "data": ["a.tar", "http://user:hush@h/x.tar"]}}  # type: ignore[index]
+    recipe_file(tmp_path, tasks=tasks).rename(tmp_path / "recipe.yaml")
+    with pytest.raises(ConsentError, match=r"got http://…@h/x\.tar, which would be fetched"):
+        find_recipe(tmp_path, None)
+    assert find_recipe("nothing", str(tmp_path / "recipe.yaml")).tasks  # named on the command line
+
+
+def test_a_report_of_a_run_does_without_its_store(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    recipe_file(tmp_path)
+    folder = run_elsewhere(tmp_path, "a.yaml")
+    record = {"step": 1, "gradient_norm": 1.0, "samples_per_second": 1.0, "tokens_per_second": 1.0, "data_wait": 0.0}
+    record["loss/words"] = 1.0
+    (folder / "metrics.jsonl").write_text(f'{{"format": 1}}\n{json.dumps(record)}\n')
+    status, told = run(capfd, "report", "run", str(folder))
+    assert status == 0
+    assert "which would be fetched" in told
+    assert "Samples are counted by the log alone" in told
+    status, told = run(capfd, "report", "run", str(folder), "--allow-commands")
+    assert (status, "which would be fetched" in told) == (0, False)

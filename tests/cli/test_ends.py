@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def test_train_takes_the_flag_that_the_launcher_of_deepspeed_adds(capsys: pytest
 
 
 def test_errors_of_the_file_system_end_a_command_with_their_message() -> None:
-    with pytest.raises(SystemExit, match=r"error: .*No space left on device: 'results\.json'"):
+    with pytest.raises(SystemExit, match=r"error: results\.json: No space left on device\. Hint: make room"):
         ends.guarded(full)
 
 
@@ -96,3 +97,53 @@ def test_threads_wait_passively_in_every_command_before_torch_is_loaded() -> Non
 def test_processes_of_a_dry_run_are_a_number(arguments: list[str], expected: str) -> None:
     with pytest.raises(SystemExit, match=f"error: {expected}"):
         cli.train([str(ROOT / "recipes" / "quickstart.yaml"), *arguments])
+
+
+SECRET = "Hunter2secret"
+
+
+def broken(url: str) -> None:
+    try:
+        raise KeyError(url)
+    except KeyError as error:
+        raise RuntimeError(f"\x1b]0;t\x07 with url: /x?sig={SECRET}") from error
+
+
+@pytest.mark.parametrize("rank", [None, "0"])
+def test_tracebacks_have_no_secrets(
+    rank: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    with pytest.raises((RuntimeError, SystemExit)) as caught:
+        ends.guarded(broken, f"https://user:{SECRET}@host/x?token={SECRET}")
+    if rank is None:
+        sys.excepthook(caught.type, caught.value, caught.tb)
+    told = capsys.readouterr().err
+    assert "Traceback (most recent call last):" in told
+    assert "KeyError: 'https://…@host/x?…'" in told
+    assert "RuntimeError: \\x1b]0;t\\x07 with url: /x?…" in told
+    assert SECRET not in told
+
+
+def test_tracebacks_of_threads_have_no_secrets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+    ends.guarded(str)
+    thread = threading.Thread(target=broken, args=(f"https://user:{SECRET}@host/x",), name="reader")
+    thread.start()
+    thread.join()
+    told = capsys.readouterr().err
+    assert "Exception in thread reader:\nTraceback" in told
+    assert "KeyError: 'https://…@host/x'" in told
+    assert SECRET not in told
+
+
+def test_the_hook_of_a_debugger_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "excepthook", interrupted)
+    ends.guarded(str)
+    assert sys.excepthook is interrupted

@@ -17,7 +17,7 @@ from unified.data.loader import StepLoader
 from unified.recipe import Recipe
 from unified.train import loop
 from unified.train.plan_text import dry_run
-from unified.train.run_folder import RunFolderError
+from unified.train.records import RunFolderError
 from unified.train.stop import StopRequest
 
 

@@ -13,7 +13,7 @@ from unified.recipe import EngineSettings, Recipe
 from unified.train import engine, loop, precision
 from unified.train.plan import make_plan
 from unified.train.precision import PRECISIONS, check_precision, has_fast_bf16, resolved
-from unified.train.run_folder import read_recipe
+from unified.train.records import read_recipe
 
 
 def of(recipe: Recipe, name: str) -> Recipe:

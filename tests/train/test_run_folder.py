@@ -18,7 +18,8 @@ from unified.model_settings import ExpertSettings, ModelSettings
 from unified.recipe import OptimSettings, Recipe
 from unified.task import Match, Task
 from unified.train.recipe_diff import differences, plain
-from unified.train.run_folder import RunFolder, RunFolderError, read_metrics
+from unified.train.records import RunFolderError, read_metrics
+from unified.train.run_folder import RunFolder
 
 
 def recipe(**changes: object) -> Recipe:

@@ -7,6 +7,7 @@ from typing import Any
 
 from unified import __version__
 from unified.checkpoint.place import MANIFEST, CheckpointError, Place
+from unified.core.json_files import MOST_BYTES, parse_json
 
 FORMAT = 1
 HASHED_BELOW = 10**9  # bytes: hashing this much costs about a second, and resuming reads the files anyway
@@ -36,7 +37,7 @@ def read_manifest(place: Place) -> dict[str, Any]:
             raise CheckpointError("there is no such folder")
         raise CheckpointError(f"{MANIFEST} is missing; expected the list of files that is written last")
     try:
-        manifest = parsed(place.read(MANIFEST))
+        manifest = parsed(_limited(place, MANIFEST))
     except ValueError as error:
         raise CheckpointError(f"{MANIFEST} is not valid JSON: {error}") from error
     number = manifest.get("format")
@@ -50,7 +51,36 @@ def read_manifest(place: Place) -> dict[str, Any]:
         raise CheckpointError(
             f"{MANIFEST} has changed since it was written: its blake2b is {_digest(manifest)}; expected {digest}"
         )
+    if not _fits(manifest):
+        raise CheckpointError(f"{MANIFEST}: expected the files of a checkpoint with their sizes, got other content")
     return manifest
+
+
+def _limited(place: Place, file: str) -> bytearray:
+    size = place.size(file)
+    if size is not None and size > MOST_BYTES:
+        raise CheckpointError(f"{file}: expected at most {MOST_BYTES:,} bytes, got {size:,}")
+    return place.read(file)
+
+
+def _fits(manifest: Mapping[str, Any]) -> bool:
+    """Whether a manifest has the types that its readers count on, and names no file outside of its folder."""
+    files, tied = manifest.get("files"), manifest.get("tied")
+    if type(manifest.get("step")) is not int or not isinstance(files, dict) or not isinstance(tied, dict):
+        return False
+    groups = {group for group, names in tied.items() if _texts(names, dict) and _texts([*names.values()], list)}
+    return groups == tied.keys() and all(
+        "/" not in name
+        and isinstance(entry, dict)
+        and type(entry.get("bytes")) is int
+        and isinstance(entry.get("blake2b"), str)
+        and ("group" not in entry or (entry["group"] in groups and _texts(entry.get("tensors"), list)))
+        for name, entry in files.items()
+    )
+
+
+def _texts(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and all(isinstance(item, str) for item in value)
 
 
 def problem(place: Place, *, hashes: bool | None = None) -> str | None:
@@ -93,11 +123,8 @@ def newest_complete(folder: Place, *, before: int | None = None) -> Place | None
 
 
 def parsed(content: bytes | bytearray) -> dict[str, Any]:
-    """Keys and values of a JSON file; `ValueError` where it holds something else."""
-    found = json.loads(content.decode("utf-8"))
-    if not isinstance(found, dict):
-        raise ValueError(f"expected keys and values, found {type(found).__name__}")
-    return found
+    """Keys and values of a JSON file; `DataError` where it holds something else."""
+    return dict(parse_json(bytes(content), "its content"))
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b, file_digest
 from pathlib import Path
@@ -20,7 +20,9 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from unified.config import read_yaml
+from unified.core.consent import check_locations
 from unified.core.locations import shown
+from unified.core.printed import quoted
 from unified.errors import UserError
 from unified.log import logger
 
@@ -36,15 +38,29 @@ class CheckpointError(UserError):
 
 
 def checkpoints_of(run: Path, place: str = "") -> Location:
-    """Where a run keeps its checkpoints: at `place` (`train.checkpoints`), by default as the recipe in its folder says.
+    """Return where a run keeps its checkpoints.
 
-    A path, relative ones to the run's folder, or a URL.
+    Args:
+        run: The folder of the run.
+        place: As `train.checkpoints`: a path, relative ones to the run's folder, or a URL; "": as the recipe in its
+            folder says.
+
+    Raises:
+        ConsentError: The recipe in its folder names an address, and consent was not given.
     """
-    if not place:
-        recipe = run / "recipe.yaml"
-        place = read_yaml(recipe).get("train", {}).get("checkpoints", "") if recipe.is_file() else ""
-    place = place or "checkpoints"
+    place = place or _recorded_place(run / "recipe.yaml") or "checkpoints"
     return place if "://" in place else run / place
+
+
+def _recorded_place(recipe: Path) -> str:
+    """The `train.checkpoints` of a run's recipe; "" where it names none."""
+    train = (read_yaml(recipe).get("train") or {}) if recipe.is_file() else {}
+    found = (train.get("checkpoints") or "") if isinstance(train, Mapping) else train
+    if not isinstance(found, str):
+        key = "checkpoints" if isinstance(train, Mapping) else "train"
+        raise CheckpointError(f"{recipe}: {key}: expected a folder or a URL, got {quoted(found)}")
+    check_locations([found], str(recipe))
+    return found
 
 
 class Place:

@@ -11,6 +11,8 @@ from unified.checkpoint import manifest
 from unified.checkpoint.place import STEP, CheckpointError, Location, Place, place
 from unified.checkpoint.stored import Stored, TensorFile
 from unified.config import nearest
+from unified.core.printed import quoted
+from unified.errors import DataError
 from unified.log import logger
 
 
@@ -102,12 +104,15 @@ def opened(path: Location, groups: Collection[str] | None = None, *, hashes: boo
 def state(path: Location) -> dict[str, Any]:
     """The state that was saved with a checkpoint, which is not checked."""
     with _reading(path):
-        return dict(manifest.parsed(place(path).read("state.json"))["state"])
+        found = manifest.parsed(place(path).read("state.json")).get("state")
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: state.json: expected counters and settings, got {quoted(found)}")
+    return found
 
 
 @contextmanager
 def _reading(path: Location) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except (OSError, DataError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error

@@ -27,7 +27,8 @@ Pretrain, fine-tune or continue a run. RECIPE is a YAML file, or a name in recip
 A run that was stopped goes on from its newest complete checkpoint when the same command is given again.
 
   --out RUN     the run's folder; default runs/<name of the recipe>
-  --allow-commands  let the `pipe:` commands of the specs in `evaluate` run; those of the recipe's own data always may
+  --allow-commands  let `pipe:` commands of the specs in `evaluate` run, and addresses that the run of `start.model`
+                names be fetched; those of the recipe itself always may
   --dry-run     print the resolved recipe, parameters, work and memory of a step, the first steps and what weights
                 it starts with, and stop; needs no data and starts no command. --processes N: as if on so many
   --help        with a RECIPE: every flag with the value that the recipe gives it
@@ -260,7 +261,8 @@ def evaluate(
         shots: Labelled examples a class; 0 is zero-shot.
         seeds: Subsets that each k-shot result is averaged over.
         out: Results as JSON, with every item for `unified compare`.
-        allow_commands: Let the `pipe:` commands of the specs run; read them first.
+        allow_commands: Let `pipe:` commands of the specs run, and addresses that the folder of a run names be fetched
+            (`train.checkpoints`); read them first.
     """
     from unified.evaluate.commands import eval_command
 
@@ -296,6 +298,7 @@ def export(
     max_shard_size: str | None = None,
     license: Annotated[str | None, arg(metavar="NAME")] = None,
     language: Annotated[tuple[str, ...], arg(metavar="CODE …")] = ("en",),
+    allow_commands: Annotated[bool, FlagCreatePairsOff] = False,
 ) -> None:
     """Write a run's newest complete checkpoint as a Hugging Face folder with a model card.
 
@@ -308,6 +311,7 @@ def export(
         max_shard_size: Largest file of weights, such as 500MB, and the memory that is used; default 5GB.
         license: The hub's short name of the model's licence, such as apache-2.0, for the card; default unknown.
         language: Codes of the languages of its texts (ISO 639), for the card.
+        allow_commands: Let the address be fetched that a run names for its checkpoints; look at it first.
     """
     from unified.export import MAX_SHARD_SIZE
     from unified.export import export as write
@@ -317,7 +321,8 @@ def export(
     beside = run / "results.json"
     results = results or (beside if beside.is_file() else None)
     size = max_shard_size or MAX_SHARD_SIZE
-    write(run, out, results=results, max_shard_size=size, license_name=license, language=language)
+    with consent.allow_commands(None if allow_commands else ()):
+        write(run, out, results=results, max_shard_size=size, license_name=license, language=language)
 
 
 @command("push")

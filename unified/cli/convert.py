@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from unified.cli.app import command, group
 from unified.config import RecipeError
+from unified.core import consent
 from unified.core.printed import say
 
 group("convert", "Read and write checkpoints of other code bases.")
@@ -22,6 +23,7 @@ def convert_uni_perceiver(
     tokenizer: Path | None = None,
     position_scale: float | None = None,
     fold_type_embedding: Literal["auto", "yes", "no"] = "auto",
+    allow_commands: Annotated[bool, FlagCreatePairsOff] = False,
 ) -> None:
     """Convert a checkpoint of Uni-Perceiver or Uni-Perceiver-MoE to a folder for `unified.load`, or back.
 
@@ -39,6 +41,7 @@ def convert_uni_perceiver(
         position_scale: Scale of the fixed positions of patches; found by comparison where it is not given.
         fold_type_embedding: Add the image's type embedding to the bias of its projection. auto: as the authors' tools,
             for older files without experts alone.
+        allow_commands: Let the address be fetched that a run names for its checkpoints; look at it first.
     """
     if reverse:
         from unified.official.from_hub import revert
@@ -48,7 +51,8 @@ def convert_uni_perceiver(
         unused += ["--fold-type-embedding"] if fold_type_embedding != "auto" else []
         if unused:
             raise RecipeError(f"{', '.join(unused)}: not with --reverse, which takes everything from the model")
-        lines = revert(source, out)
+        with consent.allow_commands(None if allow_commands else ()):
+            lines = revert(source, out)
     else:
         from unified.official.to_hub import convert
 

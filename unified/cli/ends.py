@@ -3,11 +3,16 @@
 import os
 import select
 import sys
+import threading
+import traceback
 from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
 from typing import Any
 
 from unified import log
-from unified.core.printed import printable
+from unified.core.atomic_files import reason
+from unified.core.locations import shown
+from unified.core.printed import escaped, printable
 from unified.errors import UserError
 
 CLOSED_PIPE = 141
@@ -15,8 +20,14 @@ CLOSED_PIPE = 141
 
 
 def guarded(command: Callable[..., object], *arguments: object, **options: Any) -> None:
-    """Run a command; errors that are meant for people end it with their message alone."""
+    """Run a command; errors that are meant for people end it with their message alone.
+
+    All others are told with their traceback, which quotes addresses too, and which is printed without their secrets.
+    """
     log.set_up()
+    if sys.excepthook is sys.__excepthook__:  # that of a debugger stays
+        sys.excepthook = _tell
+        threading.excepthook = _tell_of_thread
     status = _status(command, arguments, options)
     # Errors hold what their functions held, and are gone only here.
     if (dist := sys.modules.get("unified.dist")) is not None:
@@ -39,16 +50,29 @@ def _status(
             # What is still to be written would fail again when the interpreter ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return CLOSED_PIPE
-        return f"error: {printable(str(error))}"
+        return f"error: {printable(str(error) if isinstance(error, UserError) else str(reason(error)))}"
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130  # what shells report for a program that Ctrl-C ends
-    except Exception:
+    except Exception as error:
+        if (told := reason(error)) is not None:
+            return f"error: {printable(told)}"
         if "RANK" not in os.environ:  # debuggers look at errors that nobody has caught
             raise
         sys.excepthook(*sys.exc_info())
         return 1
     return None
+
+
+def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an error that nobody has caught, as Python does, without secrets and control characters."""
+    sys.stderr.write(escaped(shown("".join(traceback.format_exception(kind, error, trace)))))
+
+
+def _tell_of_thread(found: threading.ExceptHookArgs) -> None:
+    if found.exc_value is not None and not isinstance(found.exc_value, SystemExit):
+        sys.stderr.write(f"Exception in thread {'' if found.thread is None else found.thread.name}:\n")
+        _tell(found.exc_type, found.exc_value, found.exc_traceback)
 
 
 def _nobody_reads() -> bool:

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from unified.cli.app import command
 from unified.config import RecipeError
+from unified.core import consent
 from unified.core.printed import say
 
 
@@ -18,6 +19,7 @@ def fold(
     tasks: Annotated[tuple[str, ...], arg(metavar="TASK …")] = (),
     rows: Annotated[tuple[str, ...], arg(metavar="KEY …")] = (),
     keep_experts: bool = False,
+    allow_commands: Annotated[bool, FlagCreatePairsOff] = False,
 ) -> None:
     """Turn a model with conditional experts into an exact dense one for some kinds of tokens.
 
@@ -32,13 +34,15 @@ def fold(
         tasks: Tasks of the model's recipe that the folded model is for.
         rows: Or the rows themselves: attribute bits such as 10011000, task families, or modalities.
         keep_experts: Write the model as it is, with all its experts, as `unified export` does for a run.
+        allow_commands: Let the address be fetched that a run names for its checkpoints; look at it first.
     """
     from unified import folding
 
-    if keep_experts:
-        if tasks or rows:
-            raise RecipeError("--keep-experts: writes the whole model; leave out --tasks and --rows")
-        say(f"{out}: {folding.export_with_experts(model, out)}, with all experts")
-        return
-    found = folding.fold(model, out, tasks=tasks, rows=rows)
+    if keep_experts and (tasks or rows):
+        raise RecipeError("--keep-experts: writes the whole model; leave out --tasks and --rows")
+    with consent.allow_commands(None if allow_commands else ()):
+        if keep_experts:
+            say(f"{out}: {folding.export_with_experts(model, out)}, with all experts")
+            return
+        found = folding.fold(model, out, tasks=tasks, rows=rows)
     say("\n".join([*found.lines(), f"written to {out}"]))

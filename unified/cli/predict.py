@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from unified.cli.app import command
+from unified.core import consent
 
 
 @command("predict")
@@ -23,6 +24,7 @@ def predict(
     coco: bool = False,
     coco_annotations: Annotated[Path | None, arg(metavar="FILE")] = None,
     out: Annotated[Path, arg(metavar="FOLDER")] = Path("predictions"),
+    allow_commands: Annotated[bool, FlagCreatePairsOff] = False,
 ) -> None:
     """Ask tasks about pictures, and draw all answers about each: masks, boxes, points, maps, captions and labels.
 
@@ -45,6 +47,7 @@ def predict(
             or points.
         coco_annotations: COCO annotations from which these take the numbers of images and categories.
         out: Folder to write.
+        allow_commands: Let the address be fetched that a run names for its checkpoints; look at it first.
     """
     from dataclasses import replace
 
@@ -53,4 +56,5 @@ def predict(
 
     ask = Ask(tasks, names, labels, threshold, Views(aspect=aspect, flip=flip, window=window))
     ask = replace(ask, coco=coco or coco_annotations is not None, coco_annotations=coco_annotations)
-    predict_command(model, images, ask, out)
+    with consent.allow_commands(None if allow_commands else ()):
+        predict_command(model, images, ask, out)

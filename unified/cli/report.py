@@ -41,7 +41,8 @@ def interference(
         seed: Which samples, augmentations and hidden words.
         against: A second model on the same batches, such as one before, or without experts.
         out: Folder to write; default: reports in the run's folder, or here.
-        allow_commands: Let the `pipe:` commands of the run's recipe run; read them first. Those of --data always may.
+        allow_commands: Let `pipe:` commands of the run's recipe run, and addresses in it be fetched; read them first.
+            Those of --data always may.
     """
     from unified.reports.commands import Ask, interference_command
 
@@ -73,7 +74,8 @@ def routing(
         batches: Batches of each task to count choices on.
         seed: Which samples, augmentations and hidden words those are.
         out: Folder to write; default: reports in the run's folder, or here.
-        allow_commands: Let the `pipe:` commands of the run's recipe run; read them first. Those of --data always may.
+        allow_commands: Let `pipe:` commands of the run's recipe run, and addresses in it be fetched; read them first.
+            Those of --data always may.
     """
     from unified.reports.commands import routing_command
 
@@ -86,6 +88,7 @@ def run(
     path: Annotated[Path, Positional, arg(metavar="RUN")],
     /,
     out: Annotated[Path | None, arg(metavar="FOLDER")] = None,
+    allow_commands: Annotated[bool, FlagCreatePairsOff] = False,
 ) -> None:
     """Draw the curves of a run, and say in words what is wrong with it; also while it is still training.
 
@@ -97,7 +100,9 @@ def run(
     Args:
         path: The folder of a run.
         out: Folder to write; default: reports in the run's folder.
+        allow_commands: Let the address of its checkpoints be asked for how many samples were seen.
     """
     from unified.reports.run_report import run_command
 
-    run_command(path, out)
+    with consent.allow_commands(None if allow_commands else ()):
+        run_command(path, out)

@@ -9,18 +9,25 @@ from typing import Any
 
 PIPE = "pipe:"
 _REMOTE = re.compile(r"pipe:|[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_HERE = re.compile(r"(?:file|local|memory)://(?!.*::)", re.IGNORECASE)
 _COMMAND = re.compile(r"(?<![^\s'\"\[(,=])pipe:[ ]?(?=[^\s`'\"])(?!\S* …)([^\n]*)")
 """A command with its arguments, which may be quoted: all the rest of its line."""
 _CUT = re.compile(r"pipe:\S* …")
 # `Path` makes one slash of two. A password may hold slashes, as people forget to write them as %2F; a port may not.
 _PARTS = r"(?P<scheme>\b[a-zA-Z][a-zA-Z0-9+.-]*:/{1,3})"
 _USER = re.compile(_PARTS + r"(?:[^/\s]+|[^/\s@:'\"]*:(?!\d+/)[^\s'\"]*)@")
-_QUERY = re.compile(r"(\b[a-zA-Z][a-zA-Z0-9+.-]*:/[^\s'\"?]*)\?[^\s'\"]+?(?=[:;,.)\]]*(?:[\s'\"]|$))")
+# Clients of HTTP also name the path alone: "Max retries exceeded with url: /x?sig=…".
+_QUERY = re.compile(r"((?:\b[a-zA-Z][a-zA-Z0-9+.-]*:|\burl: )/[^\s'\"?]*)\?[^\s'\"]+?(?=[:;,.)\]]*(?:[\s'\"]|$))")
 
 
 def is_remote(pattern: str) -> bool:
     """Whether a pattern is a URL or a `pipe:` command, and no path."""
     return bool(_REMOTE.match(pattern))
+
+
+def is_elsewhere(location: str) -> bool:
+    """Whether a location is an address that is fetched: a URL of another machine, and no path or command."""
+    return "://" in location and not location.startswith(PIPE) and _HERE.match(location) is None
 
 
 def program(command: str) -> str:

@@ -63,6 +63,8 @@ def _check_out(out: Path) -> None:
     """Refuse a place where no file can be written, before hours of evaluation are spent."""
     if out.is_dir():
         raise RecipeError(f"--out: {out} is a folder; name a file in it, such as {out / 'results.json'}")
+    if out.exists() and not out.is_file():
+        raise RecipeError(f"--out: expected a file to write, got {out}, a device or a pipe")
     above = next(folder for folder in out.absolute().parents if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise RecipeError(f"--out: {out} cannot be written, as {above} is not a folder that can be written to")

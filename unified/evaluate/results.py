@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unified.core.atomic_files import replace_file
+from unified.core.atomic_files import replace_file, replacing_files
 from unified.core.json_files import MOST_BYTES, read_json
 from unified.evaluate.answers import ItemAnswers
 from unified.intervals import Interval, Seeds
@@ -137,13 +137,13 @@ def row_files(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def write_rows(folder: Path, results: Mapping[str, Any]) -> None:
     """Write a file a result, as CLIP_benchmark's `build` reads them; rows of an earlier evaluation are replaced."""
-    folder.mkdir(parents=True, exist_ok=True)
     files = row_files(results)
+    with replacing_files(folder) as part:
+        for name, content in files.items():
+            (part / name).write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
     for old in folder.glob(_ROW_FILE):
         if old.name not in files:
             old.unlink()
-    for name, content in files.items():
-        (folder / name).write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_results(path: Path, results: Mapping[str, Any]) -> None:

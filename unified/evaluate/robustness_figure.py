@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from unified.core.atomic_files import replacing
 from unified.evaluate.robustness import AXES, DRAWN, KEY, UNCHANGED
 
 PANEL = (2.7, 2.5)  # inches
@@ -43,7 +44,8 @@ def save_figure(results: Mapping[str, Any], out: Path) -> bool:
         textwrap.fill(f"{results['model'] or 'model'}: accuracy on changed images", 40 * columns), fontsize=11
     )
     figure.supxlabel("Bars: 95 % sampling. Dotted: images as they are. Dashed: chance.", fontsize=8, color="0.35")
-    figure.savefig(out, dpi=DPI, format="png")
+    with replacing(out) as file:
+        figure.savefig(file, dpi=DPI, format="png")
     return True
 
 

@@ -7,6 +7,7 @@ from itertools import takewhile
 from pathlib import Path, PurePath
 from typing import Any
 
+from unified.core.atomic_files import replace_file
 from unified.core.json_files import MOST_BYTES, read_json
 from unified.log import logger
 from unified.reports.prediction_facts import Shown, facts
@@ -115,13 +116,13 @@ class CocoResults:
         written = []
         for task, (shown, rows) in self._tasks.items():
             path = folder / f"coco_{task}.json"
-            path.write_text(json.dumps(rows) + "\n", encoding="utf-8")
+            replace_file(path, json.dumps(rows) + "\n")
             written.append(path)
             if not rows:
                 logger.warning("%s: no object reaches the threshold; loadRes does not read an empty list", path)
             if self.known is None:
                 content = {"images": [*self._images.values()], "annotations": [], "categories": _categories(shown)}
-                (folder / f"coco_{task}_images.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+                replace_file(folder / f"coco_{task}_images.json", json.dumps(content) + "\n")
         return written
 
 

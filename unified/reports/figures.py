@@ -14,6 +14,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from unified.core.atomic_files import replacing
+
 CELL = 0.46  # inches
 SMALL = 0.16  # of cells that are too many for numbers in them
 MANY = 16
@@ -76,7 +78,8 @@ def save(grid: Sequence[Sequence[Panel]], style: Style, out: Path) -> None:
     if style.note:
         figure.supxlabel(textwrap.fill(style.note, int(width / LETTER)), fontsize=8, color="0.35")
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=DPI, format="png")
+    with replacing(out) as file:
+        figure.savefig(file, dpi=DPI, format="png")
 
 
 def _draw(axis: Axes, panel: Panel, style: Style, *, first: bool, lowest: bool) -> None:

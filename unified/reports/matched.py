@@ -6,7 +6,7 @@ from pathlib import Path
 from unified.configuration import UnifiedConfig
 from unified.labels import Labels, load_labels
 from unified.task import Match, Task
-from unified.train.run_folder import read_recipe
+from unified.train.records import read_recipe
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from unified.config import nearest
+from unified.core.atomic_files import replace_file, replacing
 from unified.core.folders import walk_folder
 from unified.data.patterns import natural
 from unified.labels import Labels, check_unique, load_labels
@@ -84,7 +85,8 @@ def predict_command(reference: str, images: Sequence[Path], ask: Ask, out: Path)
             coco.add(file, (picture.shape[-2], picture.shape[-1]), shown, ask.threshold)
         name = free_name(file.stem, pictures)
         first = picture if picture.dim() == 3 else picture[0]
-        sheet(first, shown, ask.threshold).save(out / name, "PNG")
+        with replacing(out / name) as png:
+            sheet(first, shown, ask.threshold).save(png, "PNG")
         pictures[name] = {
             "file": str(file),
             "picture": name,
@@ -97,7 +99,7 @@ def predict_command(reference: str, images: Sequence[Path], ask: Ask, out: Path)
     content = {"format": FORMAT, "model": reference, "source": subject.source, "threshold": ask.threshold}
     path = out / "predictions.json"
     text = json.dumps({**content, "images": [*pictures.values()], "failed": failed}, indent=1)
-    path.write_text(text + "\n", encoding="utf-8")
+    replace_file(path, text + "\n")
     logger.info("%s: %d images, tasks %s", path, len(pictures), ", ".join([*questions.queries, *_others(questions)]))
     if coco is not None and pictures:
         logger.info("written: %s", ", ".join(map(str, coco.write(out))))

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,19 @@ from numpy.typing import NDArray
 from unified import checkpoint
 from unified.checkpoint.place import checkpoints_of
 from unified.conditions import key
+from unified.core.consent import ConsentError
+from unified.log import logger
 from unified.matching import token_kinds
 from unified.nn.routing import BY_TOKEN
 from unified.recipe import Recipe
 from unified.reports.source import ReportError
-from unified.train.run_folder import read_metrics, read_recipe, read_starts
+from unified.train.records import MOST_STEPS, read_metrics, read_recipe, read_starts
 
 Record = Mapping[str, Any]
 
 TRAINED = "gradient_norm"  # records of training have it, those of evaluation do not
+MEASURED = frozenset({TRAINED, "samples_per_second", "tokens_per_second", "data_wait"})
+"""What every record of training has."""
 PROGRESS = re.compile(r"INFO step +(\d+)/\d+ ")
 CONTINUING = re.compile(r"INFO continuing .* from step (\d+) of \d+$")
 BAD = "bad sample, replaced by the next good one: "
@@ -152,7 +156,7 @@ def read_run(path: Path) -> Run:
         what = "no such folder" if not path.exists() else "not the folder of a run, as recipe.yaml is not in it"
         raise ReportError(f"{path}: {what}. Name the folder that train.py wrote, such as runs/quickstart")
     metrics = path / "metrics.jsonl"
-    found, overwritten = forward(read_metrics(metrics)) if metrics.is_file() else ([], 0)
+    found, overwritten = forward(readable(read_metrics(metrics), metrics))
     records = [record for record in found if TRAINED in record]
     if not records:
         raise ReportError(
@@ -166,9 +170,41 @@ def read_run(path: Path) -> Run:
         evaluations=[record for record in found if TRAINED not in record],
         resumes=resumes(_begun(path), log, [int(record["step"]) for record in records]),
         overwritten=overwritten,
-        samples=samples(checkpoints_of(path), log),
+        samples=samples(path, log),
         stalls=log.stalls,
     )
+
+
+def readable(records: Iterable[Record], path: Path) -> Iterator[Record]:
+    """Yield records with their numbers alone, without those of training that lack one; these are counted in the log.
+
+    Args:
+        records: As of `read_metrics`.
+        path: Where they were read, for the log.
+    """
+    left, loads = 0, dict[str, int]()
+    for record in records:
+        fitting = {name: value for name, value in record.items() if _is_number(value) or _is_load(name, value)}
+        for name, value in list(fitting.items()):
+            if isinstance(value, list) and len(value) != loads.setdefault(name, len(value)):
+                del fitting[name]
+        if not {"slowest_rank", "data_wait_rank"} <= fitting.keys():
+            fitting.pop("imbalance", None)
+        if TRAINED in record and not fitting.keys() >= MEASURED:
+            left += 1
+        else:
+            yield fitting
+    if left:
+        logger.warning("%s: %d records are left out: expected %s as numbers", path, left, ", ".join(sorted(MEASURED)))
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value can be drawn: numbers, infinite ones too, that a float holds."""
+    return type(value) is float or (type(value) is int and abs(value) < MOST_STEPS)
+
+
+def _is_load(name: str, value: Any) -> bool:
+    return name.endswith("/load") and isinstance(value, list) and len(value) > 1 and all(map(_is_number, value))
 
 
 def forward(records: Iterable[Record]) -> tuple[list[Record], int]:
@@ -227,15 +263,21 @@ def resumes(begun: Sequence[int], log: Log, recorded: Sequence[int]) -> list[Res
     return found
 
 
-def samples(checkpoints: checkpoint.Location, log: Log) -> Samples:
-    """Of the newest checkpoint; of the log alone where there is none, or it is removed at this moment."""
-    for path in reversed(checkpoint.listed(checkpoints)):
+def samples(path: Path, log: Log) -> Samples:
+    """Of the newest checkpoint of a run; of the log alone where there is none, or it is removed at this moment."""
+    try:
+        checkpoints = checkpoint.listed(checkpoints_of(path))
+    except (checkpoint.CheckpointError, ConsentError) as error:
+        logger.warning("%s. Samples are counted by the log alone", error)
+        checkpoints = []
+    for found in reversed(checkpoints):
         try:
-            state = checkpoint.state(path)
+            state = checkpoint.state(found)
         except (checkpoint.CheckpointError, ValueError, KeyError):
             continue
-        if "seen_samples" in state:
-            return Samples(state["seen_samples"], max(state["bad_samples"], len(log.bad)), log.bad)
+        seen, bad = state.get("seen_samples"), state.get("bad_samples")
+        if isinstance(seen, int) and isinstance(bad, int):
+            return Samples(seen, max(bad, len(log.bad)), log.bad)
     return Samples(None, len(log.bad), log.bad)
 
 

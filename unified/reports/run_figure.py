@@ -13,6 +13,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
+from unified.core.atomic_files import replacing
 from unified.reports.figures import DPI
 from unified.reports.run import Curve, Run
 from unified.reports.run_diagnosis import DATA_BOUND, UNEVEN
@@ -88,7 +89,8 @@ def draw(run: Run, found: Sequence[Diagnosis], out: Path) -> None:
         axis.set_visible(False)
     figure.suptitle(f"{run.path.resolve().name}: step {run.step:,} of {run.recipe.max_steps:,}", fontsize=12)
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=DPI, format="png")
+    with replacing(out) as file:
+        figure.savefig(file, dpi=DPI, format="png")
 
 
 def lines_of(run: Run, found: Sequence[Diagnosis]) -> list[Lines]:

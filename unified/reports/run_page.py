@@ -6,6 +6,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from unified.core.atomic_files import replace_file
+
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }
 h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin-top: 2em }
@@ -53,9 +55,7 @@ def write_page(content: Mapping[str, Any], figure: Path, out: Path) -> None:
         *(f"<h2>{title}</h2>{table(head, rows, *right)}" for title, head, rows, *right in tables if rows),
         "</body></html>",
     ]
-    temporary = out.with_name(f".{out.name}.partial")
-    temporary.write_text("\n".join(parts) + "\n", encoding="utf-8")
-    temporary.replace(out)
+    replace_file(out, "\n".join(parts) + "\n")
 
 
 def diagnoses(found: Sequence[Mapping[str, Any]]) -> str:

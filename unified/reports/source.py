@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unified import hub
 from unified.config import RecipeError, build, nearest, read_yaml
-from unified.core.consent import check_commands
+from unified.core.consent import check_locations
 from unified.data.loader import Report, StepLoader
 from unified.data.schedule import Slot
 from unified.errors import UserError
@@ -23,7 +23,7 @@ from unified.paths import find
 from unified.recipe import Recipe
 from unified.train.build import check_task, label_sets
 from unified.train.progress import duration
-from unified.train.run_folder import read_recipe
+from unified.train.records import read_recipe
 from unified.types import Batch, DataError, Tokens
 
 FORMAT = 1
@@ -65,7 +65,7 @@ def find_recipe(reference: str | Path, data: str | None) -> Recipe:
             f"{reference}: not the folder of a run, so its tasks are unknown; name the recipe that has them: "
             "--data RECIPE.yaml"
         )
-    check_commands(recipe.commands, str(Path(reference) / "recipe.yaml"))
+    check_locations(recipe.locations, str(Path(reference) / "recipe.yaml"))
     return recipe
 
 

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 
 from unified import checkpoint
 from unified.checkpoint.place import checkpoints_of
+from unified.core.atomic_files import replacing_files
 from unified.core.consent import allow_commands
 from unified.data.contents import read_contents
 from unified.data.loader import StepLoader
@@ -163,16 +164,18 @@ class _Session:
             self.folder.start(self.recipe, start)
             self.folder.model.mkdir(exist_ok=True)
             write_record(self.folder.model, self.record)
-            self.parts.processor.save_pretrained(self.folder.model)
-            if self.recipe.start is not None and start == 0:
-                keep_of_start(self.recipe.start.model, self.parts.model.config.families, self.folder.model)
+            with replacing_files(self.folder.model) as part:
+                self.parts.processor.save_pretrained(part)
+                if self.recipe.start is not None and start == 0:
+                    keep_of_start(self.recipe.start.model, self.parts.model.config.families, part)
             if not self.trainer.new_temperatures:
                 self._write_config()
 
     def _write_config(self) -> None:
         """Write the model's configuration: always that of the newest checkpoint, so that the run can be loaded."""
         if self.folder is not None:
-            self.parts.model.config.save_pretrained(self.folder.model)
+            with replacing_files(self.folder.model) as part:
+                self.parts.model.config.save_pretrained(part)
 
     def train(self, stop: StopRequest) -> None:
         """Step until the recipe's end, or until someone asks to stop; either way the last step is saved.

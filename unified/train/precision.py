@@ -12,7 +12,7 @@ from unified.log import logger
 from unified.nn.kernels import Capability
 from unified.recipe import Recipe
 from unified.train.deepspeed_settings import deepspeed_settings
-from unified.train.run_folder import read_recipe
+from unified.train.records import read_recipe
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -21,6 +21,7 @@ import sys
 import time
 import weakref
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -29,25 +30,24 @@ from typing import Any, Self
 import yaml
 
 from unified import __version__
-from unified.config import build, read_yaml
 from unified.configuration import UnifiedConfig
-from unified.core.atomic_files import replace_file
-from unified.core.json_files import parse_json, read_json
-from unified.core.locations import shown
-from unified.core.printed import escaped
-from unified.errors import DataError, UserError
-from unified.log import logger
+from unified.core.atomic_files import reason, replace_file
+from unified.errors import UserError
+from unified.log import Lines, logger
 from unified.paths import PACKAGE
 from unified.recipe import Recipe
 from unified.train.recipe_diff import check_network, check_resume, plain
+from unified.train.records import (
+    FORMAT,
+    RECIPE_HEADER,
+    RunFolderError,
+    put_aside,
+    read_metrics,
+    read_recipe,
+    read_starts,
+)
 
-FORMAT = 1
-RECIPE_HEADER = "# unified recipe, format "
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "tokenizers", "safetensors", "numpy")
-
-
-class RunFolderError(UserError):
-    """A run folder cannot be used; the message says who uses it or which file is wrong."""
 
 
 class RunFolder:
@@ -56,26 +56,41 @@ class RunFolder:
     def __init__(self, path: Path | str) -> None:
         """Make the folder where there is none; `RunFolderError` names the process that holds it already."""
         self.path = Path(path)
-        try:
+        with self._writable():
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
-        except OSError as error:
-            raise RunFolderError(f"{self.path}: not a folder that can be written to: {error}") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.read(self._lock, 1000).decode() or "another process"
+            holder = os.read(self._lock, 1000).decode(errors="replace") or "another process"
             os.close(self._lock)
             raise RunFolderError(
                 f"{self.path}: in use by {holder}. Wait for it, stop it, or train into another folder with --out"
             ) from None
-        os.ftruncate(self._lock, 0)
-        os.write(self._lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        try:
+            with self._writable():
+                os.ftruncate(self._lock, 0)
+                os.write(self._lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
+                log = self.path / "log.txt"
+                if log.exists() and not (log.is_file() or log.is_char_device()):
+                    _keep_damaged(log)  # a pipe would be waited for
+                self._log = _LogFile(log, encoding="utf-8")
+        except RunFolderError:
+            os.close(self._lock)
+            raise
         _held.add(self)
         self._elapsed_before, self._began = 0.0, time.monotonic()
-        self._log = _LogFile(self.path / "log.txt", encoding="utf-8")
-        self._log.setFormatter(_Lines("%(asctime)s %(levelname)s %(message)s"))
+        self._log.setFormatter(Lines("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(self._log)
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunFolderError(
+                f"{self.path}: expected a folder that can be written to, got {reason(error)}"
+            ) from error
 
     @property
     def model(self) -> Path:
@@ -122,12 +137,14 @@ class RunFolder:
 
     def check_new(self, recipe: Recipe) -> None:
         """Refuse to begin anew where records tell of checkpoints that are gone; `RunFolderError`."""
-        path = self.path / "metrics.jsonl"
-        last = max((record["step"] for record in read_metrics(path)), default=0) if path.is_file() else 0
-        if last >= recipe.train.save_every:
+        path, stored = self.path / "metrics.jsonl", self.stored_recipe()
+        last = max((record["step"] for record in read_metrics(path)), default=0)
+        resumed = max((start["step"] for start in read_starts(self.path / "versions.json") or ()), default=0)
+        saved = min(one.train.save_every for one in (recipe, stored) if one is not None)
+        if resumed or last >= saved:
             raise RunFolderError(
-                f"{path}: expected a checkpoint, as there are records of {last:,} steps, got none. Hint: put the "
-                "checkpoints back, move these records away, or train into another folder with --out"
+                f"{path}: expected a checkpoint, as there are records of {max(last, resumed):,} steps, got none. Hint: "
+                "put the checkpoints back, move these records away, or train into another folder with --out"
             )
         if last:
             logger.warning("%s: records of %d steps without a checkpoint; the run begins anew", path, last)
@@ -147,8 +164,8 @@ class RunFolder:
     def _note_versions(self, step: int) -> None:
         path = self.path / "versions.json"
         starts = read_starts(path) if step > 0 else []
-        if starts is None:
-            _put_aside(path)
+        if starts is None or (path.exists() and not path.is_file()):
+            _keep_damaged(path)
             starts = []
         now = versions()
         if starts:
@@ -185,19 +202,16 @@ class RunFolder:
         """Drop the records after `step`, which a killed run wrote after its last checkpoint."""
         path = self.path / "metrics.jsonl"
         damaged: list[str] = []
-        kept = [r for r in read_metrics(path, damaged) if r["step"] <= step] if step > 0 and path.is_file() else []
+        before = list(read_metrics(path, damaged))
+        kept = [record for record in before if record["step"] <= step] if step > 0 else []
         if damaged:
-            _put_aside(path)
+            _keep_damaged(path)
+        elif step == 0 and before:
+            logger.warning("%s: kept as %s; the run begins anew", path, put_aside(path, "before").name)
         replace_file(path, "".join(json.dumps(record) + "\n" for record in [{"format": FORMAT}, *kept]))
-        self._elapsed_before = float(kept[-1].get("elapsed_seconds", 0.0)) if kept else 0.0
+        elapsed = kept[-1].get("elapsed_seconds") if kept else None
+        self._elapsed_before = float(elapsed) if isinstance(elapsed, int | float) else 0.0
         self._began = time.monotonic()
-
-
-class _Lines(logging.Formatter):
-    """Records as they may be printed, also those that come past the logger, with their traceback."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return escaped(shown(super().format(record)))
 
 
 class _LogFile(logging.FileHandler):
@@ -223,70 +237,9 @@ def _forget_all() -> None:
 os.register_at_fork(after_in_child=_forget_all)
 
 
-def read_metrics(path: Path, damaged: list[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the records of a metrics.jsonl; a last line that a killed process left unfinished is passed over.
-
-    Args:
-        path: The file.
-        damaged: Gets a message for each line that is no record; None: they are logged.
-
-    Raises:
-        RunFolderError: The file is of a later format.
-    """
-    lines = path.read_bytes().split(b"\n")
-    found: list[str] = []
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last line end is empty or unfinished
-        try:
-            record = parse_json(line, f"{path}:{number}")
-            if number == 1 and "format" in record:
-                _check_format(path, record["format"])
-            elif isinstance(record.get("step"), int):
-                yield record
-            else:
-                found.append(f"{path}:{number}: expected a record with a step")
-        except DataError as error:
-            found.append(str(error))
-    if found and damaged is None:
-        logger.warning("%s%s", found[0], f" (and {len(found) - 1} more lines)" if len(found) > 1 else "")
-    elif damaged is not None:
-        damaged += found
-
-
-def read_starts(path: Path) -> list[dict[str, Any]] | None:
-    """Return what versions.json says of the starts of a run; none without the file, None where it is damaged.
-
-    Raises:
-        RunFolderError: The file is of a later format.
-    """
-    if not path.is_file():
-        return []
-    try:
-        content = read_json(path)
-    except DataError as error:
-        logger.warning("%s", error)
-        return None
-    _check_format(path, content.get("format"))
-    starts = content.get("starts")
-    fits = isinstance(starts, list) and all(isinstance(start, dict) and "step" in start for start in starts)
-    return starts if fits else None
-
-
-def _put_aside(path: Path) -> None:
-    """Keep a damaged note beside the one that takes its place: no training ends for it."""
-    aside = path.with_name(f"{path.name}.damaged")
-    logger.warning("%s: damaged; kept as %s, and the run goes on", path, aside.name)
-    path.replace(aside)
-
-
-def read_recipe(path: Path) -> Recipe | None:
-    """The resolved recipe that a run keeps; None where there is no such file."""
-    if not path.is_file():
-        return None
-    first = path.read_text(encoding="utf-8").split("\n", maxsplit=1)[0]
-    number = first.removeprefix(RECIPE_HEADER).split(";")[0]
-    if first.startswith(RECIPE_HEADER) and number.isdecimal():
-        _check_format(path, int(number))
-    return build(Recipe, read_yaml(path), str(path))
+def _keep_damaged(path: Path) -> None:
+    """Put a damaged note aside: no training ends for it."""
+    logger.warning("%s: damaged; kept as %s, and the run goes on", path, put_aside(path).name)
 
 
 def versions() -> dict[str, Any]:
@@ -315,10 +268,3 @@ def _commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _check_format(path: Path, number: Any) -> None:
-    if isinstance(number, int) and number > FORMAT:
-        raise RunFolderError(
-            f"{path}: format {number}; this version of unified reads up to {FORMAT}. Install a later one"
-        )
