@@ -20,6 +20,8 @@ from unified.card import model_card
 from unified.checkpoint.place import STEP, checkpoints_of
 from unified.config import nearest
 from unified.configuration import UnifiedConfig
+from unified.core import json_files
+from unified.core.atomic_files import naming
 from unified.core.hub_files import (
     FILES,
     HubName,
@@ -30,7 +32,7 @@ from unified.core.hub_files import (
 )
 from unified.core.hub_files import AbsentError as AbsentError  # which those who load models take from here
 from unified.core.hub_files import HubError as HubError
-from unified.errors import DataError
+from unified.errors import DataError, UserError
 from unified.modalities.base import read_json
 from unified.modalities.text import END, SPE, TextTokenizer
 from unified.model import UnifiedModel
@@ -327,10 +329,12 @@ def passing(out: Path) -> Iterator[Path]:
     """A folder of a passing name, which takes the name `out` at the end, and is removed if anything goes wrong."""
     folder = out.with_name(f".{out.name}.part")
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    with naming(out):
+        folder.mkdir(parents=True)
     try:
-        yield folder
-        folder.rename(out)
+        with naming(out):
+            yield folder
+            folder.rename(out)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-_OF_RUST = re.compile(r"^(?:.*: )?(?P<reason>[^:]+) \(os error \d+\)")
+_OF_RUST = re.compile(r"^(?:.*: )?(?P<reason>[^:]+) \(os error (?P<number>\d+)\)")
 """How safetensors and tokenizers, which are written in Rust, tell errors of the operating system."""
+_PASSING = re.compile(r"\.part(ial)?\b")
 _ROOM = "make room on the disk, or name another place"
 _HINTS = {
     **dict.fromkeys(("No space left on device", "Disk quota exceeded"), _ROOM),
@@ -34,7 +35,7 @@ def replacing(path: Path) -> Iterator[IO[Any]]:
         raise OSError(errno.EINVAL, f"expected a file or none, got {kind}", str(path))
     # Of one thread, as threads of a process may write the same file at once.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
-    with _naming(path):
+    with naming(path):
         try:
             with temporary.open("wb") as file:
                 yield file
@@ -70,7 +71,7 @@ def replacing_files(folder: Path) -> Iterator[Path]:
     new = not folder.exists()
     part = folder / f".{os.getpid()}-{threading.get_ident()}.partial"
     try:
-        with _naming(folder):
+        with naming(folder):
             part.mkdir(parents=True)
             yield part
             for path in sorted(part.iterdir()):
@@ -101,11 +102,22 @@ def _with_hint(text: str) -> str:
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Errors of the operating system name what people asked for, and not the passing name, or none."""
+def naming(path: Path) -> Iterator[None]:
+    """Let errors of the operating system name what people asked for, and not a passing name, or none.
+
+    Args:
+        path: What is written in the block.
+
+    Raises:
+        OSError: In place of each that names another path, and of those of libraries in Rust.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno is not None and (error.filename is None or ".partial" in str(error.filename)):
-            raise type(error)(error.errno, error.strerror, str(path)) from error
+        if error.errno is not None and (error.filename is None or _PASSING.search(str(error.filename))):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+    except Exception as error:
+        if found := _OF_RUST.match(str(error)):
+            raise OSError(int(found["number"]), found["reason"].removeprefix("I/O error: "), str(path)) from error
         raise

@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 
 from webdataset import TarWriter
 
+from unified.core.atomic_files import naming
 from unified.data.dataset_card import describe_for_others
 from unified.data.index import IndexBuilder, index_path, split_name, write_index
 from unified.data.patterns import FORMAT, MANIFEST
@@ -149,11 +150,12 @@ def complete_folder(out: Path) -> Iterator[Path]:
     for old in out.parent.glob(f".{glob.escape(out.name)}.*.partial"):
         logger.info("%s: left over from an interrupted build; it may be deleted", old)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    temporary.mkdir(parents=True)
     try:
-        yield temporary
-        describe_for_others(temporary, out.name)
-        temporary.replace(out)
+        with naming(out):
+            temporary.mkdir(parents=True)
+            yield temporary
+            describe_for_others(temporary, out.name)
+            temporary.replace(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unified.config import RecipeError
+from unified.core.atomic_files import naming
 from unified.data.contents import Content, Contents
 from unified.labels import Labels, load_labels
 from unified.log import logger
@@ -173,7 +174,8 @@ def _saved_hash(tokenizer: Tokenizer) -> str:
     """The SHA-256 of the files that a tokenizer is saved as."""
     digest = hashlib.sha256()
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save(Path(folder))
+        with naming(Path(folder)):
+            tokenizer.save(Path(folder))
         for path in sorted(Path(folder).iterdir()):
             digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()

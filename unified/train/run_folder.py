@@ -220,6 +220,16 @@ class _LogFile(logging.FileHandler):
     _told = False
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, ARG002 - logging calls it so
+        self._tell()
+
+    def close(self) -> None:
+        """Close the file; what it still held may be lost, the lock of the run folder may not."""
+        try:
+            super().close()
+        except OSError:
+            self._tell()
+
+    def _tell(self) -> None:
         if not self._told:
             self._told = True
             sys.stderr.write(f"{self.baseFilename}: {sys.exc_info()[1]}; the log goes on without what is missing\n")
