@@ -38,7 +38,7 @@ from unified.modalities.text import END, SPE, TextTokenizer
 from unified.model import UnifiedModel
 from unified.processor import ImageOnlyProcessor, UnifiedProcessor
 from unified.result_files import FORMAT as RESULTS
-from unified.result_files import upgraded
+from unified.result_files import check_rows, upgraded
 from unified.training_record import TrainingRecord, read_record, write_record
 from unified.weight_files import WeightsError
 
@@ -362,9 +362,8 @@ def read_results(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise HubError(f"{file}: no such file; `unified eval MODEL SPEC --out {file}` writes it")
     content = read_json(file, RESULTS)
-    rows = content.get("results")
-    if not isinstance(rows, list) or not all({"dataset", "label", "metrics", "ci"} <= row.keys() for row in rows):
-        raise HubError(
-            f"{file}: not the results of `unified eval` (a list `results` of dataset, label, metrics and ci)"
-        )
-    return upgraded(content)
+    try:
+        check_rows(content, str(file))
+    except DataError as error:
+        raise HubError(f"{error}. Hint: `unified eval MODEL SPEC --out {file}` writes such results") from error
+    return upgraded({"command": "unified eval", **content})

@@ -7,7 +7,9 @@ from operator import attrgetter
 from typing import Any, Literal
 
 from unified.config import RecipeError
+from unified.config_bounds import SIZES
 from unified.core.consent import commands_of
+from unified.core.printed import quoted
 from unified.model_settings import ModelSettings, check_expert_parallel, check_experts, check_queries
 from unified.task import Task
 
@@ -205,6 +207,14 @@ class Recipe:
                 part = attrgetter(whole)(self) if whole else self
                 if part is not None:
                     _check(name, getattr(part, key), expected, fits)
+        for name, most in MOST.items():
+            found = self
+            for key in name.split("."):
+                found = getattr(found, key, None)  # of parts that are null, and of keys of config.json alone
+            if isinstance(found, int | float):
+                _check(name, found, f"at most {most:,g}", most.__ge__)
+        for name, task in self.tasks.items():
+            _check(f"tasks.{name}.batch", task.batch, f"at most {MOST_BATCH:,}", MOST_BATCH.__ge__)
         if self.model.experts is not None:
             check_experts(self.model.experts, self.model)
         if self.model.queries is not None:
@@ -270,9 +280,19 @@ RANGES: tuple[tuple[str, Fits, tuple[str, ...]], ...] = (
     ("at least 0 and below 1", lambda value: 0 <= value < 1, ("optim.betas", "optim.ema", "model.drop_path")),
 )
 """What values must be, by key; null is in every range, as the type says where it may stand."""
+MOST_BATCH = 1 << 20
+MOST: dict[str, float] = {
+    **{f"model.{key}": most for key, (_, most) in SIZES.items() if most < math.inf},
+    **dict.fromkeys(("max_steps", "optim.warmup"), 10**12),
+    **dict.fromkeys(("slots", "engine.expert_parallel", "engine.chunks"), 1 << 16),
+    **dict.fromkeys(("data.prefetch", "data.prefetch_shards", "data.workers", "data.retries"), 1 << 12),
+    "mixing.block": 10**6,
+    "train.keep_last": 10**6,
+}
+"""What decides how much is allocated, at most: by key."""
 
 
 def _check(name: str, value: Any, expected: str, fits: Fits) -> None:
     for number in value if isinstance(value, tuple) else (value,):
         if number is not None and not fits(number):
-            raise RecipeError(f"{name}: expected {expected}, found {value}")
+            raise RecipeError(f"{name}: expected {expected}, found {quoted(value)}")

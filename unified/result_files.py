@@ -4,12 +4,14 @@ Format 1 had limits of the normal distribution, which are too narrow for few ite
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from unified.core.printed import quoted
+from unified.errors import DataError
 from unified.intervals import Interval, exponential, mean, proportion
 from unified.small_samples import Z, degrees, t_quantile
 
@@ -34,6 +36,85 @@ def unpack(packed: Any) -> NDArray[np.float64]:
     if packed and isinstance(packed[0], str | list):
         return np.stack([unpack(row) for row in packed])
     return np.array(packed, dtype=np.float64)
+
+
+def check_rows(content: Mapping[str, Any], where: str) -> None:
+    """Refuse results whose rows are not as `unified eval` writes them.
+
+    Args:
+        content: Of a results file.
+        where: The file, as an error names it.
+
+    Raises:
+        DataError: A row lacks something, or has it in another type; the message names the row and the key.
+    """
+    rows = content.get("results")
+    if not isinstance(rows, list):
+        raise DataError(f"{where}: results: expected a list, got {quoted(rows)}")
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise DataError(f"{where}: results[{number}]: expected a result, got {quoted(row)}")
+        for key, (expected, fits) in _ROW.items():
+            if not fits(row.get(key)):
+                got = quoted(row[key]) if key in row else "none"
+                raise DataError(f"{where}: results[{number}].{key}: expected {expected}, got {got}")
+        if not row["ci"].keys() <= row["metrics"].keys():
+            raise DataError(f"{where}: results[{number}].ci: expected names that `metrics` has, got others")
+
+
+def check_items(content: Mapping[str, Any], where: str) -> None:
+    """Refuse results whose scores of items are not those of its lists of keys; arguments as of `check_rows`."""
+    keys = content.get("keys")
+    if not isinstance(keys, dict) or not all(_all(found, str) for found in keys.values()):
+        raise DataError(f"{where}: keys: expected lists of keys by name, got {quoted(keys)}")
+    for number, row in enumerate(content["results"]):
+        for key in ("task", "protocol", "data_hash"):
+            if not isinstance(row.get(key), str):
+                raise DataError(f"{where}: results[{number}].{key}: expected a text, got {quoted(row.get(key))}")
+        if not isinstance(row.get("notes"), dict):
+            raise DataError(f"{where}: results[{number}].notes: expected notes by name, got {quoted(row.get('notes'))}")
+        try:
+            items = row["items"]
+            many = len(keys[items["keys"]])
+            fits = items["clusters"] is None or (_all(items["clusters"], int) and len(items["clusters"]) == many)
+            packed = [*items["values"].values(), *items["terms"].values()]
+            fits = fits and all(unpack(found).shape[-1:] == (many,) for found in packed)
+        except (LookupError, TypeError, ValueError, AttributeError):
+            fits = False
+        if not fits:
+            raise DataError(f"{where}: results[{number}].items: expected a score for each of its keys, got others")
+
+
+def _all(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and all(type(item) is kind for item in value)
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and -(2**1000) < value < 2**1000)
+
+
+def _numbers(value: Any, *keys: str) -> bool:
+    return isinstance(value, dict) and all(key in value and _is_number(value[key]) for key in keys or value)
+
+
+_TEXT = ("a text", lambda value: isinstance(value, str))
+_ROW: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("dataset", "label", "features"), _TEXT),
+    "n": ("a number of items", lambda value: type(value) is int),
+    "notes": ("notes by name, or none", lambda value: value is None or isinstance(value, dict)),
+    "seeds": (
+        "spreads by name, or null",
+        lambda value: (
+            value is None or (isinstance(value, dict) and all(_numbers(s, "half_width") for s in value.values()))
+        ),
+    ),
+    "metrics": ("numbers by name", _numbers),
+    "ci": (
+        "intervals by name",
+        lambda value: isinstance(value, dict) and all(_numbers(one, "low", "high") for one in value.values()),
+    ),
+}
+"""What every row has."""
 
 
 def upgraded(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from unified.cli.app import call, command, group, make_ready
 from unified.cli.ends import guarded
 from unified.config import RecipeError
 from unified.core import consent
-from unified.core.printed import say
+from unified.core.printed import quoted, say
 
 group("shards", "Build, look at, check and index shards.")
 group("tokenizer", "Train tokenizers.")
@@ -51,13 +51,18 @@ def _train(arguments: list[str]) -> None:
     )  # the `deepspeed` launcher adds it; the environment says as much
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(TRAIN_HELP)
-        sys.exit(0 if arguments else 2)
+        if not arguments:
+            raise RecipeError("train.py: expected RECIPE, got nothing. Hint: quickstart is one")
+        sys.exit(0)
+    if arguments[0].startswith("-"):
+        raise RecipeError(f"train.py: expected RECIPE before all flags, got {quoted(arguments[0])}. Hint: --help")
     from unified.cli.flags import with_flags
     from unified.config import build, read_yaml
     from unified.paths import find
     from unified.recipe import Recipe
 
     name, *rest = arguments
+    rest = [_OWN.get(flag, flag) for flag in rest]
     path = find("recipes", name, ".yaml")
     out, rest = _take(rest, "--out", f"runs/{path.stem}")
     dry, allow = "--dry-run" in rest, consent.FLAG in rest
@@ -78,6 +83,10 @@ def _train(arguments: list[str]) -> None:
             run(recipe, Path(out))
 
 
+_OWN = {"--dry_run": "--dry-run", "--allow_commands": consent.FLAG}
+"""Flags as people also write them."""
+
+
 def _whole(text: str, flag: str) -> int:
     if not text.isdecimal():
         raise RecipeError(f"{flag}: expected int, found {text!r}")
@@ -91,7 +100,7 @@ def _take(arguments: list[str], flag: str, default: str) -> tuple[str, list[str]
     rest = list(arguments)
     for index, argument in enumerate(arguments):
         if argument == flag:
-            if index + 1 == len(arguments):
+            if index + 1 == len(arguments) or arguments[index + 1].startswith("--"):
                 raise RecipeError(f"{flag}: a value must follow")
             return arguments[index + 1], rest[:index] + rest[index + 2 :]
         if argument.startswith(f"{flag}="):

@@ -4,8 +4,9 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, get_args
 
+from tyro.conf import FlagCreatePairsOff
 from tyro.extras import SubcommandApp
 
 from unified.cli.wrong_flags import explained
@@ -46,11 +47,16 @@ def command(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return add
 
 
+def commands() -> dict[str, list[str]]:
+    """Return the flags of each command, by its whole name."""
+    return {name: list(flags) for name, flags in _FLAGS.items()}
+
+
 def _flags(function: Callable[..., object]) -> Iterator[str]:
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is not parameter.POSITIONAL_ONLY:
             yield f"--{name.replace('_', '-')}"
-            if parameter.default is False:
+            if parameter.default is False and FlagCreatePairsOff not in get_args(parameter.annotation):
                 yield f"--no-{name.replace('_', '-')}"
 
 

@@ -57,7 +57,7 @@ def with_flags(recipe: Recipe, arguments: Sequence[str], prog: str) -> Recipe:
     _refuse_parts_of_null(recipe, arguments)
     name = next(iter(recipe.tasks))
     example = f"{prog} --optim.lr 1e-3 --max-steps 20 --tasks.{name}.batch {recipe.tasks[name].batch}"
-    known = [*map(_flag, _values(recipe)), "--help", "--out", "--dry-run", "--processes", "--allow-commands"]
+    known = [*flags_of(recipe), "--help", "--out", "--dry-run", "--processes", "--allow-commands"]
     with explained(prog, arguments, known):
         return tyro.cli(
             Recipe,
@@ -72,6 +72,11 @@ def with_flags(recipe: Recipe, arguments: Sequence[str], prog: str) -> Recipe:
         )
 
 
+def flags_of(recipe: Recipe) -> list[str]:
+    """Return the flags of all values of a recipe."""
+    return [f"--{name.replace('_', '-')}" for name in _values(recipe)]
+
+
 def _values(part: Any, above: str = "") -> Iterator[str]:
     """The names of all values of a recipe that have flags, joined by dots."""
     for name, value in part.items() if isinstance(part, Mapping) else vars(part).items():
@@ -79,10 +84,6 @@ def _values(part: Any, above: str = "") -> Iterator[str]:
             yield from _values(value, f"{above}{name}.")
         else:
             yield above + name
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _refuse_parts_of_null(recipe: Recipe, arguments: Sequence[str]) -> None:

@@ -79,7 +79,8 @@ def describe(box: str, arguments: Sequence[str], known: Sequence[str]) -> str:
     if found := _NO_VALUE.search(body):
         return f"{found[1]}: expected a value, got nothing"
     if found := _MISSING.match(body):
-        return f"expected {found[1]}, got nothing"
+        names = [line.split()[0] for line in found[1].split("(required) ")]
+        return f"expected {' '.join(names)}, got nothing. Hint: --help tells what they are"
     return body
 
 
@@ -101,10 +102,18 @@ def _unknown(arguments: Sequence[str], known: Sequence[str], body: str) -> str:
     for argument in arguments:
         if re.match(r"--?[A-Za-z]", argument) and _name(argument) not in names:
             flag = argument.partition("=")[0]
-            near = difflib.get_close_matches(_name(flag), known, n=1, cutoff=0.0)
+            below = [name for name in known if name.startswith(f"{_name(flag)}.")]
+            near = below or difflib.get_close_matches(_name(flag), known, n=1, cutoff=0.0)
             hint = f". Hint: the nearest is {near[0]}" if near else ""
             return f"expected one of its flags, got {quoted(flag)}{hint}"
-    return f"expected no further value, got {body.partition(': ')[2]}"
+    left = body.partition(": ")[2]
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if equals and _name(flag) in names and left in (argument, value):
+            return f"{flag}: expected no value, got {quoted(value)}"
+        if left.split(", ")[0] == argument and _name(flag) in names:
+            return f"{flag}: expected it once, got it again"
+    return f"expected no further value, got {left}"
 
 
 def _name(flag: str) -> str:

@@ -19,7 +19,7 @@ from unified.core.atomic_files import replace_file, replacing_files
 from unified.core.json_files import MOST_BYTES, read_json
 from unified.evaluate.answers import ItemAnswers
 from unified.intervals import Interval, Seeds
-from unified.result_files import FORMAT, pack, upgraded
+from unified.result_files import FORMAT, check_items, check_rows, pack, upgraded
 from unified.types import DataError
 
 UNTUNED, ZERO_SHOT, PROBE, BASELINE = "w/o tuning", "zero-shot", "probe", "baseline"
@@ -174,6 +174,8 @@ def read_results(path: Path | str) -> dict[str, Any]:
         raise DataError(f"{path}: no `results` and `keys` in it; expected what `unified eval --out` writes")
     if content.get("format") not in range(1, FORMAT + 1):
         raise DataError(f"{path}: format {content.get('format')}, this version reads 1 to {FORMAT}; update unified")
+    check_rows(content, str(path))
+    check_items(content, str(path))
     return upgraded(content)
 
 
