@@ -57,17 +57,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("size", "line"),
     [
-        (60, "train {here}/a.yaml --out {here}/new"),
+        pytest.param(60, "train {here}/a.yaml --out {here}/new", marks=pytest.mark.slow),
         (3_000, "train {here}/a.yaml --out {here}/new"),
-        (3_000, "train {here}/a.yaml --out {here}/run --max-steps 4"),
-        (20_000, "export {here}/run {here}/out"),
+        pytest.param(3_000, "train {here}/a.yaml --out {here}/run --max-steps 4", marks=pytest.mark.slow),
+        pytest.param(20_000, "export {here}/run {here}/out", marks=pytest.mark.slow),
         (20_000, "export {here}/run {here}/exported"),
-        (500, "export {here}/run {here}/exported"),
+        pytest.param(500, "export {here}/run {here}/exported", marks=pytest.mark.slow),
         (100, "eval {here}/run {here}/spec.yaml --out {here}/results.json"),
         (100, "predict {here}/run {here}/photos/a/0.png --labels x y --out {here}/predicted"),
         (3_000, "shards build {here}/photos {here}/shards --kind imagefolder"),
-        (1_000, "report run {here}/run"),
-        (20_000, "fold {here}/run {here}/folded --keep-experts"),
+        pytest.param(1_000, "report run {here}/run", marks=pytest.mark.slow),
+        pytest.param(20_000, "fold {here}/run {here}/folded --keep-experts", marks=pytest.mark.slow),
     ],
 )
 def test_a_full_disk_is_told_in_one_line(
@@ -96,16 +96,16 @@ def test_a_full_disk_is_told_in_one_line(
 @pytest.mark.parametrize(
     "line",
     [
-        "train {here}/a.yaml --out {here}/file/run",
+        pytest.param("train {here}/a.yaml --out {here}/file/run", marks=pytest.mark.slow),
         "train {here}/a.yaml --out {here}/file",
-        "export {here}/run {here}/file/out",
+        pytest.param("export {here}/run {here}/file/out", marks=pytest.mark.slow),
         "export {here}/run {here}/file",
-        "eval {here}/run {here}/spec.yaml --out {here}/file/r.json",
+        pytest.param("eval {here}/run {here}/spec.yaml --out {here}/file/r.json", marks=pytest.mark.slow),
         "eval {here}/run {here}/spec.yaml --out /dev/full",
         "predict {here}/run {here}/photos/a/0.png --labels x y --out {here}/file",
         "shards build {here}/photos {here}/file/shards --kind imagefolder",
         "report run {here}/run --out {here}/file",
-        "fold {here}/run {here}/file/x --keep-experts",
+        pytest.param("fold {here}/run {here}/file/x --keep-experts", marks=pytest.mark.slow),
     ],
 )
 def test_a_file_in_the_place_of_a_folder_is_told_in_one_line(
