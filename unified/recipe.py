@@ -7,10 +7,9 @@ from operator import attrgetter
 from typing import Any, Literal
 
 from unified.config import RecipeError
-from unified.config_bounds import SIZES
 from unified.core.consent import commands_of
 from unified.core.printed import quoted
-from unified.model_settings import ModelSettings, check_expert_parallel, check_experts, check_queries
+from unified.model_settings import SIZES, ModelSettings, check_expert_parallel, check_experts, check_queries
 from unified.task import Task
 
 
@@ -208,13 +207,13 @@ class Recipe:
                 if part is not None:
                     _check(name, getattr(part, key), expected, fits)
         for name, most in MOST.items():
-            found = self
+            found: Any = self
             for key in name.split("."):
                 found = getattr(found, key, None)  # of parts that are null, and of keys of config.json alone
             if isinstance(found, int | float):
                 _check(name, found, f"at most {most:,g}", most.__ge__)
         for name, task in self.tasks.items():
-            _check(f"tasks.{name}.batch", task.batch, f"at most {MOST_BATCH:,}", MOST_BATCH.__ge__)
+            _check(f"tasks.{name}.batch", task.batch, f"at most {MOST_BATCH:,}", lambda value: value <= MOST_BATCH)
         if self.model.experts is not None:
             check_experts(self.model.experts, self.model)
         if self.model.queries is not None:
