@@ -267,7 +267,7 @@ def test_messages_go_to_the_log_file_while_the_folder_is_held(tmp_path: Path) ->
 
 def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("")
-    with pytest.raises(RunFolderError, match=r"x: not a folder that can be written to"):
+    with pytest.raises(RunFolderError, match=r"x: expected a folder that can be written to"):
         RunFolder(tmp_path / "x")
 
 

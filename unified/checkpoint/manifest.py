@@ -79,7 +79,7 @@ def _fits(manifest: Mapping[str, Any]) -> bool:
     )
 
 
-def _texts(value: Any, kind: type) -> bool:
+def _texts(value: Any, kind: type[Any]) -> bool:
     return isinstance(value, kind) and all(isinstance(item, str) for item in value)
 
 

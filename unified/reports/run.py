@@ -188,7 +188,7 @@ def readable(records: Iterable[Record], path: Path) -> Iterator[Record]:
         for name, value in list(fitting.items()):
             if isinstance(value, list) and len(value) != loads.setdefault(name, len(value)):
                 del fitting[name]
-        if not {"slowest_rank", "data_wait_rank"} <= fitting.keys():
+        if "slowest_rank" not in fitting:
             fitting.pop("imbalance", None)
         if TRAINED in record and not fitting.keys() >= MEASURED:
             left += 1
