@@ -135,7 +135,10 @@ def test_the_card_says_what_was_measured(exported: Path) -> None:
 
 def test_results_of_something_else_are_refused(run: Path, tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text('{"results": [{"accuracy": 1}]}')
-    for name, message in [("other.json", r"results\[0\]\.dataset: expected a text, got none"), ("none.json", "no such file")]:
+    for name, message in [
+        ("other.json", r"results\[0\]\.dataset: expected a text, got none"),
+        ("none.json", "no such file"),
+    ]:
         with pytest.raises(hub.HubError, match=message):
             export(run, tmp_path / "out", results=tmp_path / name)
     assert not (tmp_path / "out").exists()
