@@ -215,6 +215,11 @@ class UnifiedProcessor(PostProcessing, ProcessorMixin):  # type: ignore[misc]
             return found if asked.return_tensors is not None else {name: x.tolist() for name, x in found.items()}
         given = {name: value for name, value in asked.text.items() if value is not None}
         options = {"padding": True, "truncation": True, **given}
+        from_left = options.get("truncation_side", self.tokenizer.truncation_side) == "left"
+        if options["truncation"] is True and not from_left and not options.get("return_overflowing_tokens"):
+            most = options.get("max_length")
+            most = most if isinstance(most, int) else 0
+            texts = [self._text.shorten(item, most) if isinstance(item, str) else item for item in texts]
         return self.tokenizer(texts, return_tensors=asked.return_tensors, **options)  # type: ignore[no-any-return]
 
     def to_dict(self) -> dict[str, Any]:

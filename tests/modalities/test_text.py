@@ -214,3 +214,55 @@ def test_embedding_copies_and_changes_precision() -> None:
     tokens = DEFAULT.tokens([[4, 5, 6]])
     embedding, norm = copy.deepcopy(TextEmbedding(20, 8, 6)).to(torch.bfloat16), nn.LayerNorm(8).to(torch.bfloat16)
     assert embedding(tokens, norm).dtype == torch.bfloat16
+
+
+LONG = {
+    "words": "a red square, number seven. " * 4000,
+    "one word": "a" * 60_000,
+    "digits": "1234567890" * 6000,
+    "letters of several bytes": "größe 漢字 👍🏽 " * 4000,
+    "combining marks": "e" + "\u0301" * 60_000,
+    "spaces before": " " * 3000 + "a red square " * 4000,
+    "no glyphs": "\0" * 60_000,
+    "written special tokens": f"a {SPE} and {END} " * 4000,
+}
+
+
+@pytest.mark.parametrize("what", LONG)
+def test_of_a_long_text_the_beginning_is_tokenized_and_its_ids_are_the_same(what: str) -> None:
+    text = LONG[what]
+    whole = DEFAULT.tokenizer.encode(text, add_special_tokens=False).ids
+    ids = DEFAULT.prepare(text)
+    assert list(ids) == [*whole[:15], DEFAULT.end]
+    assert DEFAULT.ids([text, "a"])[0] == ids
+    assert DEFAULT.cloze(text.replace(SPE, ""))[:10] == DEFAULT.prepare(text.replace(SPE, ""))[:10]
+    assert len(ids.text) < len(text) / 10
+    assert len(ids.words) == len(ids)
+
+
+def test_texts_up_to_the_limit_are_not_cut_at_all() -> None:
+    limit = 16 * max(map(len, DEFAULT.tokenizer.get_vocab()))
+    for text in ("a red square " * 3, "a" * 200, " " * 200 + "x", "größe " * 20):
+        assert len(text) <= limit
+        assert DEFAULT.shorten(text) is text
+
+
+def test_words_of_a_long_text_are_those_of_the_whole() -> None:
+    text = "don't stop, it's 1921! " * 3000
+    words = DEFAULT.prepare(text).words
+    assert words == DEFAULT.prepare(text[:200]).words
+    assert max(words) > 3
+
+
+def test_a_text_of_white_space_alone_ends() -> None:
+    assert DEFAULT.prepare(" " * 10**6 + "x") == DEFAULT.prepare("")
+    assert DEFAULT.cloze(SPE * 10**5) == [*[DEFAULT.spe] * 15, DEFAULT.end]
+
+
+@pytest.mark.parametrize("length", [17, 40, 300])
+def test_more_ids_are_cut_from_more_letters(length: int) -> None:
+    text = "a red square, number seven. " * 4000
+    whole = DEFAULT.tokenizer.encode(text, add_special_tokens=False).ids
+    cut = DEFAULT.tokenizer.encode(DEFAULT.shorten(text, length), add_special_tokens=False).ids
+    assert cut[:length] == whole[:length]
+    assert len(cut) < len(whole)

@@ -15,7 +15,7 @@ from unified.config import RecipeError, nearest
 from unified.core.printed import quoted
 from unified.data.augment import augment, build_transforms, stack_images
 from unified.data.class_lists import ClassNumbers
-from unified.data.decode import column, place, read_image
+from unified.data.decode import column, place, read_image, read_string
 from unified.labels import Labels
 from unified.modalities.base import Tokenizer
 from unified.modalities.image import ImageTokenizer, PatchRows
@@ -173,9 +173,7 @@ class Collator:
         return mask_words(text, tokenizer, answer.mask_fraction, indices, self.seed, self.name)
 
     def _text(self, sample: Sample, name: str) -> list[int]:
-        value = column(sample, name)
-        if not isinstance(value, str):
-            raise DataError(f"{place(sample)}: column {quoted(name)}: expected a text, found {type(value).__name__}")
+        value = read_string(sample, name)
         ids = self._texts.get(value)
         if ids is None:
             ids = self.tokenizers["text"].prepare(value)

@@ -3,8 +3,8 @@
 import io
 import re
 import struct
-import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -15,8 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from unified.core.json_files import parse_json
+from unified.core.printed import quoted
 from unified.core.text_files import check_texts, decode_text, shown_text
 from unified.data.foreign import PICKLED, decode_array, decode_msgpack
+from unified.errors import UserError
 from unified.modalities.frames import PIXEL_LIMIT, check_frames, check_pixels, count_frames
 from unified.modalities.image_files import PNG_SIGNATURE, decode_frames
 from unified.modalities.image_formats import IMAGES
@@ -25,7 +27,8 @@ from unified.types import DataError, Sample
 PNG_HEADER = 33  # bytes up to the end of the first chunk
 PNG_GREY, PNG_PALETTE = 0, 3
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, OverflowError, IndexError, TypeError)
+MOST_JSON = 1 << 25
+"""Bytes of JSON in a sample; some 20 times as many are taken when it is read."""
 
 
 def decode(raw: Mapping[str, Any], columns: Iterable[str]) -> Sample:
@@ -83,6 +86,14 @@ def read_image(sample: Sample, wanted: str, most: int | None = None) -> UInt8[Te
     return pixels[0] if len(pixels) == 1 else pixels
 
 
+def read_string(sample: Sample, wanted: str) -> str:
+    """Return the text in a column of a decoded sample; raise `DataError` naming shard, key and column for others."""
+    value = column(sample, wanted)
+    if not isinstance(value, str):
+        raise DataError(f"{place(sample)}: column {quoted(wanted)}: expected a text, found {type(value).__name__}")
+    return value
+
+
 def resolve(sample: Mapping[str, Any], wanted: str) -> tuple[str, list[str]]:
     """The column that `wanted` names in this sample, and the path within its value."""
     for choice in wanted.split(";"):
@@ -104,6 +115,22 @@ def place(sample: Mapping[str, Any]) -> str:
     return f"{sample.get('__shard__', 'sample')}: {sample.get('__key__', '?')}"
 
 
+@contextmanager
+def using(sample: Mapping[str, Any]) -> Iterator[None]:
+    """Make a bad sample of whatever is raised in the block: `DataError` naming shard and key.
+
+    What others wrote breaks decoders and readers of annotations in ways that nobody lists; a sample may never end more
+    than itself. Errors for people pass as they are.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        found = f"{type(error).__name__} ({error})" if str(error) else type(error).__name__
+        raise DataError(f"{place(sample)}: expected a sample that can be used, got {found}") from error
+
+
 def decode_column(raw: Mapping[str, Any], name: str) -> Any:
     """One column of a raw sample, decoded by the last part of its name ("seg.png" is a picture).
 
@@ -120,8 +147,10 @@ def decode_column(raw: Mapping[str, Any], name: str) -> Any:
         raise DataError(f"{place(raw)}: column {name!r}: no decoder for it; there are: {', '.join(sorted(DECODERS))}")
     try:
         return decoder(raw[name])
-    except _BROKEN as error:
-        raise DataError(f"{place(raw)}: column {name!r}: {error or type(error).__name__}") from error
+    except Exception as error:  # of numpy, Pillow, msgpack and others, which have a class for each way to be damaged
+        kind = "" if isinstance(error, OSError | SyntaxError | ValueError) and str(error) else type(error).__name__
+        found = ": ".join(part for part in (kind, str(error)) if part)
+        raise DataError(f"{place(raw)}: column {quoted(name)}: {found}") from error
 
 
 def decode_map(data: bytes, bits: Sequence[int] = (8, 16)) -> UInt8[Tensor, "h w"] | UInt16[Tensor, "h w"]:
@@ -154,6 +183,8 @@ def _decode_text(data: bytes) -> str:
 
 
 def _decode_json(data: bytes) -> Any:
+    if len(data) > MOST_JSON:
+        raise ValueError(f"expected at most {MOST_JSON:,} bytes of JSON, got {len(data):,}")
     value = parse_json(data, "JSON", None)
     if _ESCAPED_SURROGATE.search(data):  # rare, and the only way by which JSON in UTF-8 can hold a lone one
         check_texts(value, "JSON")

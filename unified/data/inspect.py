@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unified.core.text_files import same_text
 from unified.data import scene
-from unified.data.decode import DECODERS, decode_column, place
+from unified.data.decode import DECODERS, decode_column, place, using
 from unified.data.draw import label_font, map_picture, overlay
 from unified.data.scene import annotated
 from unified.data.shards import Shards
@@ -29,6 +29,7 @@ CAPTION_EM = 9
 MARGIN = 8
 COLUMNS = 8  # pictures in a row
 EXCERPT = 60  # characters of a text in the table
+LOOKED_AT = 10_000  # characters of which these are taken
 SHOWN = 4  # frames of a video
 
 
@@ -71,7 +72,8 @@ def describe(raw: Mapping[str, Any], wrong: Mapping[str, str]) -> dict[str, str]
         elif name.rpartition(".")[2] not in DECODERS:
             described[name] = f"{len(raw[name]):,} bytes"
         else:
-            described[name] = _excerpt(decode_column(raw, name))
+            with using(raw):
+                described[name] = _excerpt(decode_column(raw, name))
     return described
 
 
@@ -85,7 +87,7 @@ def _excerpt(value: Any) -> str:
     if isinstance(value, Mapping):
         value = {name: _counted(item) for name, item in value.items()}
         value = ", ".join(f"{name}={item}" for name, item in value.items())
-    return textwrap.shorten(str(value), EXCERPT, placeholder=" …")
+    return textwrap.shorten(str(value)[:LOOKED_AT], EXCERPT, placeholder=" …")
 
 
 def _counted(value: Any) -> Any:

@@ -16,6 +16,7 @@ from unified import dist
 from unified.config import RecipeError
 from unified.data.cache import SampleCache
 from unified.data.collate import Collator, Example
+from unified.data.decode import using
 from unified.data.pinned import pinned
 from unified.data.prefetch import Prefetcher, check_room
 from unified.data.remote import CachedShard
@@ -155,7 +156,8 @@ class Steps(Dataset[Step]):
     ) -> Example | SceneExample:
         sample, size = self._cache.sample(source.shards, position, source.collator.columns)
         report.bytes += size
-        return source.collator.example(sample, rows, row)
+        with using(sample):
+            return source.collator.example(sample, rows, row)
 
 
 class Watchdog:

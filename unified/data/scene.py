@@ -17,7 +17,8 @@ from torch import Tensor
 
 from unified.config import nearest
 from unified.core.printed import quoted
-from unified.data.decode import MAPS, place
+from unified.data.decode import MAPS, place, using
+from unified.data.run_lengths import lengths_problem
 from unified.modalities.frames import PIXEL_LIMIT
 from unified.types import IGNORE, DataError, Sample
 
@@ -25,8 +26,10 @@ FACTS = "json"  # the column with everything that is not a picture
 ANNOTATIONS = {"objects", "segments", "points", "attributes"}
 SLACK = 1.0  # pixels by which a box or a point may lie beyond the edge
 UNKNOWN = -1.0
-MASK_LIMIT = 1_500_000_000
-"""Pixels of all masks of an image: 180 objects in one of 8 megapixels."""
+LARGEST = 1e9
+"""Of a coordinate in pixels, or of an area; beyond 32-bit floating point a loss would be infinite."""
+MASK_LIMIT = 1_000_000_000
+"""Pixels of all masks of an image: 120 objects in one of 8 megapixels."""
 ANNOTATION, MASK, BOX = "annotation", "mask", "box"
 """Where the area of an object comes from, the best first."""
 
@@ -67,7 +70,7 @@ def image_size(sample: Sample) -> tuple[int, int]:
     """Height and width of the picture, as its facts say."""
     facts = _facts(sample)
     height, width = facts.get("height"), facts.get("width")
-    if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
+    if not (type(height) is int and type(width) is int and height > 0 and width > 0):
         raise _wrong(
             sample, f"width and height: expected whole numbers above 0, found {quoted(width)} and {quoted(height)}"
         )
@@ -89,10 +92,15 @@ def objects(sample: Sample, classes: Mapping[str, int], joints: Sequence[str] = 
         masks=masks,
         area=torch.tensor([area for area, _ in areas], dtype=torch.float32),
         area_sources=tuple(source for _, source in areas),
-        points=torch.stack([_points(sample, item.get("points") or {}, joints) for item in found])
+        points=torch.stack([_points(sample, _mapping_in(sample, item, "points"), joints) for item in found])
         if found
         else torch.zeros(0, len(joints), 3),
     )
+
+
+def labels_of(sample: Sample, name: str) -> list[str]:
+    """Return the labels of the objects or segments that are texts; raise `DataError` where there are no such facts."""
+    return [item["label"] for item in _list(sample, name) if isinstance(item.get("label"), str)]
 
 
 def measure_area(area: float | None, mask: Mapping[str, Any] | None, box: Sequence[float]) -> tuple[float, str]:
@@ -148,7 +156,7 @@ def presence(sample: Sample, names: Sequence[str]) -> Float[Tensor, "q"]:
     """Each attribute: 1, 0, or -1 where it is unknown or not mentioned."""
     found = _mapping(sample, "attributes")
     for name, value in found.items():
-        if value not in (0, 1, -1):
+        if isinstance(value, bool | list | dict) or value not in (0, 1, -1):
             raise _wrong(sample, f"attribute {quoted(name)}: expected 1, 0 or -1 for unknown, found {quoted(value)}")
     return torch.tensor([float(found.get(name, UNKNOWN)) for name in names])
 
@@ -176,7 +184,7 @@ def class_map(sample: Sample, classes: int, column: str = "classes.png") -> Int[
 def depth_map(sample: Sample, column: str = "depth.png") -> tuple[Float[Tensor, "h w"], Bool[Tensor, "h w"]]:
     """Depth in metres, and where there is a reading."""
     unit = _facts(sample).get("depth_unit")
-    if not isinstance(unit, int | float) or not 0 < unit < math.inf:
+    if not _numbers([unit], 1) or unit <= 0:
         raise _wrong(sample, f"depth_unit: expected metres a step of {column}, found {quoted(unit)}")
     depth = _map(sample, column).to(torch.float32)
     return depth * unit, depth > 0
@@ -220,33 +228,46 @@ def problems(sample: Sample, classes: Sequence[str] | None = None) -> Iterator[s
 
     Labels are checked where `classes` are given.
     """
-    for check in _checks(sample, sample[FACTS], classes) if annotated(sample) else ():
+    if not annotated(sample):
+        return
+    wrong = list(dict.fromkeys(_told(sample, _sizes(sample))))
+    yield from wrong or _told(sample, _checks(sample, sample[FACTS], classes))  # masks are of a size that is so
+
+
+def _told(sample: Sample, checks: Iterator[Callable[[], object]]) -> Iterator[str]:
+    for check in checks:
         try:
-            check()
+            with using(sample):
+                check()
         except DataError as error:
             yield str(error)
 
 
+def _sizes(sample: Sample) -> Iterator[Callable[[], object]]:
+    yield lambda: image_size(sample)
+    for column, value in sample.items():
+        last = ".".join(column.split(".")[-2:])
+        if isinstance(value, Tensor) and ("." not in column or last in MAPS or last == "normals.png"):
+            yield partial(_check_shape, sample, column, value)
+
+
 def _checks(sample: Sample, facts: Mapping[str, Any], classes: Sequence[str] | None) -> Iterator[Callable[[], object]]:
     def labels(name: str) -> dict[str, int]:
-        found = [item.get("label") for item in facts[name]] if classes is None else classes
-        return {str(label): place for place, label in enumerate(dict.fromkeys(found))}
+        if classes is not None:
+            return {label: place for place, label in enumerate(classes)}
+        return {label: place for place, label in enumerate(labels_of(sample, name))}
 
-    yield lambda: image_size(sample)
     if "objects" in facts:
         yield lambda: decode_masks(sample, objects(sample, labels("objects")).masks)
     if "segments" in facts:
         yield lambda: decode_masks(sample, segments(sample, labels("segments")).masks)
     if "points" in facts:
-        yield lambda: joints(sample, sorted(facts["points"]))
+        yield lambda: joints(sample, sorted(_mapping(sample, "points")))
     if "attributes" in facts:
         yield lambda: presence(sample, ())
-    for column, value in sample.items():
-        last = ".".join(column.split(".")[-2:])
-        if isinstance(value, Tensor) and ("." not in column or last in MAPS or last == "normals.png"):
-            yield partial(_check_shape, sample, column, value)
-        if last == "classes.png" and classes is not None:
-            yield partial(class_map, sample, len(classes), column)
+    for column in sample if classes is not None else ():
+        if ".".join(column.split(".")[-2:]) == "classes.png":
+            yield partial(class_map, sample, len(classes or ()), column)
 
 
 def check_box(sample: Sample, box: Any, size: tuple[int, int]) -> list[float]:
@@ -275,8 +296,10 @@ def check_mask(sample: Sample, mask: Any, size: tuple[int, int]) -> Mapping[str,
     """Run lengths of the picture's size; raises `DataError` for any other."""
     if not isinstance(mask, Mapping) or not isinstance(mask.get("counts"), str):
         raise _wrong(sample, f"mask: expected run lengths as size and counts, found {type(mask).__name__}")
-    if list(mask.get("size", ())) != list(size):
-        raise _wrong(sample, f"mask of {mask.get('size')}, the image has [height, width] = {list(size)}")
+    if not isinstance(mask.get("size"), list) or mask["size"] != list(size):
+        raise _wrong(sample, f"mask of {quoted(mask.get('size'))}, the image has [height, width] = {list(size)}")
+    if problem := lengths_problem(mask["counts"], math.prod(size)):
+        raise _wrong(sample, f"mask: expected run lengths of the image, found {problem}")
     return mask
 
 
@@ -296,7 +319,7 @@ def _value(sample: Sample, column: str) -> Any:
 def _list(sample: Sample, name: str) -> list[Mapping[str, Any]]:
     found = _facts(sample).get(name)
     if not isinstance(found, list) or not all(isinstance(item, Mapping) for item in found):
-        raise _wrong(sample, f"{name}: expected a list of objects, found {type(found).__name__}")
+        raise _wrong(sample, f"{name}: expected a list of objects, found {quoted(found)}")
     return found
 
 
@@ -320,11 +343,22 @@ def _mapping(sample: Sample, name: str) -> Mapping[str, Any]:
     return found
 
 
+def _mapping_in(sample: Sample, item: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = item.get(name) or {}
+    if not isinstance(found, Mapping):
+        raise _wrong(sample, f"{name} of an object: expected an object, found {type(found).__name__}")
+    return found
+
+
 def _labels(sample: Sample, found: Sequence[Mapping[str, Any]], classes: Mapping[str, int]) -> Int[Tensor, "n"]:
     for item in found:
-        if item.get("label") not in classes:
-            hint = nearest(str(item.get("label")), list(classes))
-            raise _wrong(sample, f"label {quoted(item.get('label'))} is none of the {len(classes)} classes{hint}")
+        label = item.get("label")
+        if not isinstance(label, str):
+            raise _wrong(sample, f"label: expected a text, found {quoted(label)}")
+        if label not in classes:
+            raise _wrong(
+                sample, f"label {quoted(label)} is none of the {len(classes)} classes{nearest(label, list(classes))}"
+            )
     return torch.tensor([classes[item["label"]] for item in found], dtype=torch.int64)
 
 
@@ -357,7 +391,7 @@ def _numbers(value: Any, count: int) -> bool:
     return (
         isinstance(value, list | tuple)
         and len(value) == count
-        and all(isinstance(item, int | float) and math.isfinite(item) for item in value)
+        and all(isinstance(item, int | float) and not isinstance(item, bool) and abs(item) <= LARGEST for item in value)
     )
 
 

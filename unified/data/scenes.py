@@ -299,7 +299,7 @@ def _boxes_of(masks: Tensor) -> Tensor:
 
 
 def _counted(collator: SceneCollator, sample: Sample, image: Tensor) -> SceneExample:
-    labels = {item.get("label"): 0 for item in sample["json"].get("objects", ())}
+    labels = dict.fromkeys(said.labels_of(sample, "objects"), 0)
     found = said.objects(sample, {**labels, **dict.fromkeys(collator.names, 1)})
     kept = (found.labels == int(bool(collator.names))) & ~found.crowd
     return SceneExample(sample["__key__"], Scene(image, boxes=found.boxes[kept], classes=found.labels[kept]))

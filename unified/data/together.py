@@ -4,7 +4,6 @@ What identities samples have is read once and kept beside each tar, as `NAME.tar
 SHA-256 of the tar, then a uint64 for each sample, alike where identities are.
 """
 
-import json
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unified.core.atomic_files import replace_file
+from unified.core.json_files import parse_json
 from unified.data.shards import LocalShard, Shards
 from unified.log import logger
 from unified.seed import key, mix
@@ -115,8 +115,8 @@ def _scan(file: LocalShard) -> NDArray[np.uint64]:
 def _identity(said: Sequence[bytes]) -> str | None:
     """The identity in a sample's facts; damaged ones are told when the sample is used."""
     try:
-        facts = json.loads(said[0]) if said else None
-    except ValueError:
+        facts = parse_json(said[0], FACT, None) if said else None
+    except DataError:
         return None
     name = facts.get(FACT) if isinstance(facts, dict) else None
     return name if isinstance(name, str) else None

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unified.core.atomic_files import replace_file
 from unified.data.collate import frames_read_by, prepare_images
-from unified.data.decode import column, decode, read_image
+from unified.data.decode import decode, read_image, read_string
 from unified.data.write import progress
 from unified.evaluate.items import Items
 from unified.modalities.base import Tokenizer
@@ -149,7 +149,7 @@ def _prepare(samples: Sequence[Sample], name: str, tokenizer: Tokenizer) -> list
     if tokenizer.modality == "image":
         frames = frames_read_by({"image": tokenizer})
         return prepare_images([read_image(sample, name, frames) for sample in samples], tokenizer)
-    return [tokenizer.prepare(column(sample, name)) for sample in samples]
+    return [tokenizer.prepare(read_string(sample, name)) for sample in samples]
 
 
 def weights_hash(model: Any) -> str | None:

@@ -1,6 +1,7 @@
 """The items of an evaluation: which samples, their keys, and the columns that score them."""
 
 import hashlib
+import json
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unified.core.locations import named
+from unified.core.printed import quoted
 from unified.data.class_lists import ClassNumbers
 from unified.data.decode import column, decode, place, resolve
 from unified.data.write import progress
@@ -86,13 +88,26 @@ def targets(items: Items, name: str, classes: ClassNumbers) -> NDArray[np.int64]
     return found
 
 
-def number_through(values: Sequence[Hashable]) -> NDArray[np.int64]:
+def texts_in(items: Items, name: str) -> list[str]:
+    """Return the texts in a column; raise `DataError` where one is none."""
+    for row, value in enumerate(items.columns[name]):
+        if not isinstance(value, str):
+            raise DataError(f"{items.places[row]}: column {quoted(name)}: expected a text, found {quoted(value)}")
+    return items.columns[name]
+
+
+def number_through(values: Sequence[Any]) -> NDArray[np.int64]:
     """A number for each value, equal for equal ones, counted by first appearance."""
     seen: dict[Hashable, int] = {}
-    return np.array([seen.setdefault(value, len(seen)) for value in values], dtype=np.int64)
+    return np.array([seen.setdefault(_hashable(value), len(seen)) for value in values], dtype=np.int64)
 
 
-def clusters_of(values: Sequence[Hashable] | None) -> NDArray[np.int64] | None:
+def _hashable(value: Any) -> Hashable:
+    """A value as it is compared: facts of samples may be lists and objects."""
+    return json.dumps(value, sort_keys=True) if isinstance(value, list | dict) else value
+
+
+def clusters_of(values: Sequence[Any] | None) -> NDArray[np.int64] | None:
     """Cluster numbers, or None where every item is its own cluster."""
     if values is None:
         return None

@@ -11,12 +11,12 @@ from unified import intervals
 from unified.config import RecipeError
 from unified.core.locations import named
 from unified.data.collate import Collator, Example
-from unified.data.decode import decode
+from unified.data.decode import decode, using
 from unified.data.write import progress
 from unified.evaluate.answers import ItemAnswers
 from unified.evaluate.context import Context
 from unified.evaluate.groups import Groups
-from unified.evaluate.items import Items, ceiling, clusters_of, read_items
+from unified.evaluate.items import Items, ceiling, clusters_of, read_items, texts_in
 from unified.evaluate.language_baselines import WordScores, fit_baselines, gather_asked, other_images
 from unified.evaluate.results import BASELINE, UNTUNED, ZERO_SHOT, Measure, Result
 from unified.evaluate.spec import Caption, Masked
@@ -58,7 +58,7 @@ def evaluate_caption(evaluation: Caption, name: str, context: Context) -> Iterat
     """Perplexity with the right words before, then the share of captions written exactly right."""
     items = _items(evaluation, [evaluation.group] if evaluation.group else [])
     task = _task(evaluation, Match("vocabulary", "caption", evaluation.vocabulary), context)
-    texts: list[str] = items.columns[evaluation.target]
+    texts = texts_in(items, evaluation.target)
     groups = Groups(evaluation.groups, texts, items.columns[evaluation.group] if evaluation.group else None)
     own = [groups.of(text) for text in texts]
     cluster = _cluster_column(evaluation, items) or own
@@ -170,7 +170,9 @@ def _batches(
     collator = Collator(KEY, task, context.tokenizers, None, 0)
 
     def example(number: int) -> Example:
-        return collator.example(decode(items.source[number], collator.columns))
+        sample = decode(items.source[number], collator.columns)
+        with using(sample):
+            return collator.example(sample)
 
     starts = range(0, len(items), context.batch)
     for start in progress(starts, len(starts), f"words of {named(evaluation.data)}"):

@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 
 from unified.config import RecipeError
 from unified.core.locations import named
-from unified.data.decode import column, decode
+from unified.data.decode import decode, read_string
 from unified.data.write import progress
 from unified.evaluate.items import Items, number_through
 from unified.evaluate.ngrams import NGrams
@@ -98,7 +98,7 @@ def fit_baselines(
         raise RecipeError(f"train: expected data apart from those evaluated, got the same samples: {data}")
     texts: list[str] = []
     for number in progress(range(len(source)), len(source), "reading training texts"):
-        texts.append(column(decode(source[number], [target]), target))
+        texts.append(read_string(decode(source[number], [target]), target))
     unique = list(dict.fromkeys(texts))
     known = dict(zip(unique, tokenizer.ids(unique), strict=True))
     rows = [known[text][:-1] if masked else known[text] for text in texts]

@@ -17,7 +17,7 @@ from unified.evaluate.answers import ItemAnswers, nearest_entries
 from unified.evaluate.context import Context
 from unified.evaluate.features import embed_texts
 from unified.evaluate.groups import Groups
-from unified.evaluate.items import Items, ceiling, clusters_of, number_through, read_items
+from unified.evaluate.items import Items, ceiling, clusters_of, number_through, read_items, texts_in
 from unified.evaluate.results import UNTUNED, ZERO_SHOT, Measure, Result
 from unified.evaluate.spec import Retrieval
 from unified.labels import load_labels
@@ -125,11 +125,7 @@ def _answers(
 def _texts(items: Items, evaluation: Retrieval) -> tuple[NDArray[np.int64], list[str]]:
     """All texts of the data with the item that each belongs to."""
     owner, texts = [], []
-    for row, value in enumerate(items.columns[evaluation.target]):
-        if not isinstance(value, str):
-            raise DataError(
-                f"{items.places[row]}: column {quoted(evaluation.target)}: expected a text, found {quoted(value)}"
-            )
+    for row, value in enumerate(texts_in(items, evaluation.target)):
         lines = [line.strip() for line in split_lines(value) if line.strip()] if evaluation.lines else [value.strip()]
         if not lines or not lines[0]:
             raise DataError(f"{items.places[row]}: column {quoted(evaluation.target)}: the text is empty")

@@ -14,7 +14,7 @@ from unified.core.printed import quoted
 from unified.data.augment import augment
 from unified.data.class_lists import ClassNumbers
 from unified.data.collate import prepare_images
-from unified.data.decode import column, decode
+from unified.data.decode import decode, read_image
 from unified.data.transforms import Affine, Contrast, Noise, PixelTransform
 from unified.data.write import progress
 from unified.evaluate.classification import find_labels
@@ -150,7 +150,7 @@ def _scores(
     for start in progress(starts, len(starts), f"changed images of {named(evaluation.data)}"):
         part = slice(start, start + context.batch)
         numbers = items.numbers[part]
-        images = [column(decode(items.source[int(number)], [name]), name) for number in numbers]
+        images = [read_image(decode(items.source[int(number)], [name]), name) for number in numbers]
         unchanged.append(right(images, target[part]))
         rows = np.flatnonzero(chosen[part])
         shown = [images[row] for row in rows]

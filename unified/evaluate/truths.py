@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unified.data import scene as said
 from unified.data.cuts import Cut, read_cut
+from unified.data.decode import using
 from unified.data.operators import RESHADE
 from unified.data.scene_changes import Scene
 from unified.data.scenes import SEGMENTS, SceneCollator, SceneExample
@@ -72,6 +73,10 @@ class Truths:
 
     def __call__(self, sample: Sample, number: int) -> Truth:
         """What a decoded sample says; `number` keys what an operator draws. Raises `DataError`."""
+        with using(sample):
+            return self._read(sample, number)
+
+    def _read(self, sample: Sample, number: int) -> Truth:
         example = self._collator.example(sample)
         truth = Truth(example.scene.image, example.scene, example.target)
         if self.read == "pixels":
@@ -88,9 +93,9 @@ class Truths:
 
     def _bodies(self, sample: Sample) -> said.Objects:
         """The objects that have joints, or would have if someone had labelled them; all where none has."""
+        labels = dict.fromkeys(said.labels_of(sample, "objects"), 0)
         listed = sample[said.FACTS]["objects"]
         bodies = [item for item in listed if "points" in item] or listed
-        labels = {item.get("label"): 0 for item in bodies}
         return said.objects({**sample, said.FACTS: {**sample[said.FACTS], "objects": bodies}}, labels, self.names)
 
     def _changed(self, example: SceneExample, number: int) -> Truth:

@@ -32,6 +32,12 @@ MOST_BYTES = 1 << 27
 MOST_IDS = 1 << 22
 SPE = "<|spe|>"
 END = "<|endoftext|>"
+MOST_LETTERS = 128
+"""Letters of a token at most, as far as it matters for where long texts are cut."""
+FAR = 4
+"""Times the wanted ids, before which the cut of a single long word changes nothing."""
+FARTHEST = 64
+"""Times the letters that hold all wanted ids; of a text of white space, say, nothing behind them is read."""
 
 
 class TextIds(list[int]):
@@ -84,6 +90,8 @@ class TextTokenizer:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         tokenizer.encode_special_tokens = True
+        longest = max(map(len, tokenizer.get_vocab(with_added_tokens=False)), default=1)
+        self._token_letters = min(max(longest, 1), MOST_LETTERS)
         tokenizer.post_processor = TemplateProcessing(
             single=f"$A {END}", pair=f"$A {END} $B {END}", special_tokens=[(END, self.end)]
         )
@@ -114,26 +122,51 @@ class TextTokenizer:
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, closed by the end token and cut to `max_length`."""
-        return [self._closed(found.ids) for found in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        short = [self.shorten(text) for text in texts]
+        return [self._closed(found.ids) for found in self.tokenizer.encode_batch(short, add_special_tokens=False)]
 
     def prepare(self, raw: Any) -> TextIds:
         """The ids of one text, closed by the end token and cut to `max_length`."""
-        found = self._encoded(raw)
+        text = self.shorten(raw)
+        found = self.tokenizer.encode(text, add_special_tokens=False)
         kept = found.offsets[: self.max_length - 1]
-        return TextIds(self._closed(found.ids), raw, [start for start, _ in kept])
+        return TextIds(self._closed(found.ids), text, [start for start, _ in kept])
+
+    def shorten(self, text: Any, length: int = 0) -> str:
+        """Return the beginning of a text that has all of its first ids: a text of megabytes is not tokenized whole.
+
+        Args:
+            text: Any text; short ones come back as they are.
+            length: Ids that are wanted, where these are more than `max_length`.
+
+        Raises:
+            DataError: It is no text.
+        """
+        if not isinstance(text, str):
+            raise DataError(f"expected a text (str), found {type(text).__name__}; name a text column as the input")
+        wanted = max(length, self.max_length)
+        size = wanted * self._token_letters
+        most = FARTHEST * size
+        while size < min(len(text), most):
+            words = self.tokenizer.encode(text[:size], add_special_tokens=False).word_ids
+            # What is cut off may change the last word alone; in one without end the ids far before the cut stay.
+            if len(words) >= wanted and (words[wanted - 1] != words[-1] or len(words) >= FAR * wanted):
+                return text[:size]
+            size *= 4  # white space that a normalizer joins, and the like
+        return text[:most]
 
     def cloze(self, text: str) -> list[int]:
         """The ids of a text in which `<|spe|>` marks the places to be filled in."""
-        first, *rest = text.split(SPE)
-        ids = self._encoded(first).ids
+        first, *rest = text.split(SPE, self.max_length)
+        ids = self._all(first)
         for part in rest:
-            ids += [self.spe, *self._encoded(part).ids]
+            if len(ids) < self.max_length:
+                ids += [self.spe, *self._all(part)]
         return self._closed(ids)
 
-    def _encoded(self, text: Any) -> tokenizers.Encoding:
-        if not isinstance(text, str):
-            raise DataError(f"expected a text (str), found {type(text).__name__}; name a text column as the input")
-        return self.tokenizer.encode(text, add_special_tokens=False)
+    def _all(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(self.shorten(text), add_special_tokens=False).ids
+        return ids
 
     def _closed(self, ids: list[int]) -> list[int]:
         return [*ids[: self.max_length - 1], self.end]

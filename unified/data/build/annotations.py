@@ -13,8 +13,10 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from unified.core.printed import quoted
+from unified.core.text_files import split_lines
 from unified.data.build.sources import BadSampleError, Files, Problems, measured
 from unified.data.decode import decode_map
+from unified.data.run_lengths import lengths_problem
 from unified.data.scene import SLACK, clip_box
 from unified.labels import partners
 from unified.modalities.image_files import count_frames_in
@@ -68,7 +70,7 @@ def as_flag(value: Any) -> bool:
 
 def class_label(text: str) -> str:
     """Return the name of a class on one line: lists of names have a line each."""
-    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+    return " ".join(line.strip() for line in split_lines(text) if line.strip())
 
 
 def sound_objects(
@@ -178,14 +180,17 @@ def run_lengths(where: str, mask: Mapping[str, Any], picture: Picture) -> dict[s
     if not isinstance(size, list):
         raise BadSampleError("broken mask", f"{where}: expected a size of [height, width], got {quoted(size)}")
     check_size(where, "mask", size, picture)
-    try:
-        if isinstance(counts, list) and sum(counts) != picture.height * picture.width:
-            raise ValueError("the lengths do not add up to the pixels of the picture")
-        made = coco_mask.frPyObjects(dict(mask), picture.height, picture.width) if isinstance(counts, list) else mask
-        coco_mask.decode(made)
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
-        raise BadSampleError("broken mask", f"{where}: {error}") from error
-    return _as_text(made)
+    pixels = picture.height * picture.width
+    if isinstance(counts, list):
+        whole = all(type(count) is int and 0 <= count <= pixels for count in counts)
+        if not whole or sum(counts) != pixels:
+            raise BadSampleError("broken mask", f"{where}: expected whole lengths of {pixels:,} pixels, got others")
+        return _as_text(coco_mask.frPyObjects({"size": size, "counts": counts}, picture.height, picture.width))
+    if not isinstance(counts, str):
+        raise BadSampleError("broken mask", f"{where}: expected run lengths as counts, got {quoted(counts)}")
+    if problem := lengths_problem(counts, pixels):
+        raise BadSampleError("broken mask", f"{where}: expected run lengths of the image, got {problem}")
+    return {"size": [picture.height, picture.width], "counts": counts}
 
 
 def _as_text(mask: Mapping[str, Any]) -> dict[str, Any]:
