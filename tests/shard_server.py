@@ -23,6 +23,8 @@ class Fault:
     stall_after: int | None = None  # bytes, after which nothing comes any more
     ignore_range: bool = False
     corrupt: bool = False  # one bit of the last byte
+    endless: bool = False  # the content again and again, until the other side has gone
+    length: str | None = None  # told as Content-Length; empty: none is
 
 
 @dataclass
@@ -84,9 +86,13 @@ def _handler(server: ShardServer) -> type[BaseHTTPRequestHandler]:
             self.send_response(206 if start else 200)
             if start:
                 self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-            self.send_header("Content-Length", str(len(content) - start))
+            length = str(len(content) - start) if fault.length is None else fault.length
+            if length:
+                self.send_header("Content-Length", length)
             self.end_headers()
             self._send(content[start:], fault)
+            while fault.endless and not server.ended.is_set() and self._send(content, Fault()):
+                pass
 
         def _refuse(self, fault: Fault) -> None:
             self.send_response(fault.state or 404)
@@ -95,7 +101,7 @@ def _handler(server: ShardServer) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        def _send(self, body: bytes, fault: Fault) -> None:
+        def _send(self, body: bytes, fault: Fault) -> bool:
             stop = min(len(body) if limit is None else limit for limit in (None, fault.stop_after, fault.stall_after))
             begin = time.monotonic()
             try:
@@ -106,11 +112,12 @@ def _handler(server: ShardServer) -> type[BaseHTTPRequestHandler]:
                     if server.rate and server.ended.wait(
                         max(begin + (sent + len(block)) / server.rate - time.monotonic(), 0)
                     ):
-                        return
+                        return False
                 if fault.stall_after is not None:
                     server.ended.wait()
+                return True
             except OSError:  # the other side has gone
-                return
+                return False
 
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import FileIO
 
@@ -80,11 +81,19 @@ def read_bytes(url: str, patience: Patience, most: int | None = None) -> bytes:
 class Download:
     """A file in the making: begun, or left by another process, and resumed until it is whole.
 
-    `size` and `sha256` are what it must be; where they are not known, an attempt that fails begins anew.
+    `size` and `sha256` are what it must be; where they are not known, an attempt that fails begins anew, and `room` is
+    asked for room for so many bytes in all before any is written.
     """
 
-    def __init__(self, url: str, file: FileIO, size: int | None = None, sha256: str | None = None) -> None:
-        self.url, self.file, self.size, self.sha256 = url, file, size, sha256
+    def __init__(
+        self,
+        url: str,
+        file: FileIO,
+        size: int | None = None,
+        sha256: str | None = None,
+        room: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self.url, self.file, self.size, self.sha256, self.room = url, file, size, sha256, room
         self._digest, self._done = hashlib.sha256(), 0
 
     def run(self, patience: Patience, stop: threading.Event | None = None) -> str:
@@ -124,16 +133,23 @@ class Download:
             with opened(self.url, self._done, timeout) as stream:
                 if stream.start != self._done:
                     self._begin()
+                if None not in (stream.total, total) and stream.total != total:
+                    raise TransferError(f"found {stream.total:,} bytes, but {total:,} in its manifest or index")
                 total = stream.total if total is None else total
+                if total is not None:
+                    self.room(total)
                 for chunk in stream.chunks:
+                    if total is not None and self._done + len(chunk) > total:
+                        self._begin()
+                        raise TransferError(f"found more than {total:,} bytes")
+                    self.room(self._done + len(chunk))
                     self._write(chunk)
                     attempts.check()
-                    if total is not None and self._done > total:
-                        break
         if total is not None and self._done < total:
             raise TransferError(f"ended after {self._done:,} of {total:,} bytes")
         if problem := self._mismatch():
             raise TransferError(problem)
+        self.file.truncate(self._done)  # without the room that was not needed
 
     def _mismatch(self) -> str | None:
         """What shows that the bytes so far cannot become the file that is expected."""

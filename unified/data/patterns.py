@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from unified.core.folders import is_hidden, subfolders
-from unified.core.json_files import parse_json
+from unified.core.json_files import parse_json, read_bytes
 from unified.core.locations import is_remote, shown
 from unified.core.printed import quoted
 from unified.data.braces import expand_braces
 from unified.types import DataError
 
 MANIFEST = "manifest.json"
+MOST_MANIFEST = 1 << 25
+"""Bytes: some 150,000 shards."""
 FORMAT = 1
 COMPRESSED = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst")
 KINDS: dict[str, type] = {
@@ -133,7 +135,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a folder of shards. Raises `DataError` where it is damaged or of a newer format."""
     path = folder / MANIFEST
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, MOST_MANIFEST)
     except OSError as error:
         raise DataError(f"{path}: not a manifest of shards ({type(error).__name__}: {error})") from error
     return parse_manifest(content, str(path))

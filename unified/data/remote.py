@@ -13,7 +13,7 @@ from unified.core.text_files import shown_text
 from unified.data.braces import expand_braces
 from unified.data.download import read_bytes
 from unified.data.index import BLOCK, MOST_HEADER, Index, header_bytes, parse_header
-from unified.data.patterns import MANIFEST, parse_manifest
+from unified.data.patterns import MANIFEST, MOST_MANIFEST, parse_manifest
 from unified.data.remote_shard import RemoteShard, index_url
 from unified.data.shard_cache import ShardCache
 from unified.data.transfer import RefusedError
@@ -22,8 +22,8 @@ from unified.types import DataError
 
 ASKED_AT_ONCE = 16
 FETCHED_AT_ONCE = 4
-MOST_MANIFEST = 1 << 26
-"""Bytes: some 300,000 shards."""
+MOST_COLUMNS = 1 << 22
+"""Bytes of an index before its tables, with the names of columns."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +108,13 @@ def _of_manifest(pattern: str, cache: ShardCache) -> list[RemoteShard]:
     ]
 
 
-def _listed(shard: Mapping[str, Any], url: str, columns: tuple[str, ...], where: str) -> RemoteShard:
-    """A shard as a manifest lists it, if that can be."""
+def _listed(
+    shard: Mapping[str, Any], url: str, columns: tuple[str, ...], where: str, what: str = "manifest"
+) -> RemoteShard:
+    """A shard as a manifest or an index tells it, if that can be."""
     samples, size, sha256 = (shard.get(name) for name in ("samples", "bytes", "sha256"))
-    again = f"{where}: shard {shown_text(str(shard['path']))}"
-    hint = "Hint: build the manifest anew"
+    again = f"{where}: shard {shown_text(shown(str(shard['path'])))}"
+    hint = f"Hint: build the {what} anew"
     if type(size) is not int or not 0 < size < 2**63:
         raise DataError(f"{again}: expected its size in bytes, got {shown_text(str(size))}. {hint}")
     if type(samples) is not int or not 0 < samples <= size // BLOCK:
@@ -148,9 +150,15 @@ def _by_index(url: str, cache: ShardCache) -> RemoteShard | None:
         return None
     try:
         start = read_bytes(address, cache.patience, MOST_HEADER)
+        if header_bytes(start) > MOST_COLUMNS:
+            raise DataError(
+                f"{shown(address)}: expected at most {MOST_COLUMNS:,} bytes of columns, got {header_bytes(start):,}. "
+                "Hint: build the index anew"
+            )
         if header_bytes(start) > len(start):
             start = read_bytes(address, cache.patience, header_bytes(start))
     except RefusedError:
         return None
     header = parse_header(start, shown(address), "build it anew with unified shards index, beside its tar")
-    return RemoteShard(url, header.samples, header.tar_bytes, header.digest.hex(), header.columns)
+    said = {"path": url, "samples": header.samples, "bytes": header.tar_bytes, "sha256": header.digest.hex()}
+    return _listed(said, url, header.columns, shown(address), "index")

@@ -31,7 +31,7 @@ from typing import BinaryIO
 from unified.core.file_hashes import FileHashes
 from unified.core.locations import shown
 from unified.data.download import Download, Patience, read_bytes
-from unified.data.index import MOST_HEADER, Index, build_index, index_path, open_index, write_index
+from unified.data.index import MOST_HEADER, Index, build_index, index_path, open_index, parse_header, write_index
 from unified.data.remote_shard import RemoteShard, index_url, read_record, write_record
 from unified.data.transfer import UnavailableError
 from unified.log import logger
@@ -39,6 +39,8 @@ from unified.paths import cache_folder
 from unified.recipe import DataSettings
 from unified.types import DataError
 
+GROWN = 1 << 26
+"""Bytes by which room is made for a shard whose size nobody tells."""
 POLL = 0.05
 """Seconds between looks at what another process is doing."""
 ROOM_PATIENCE = 120.0
@@ -185,7 +187,8 @@ class ShardCache:
             try:
                 temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.new")
                 with suppress(DataError):  # it is built then
-                    temporary.write_bytes(read_bytes(url, self.patience, shard.tar_bytes + MOST_HEADER))
+                    size = _index_size(shard, read_bytes(url, self.patience, MOST_HEADER))
+                    temporary.write_bytes(read_bytes(url, self.patience, size))
                     if open_index(temporary).digest.hex() == shard.sha256:
                         temporary.replace(path)
                         return
@@ -219,8 +222,12 @@ class ShardCache:
                 return self._read_through(url, file, partial)
 
     def _read_through(self, url: str, file: FileIO, partial: Path) -> RemoteShard:
-        sha256 = Download(url, file).run(self.patience)
-        index = build_index(partial)
+        try:
+            sha256 = Download(url, file, room=lambda size: self._reserve(url, file, size)).run(self.patience)
+            index = build_index(partial)
+        except DataError:
+            partial.unlink(missing_ok=True)  # nothing of it could be used again
+            raise
         shard = RemoteShard(url, len(index), index.tar_bytes, sha256, index.columns)
         with self._accounts():
             if not self._make_room(0, ()):
@@ -232,6 +239,21 @@ class ShardCache:
             write_record(self._record(url), shard)
             self._publish(partial, sha256)
         return shard
+
+    def _reserve(self, url: str, file: FileIO, size: int) -> None:
+        """Make a file of unknown size as long as it may soon be, before it is: so its room is counted as used."""
+        there = os.fstat(file.fileno()).st_size
+        if size <= there:
+            return
+        if size > self.limit:
+            raise self._too_small(shown(url), size)
+        wanted = min(max(size, there + GROWN), self.limit)
+        with self._accounts():
+            if not self._make_room(wanted - there, ()):
+                wanted = size
+                if not self._make_room(wanted - there, ()):
+                    raise self._too_small(shown(url), size)
+            file.truncate(wanted)
 
     def _publish(self, partial: Path, sha256: str) -> None:
         """Give a complete file its name; its hash was just computed, and is kept."""
@@ -317,6 +339,15 @@ class ShardCache:
                 f"{name}: the disk of {self.folder} is full ({stat.f_bavail * stat.f_frsize:,} bytes free, the shard "
                 f"has {size:,}); free some, lower data.shard_cache_gb, or name another disk as data.shard_cache"
             ) from error
+
+
+def _index_size(shard: RemoteShard, start: bytes) -> int:
+    """The size of the index that begins so; `DataError` where it is not one that this very shard may have."""
+    header = parse_header(start, shard.name, "")
+    same = (header.samples, header.tar_bytes, header.digest.hex()) == (shard.samples, shard.tar_bytes, shard.sha256)
+    if not same or header.file_bytes > shard.tar_bytes // 4 + MOST_HEADER:
+        raise DataError(f"{shard.name}: the index beside it is another's")
+    return header.file_bytes
 
 
 def _locked(partial: Path) -> FileIO | None:

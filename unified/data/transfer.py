@@ -23,6 +23,7 @@ from unified.core.locations import PIPE, shown
 from unified.types import DataError
 
 CHUNK = 1 << 20
+_DIGITS = re.compile("[0-9]{1,19}")
 AGAIN = {408, 425, 429}
 """HTTP states below 500 that may pass."""
 
@@ -59,7 +60,7 @@ def opened(url: str, start: int, timeout: float) -> AbstractContextManager[Strea
     """
     if url.startswith(PIPE):
         return _pipe(url.removeprefix(PIPE), timeout)
-    if urlsplit(url).scheme.lower() in ("http", "https"):
+    if url.partition(":")[0].lower() in ("http", "https"):
         return _http(url, start, timeout)
     return _filesystem(url, start)
 
@@ -67,17 +68,20 @@ def opened(url: str, start: int, timeout: float) -> AbstractContextManager[Strea
 @contextmanager
 def _http(url: str, start: int, timeout: float) -> Iterator[Stream]:
     with _answer(url, start, timeout) as response:
-        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+        found = re.fullmatch(r"bytes ([0-9]{1,19})-[0-9]+/([0-9]+|\*)", response.headers.get("Content-Range", ""))
         begin = int(found[1]) if response.status == 206 and found else 0
         if response.status == 206 and begin != start:
             raise TransferError(f"asked for bytes from {start:,} on, the server sent {begin:,} on")
         length = response.headers.get("Content-Length", "")
-        yield Stream(begin, begin + int(length) if length.isdecimal() else None, _body(response, timeout))
+        yield Stream(begin, begin + int(length) if _DIGITS.fullmatch(length) else None, _body(response, timeout))
 
 
 def _answer(url: str, start: int, timeout: float) -> HTTPResponse:
-    address, authorization = _without_user(url)
-    request = Request(address, headers={"Accept-Encoding": "identity", "User-Agent": "unified"})
+    try:
+        address, authorization = _without_user(url)
+        request = Request(address, headers={"Accept-Encoding": "identity", "User-Agent": "unified"})
+    except ValueError as error:
+        raise RefusedError(f"{shown(url)}: expected the address of a file, got one that is none ({error})") from error
     if start:
         request.add_header("Range", f"bytes={start}-")
     if authorization:
@@ -94,6 +98,8 @@ def _answer(url: str, start: int, timeout: float) -> HTTPResponse:
             raise TransferError(cause, _retry_after(error.headers.get("Retry-After"))) from error
     except (URLError, HTTPException, OSError) as error:
         raise TransferError(_cause(error, timeout)) from error
+    except ValueError as error:  # of the address: a port that is none, a name of a host with an empty part
+        raise RefusedError(f"{shown(url)}: expected the address of a file, got one that is none ({error})") from error
     return response
 
 
@@ -125,7 +131,7 @@ def _retry_after(value: str | None) -> float:
     """Seconds of a Retry-After header: a number, or a date."""
     if not value:
         return 0.0
-    if value.isdecimal():
+    if _DIGITS.fullmatch(value):
         return float(value)
     try:
         return max((parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds(), 0.0)
