@@ -1,6 +1,8 @@
 """What lies beside a tar is compared when it is opened."""
 
+import io
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,3 +114,34 @@ def test_tables_that_cannot_be_those_of_the_tar_are_refused_though_their_digest_
     write_index(change(build_index(tar)), index_path(tar))
     with pytest.raises(DataError, match=message):
         open_index(index_path(tar))
+
+
+def test_an_index_of_another_tar_of_its_very_size_is_refused(tmp_path: Path) -> None:
+    for name, word in (("a", "red"), ("b", "big")):
+        with ShardWriter(tmp_path / name, kind="x", source="x") as writer:
+            for number in range(5):
+                writer.write(f"{name}{number}", {"txt": f"a {word} square"})
+        (tmp_path / name / "manifest.json").unlink()
+    one, other = (tmp_path / name / "shard-00000.tar" for name in "ab")
+    assert one.stat().st_size == other.stat().st_size
+    index_path(one).write_bytes(index_path(other).read_bytes())
+    with pytest.raises(DataError, match="expected 'b0' at byte 512, as its index says, got another member"):
+        Shards.open(one)
+
+
+@pytest.mark.parametrize(
+    "name", ["./a/b.txt", "ä" * 60 + ".txt", "x" * 180 + ".txt", "a/" * 90 + "b.txt", "A.TXT", "größe.txt"]
+)
+@pytest.mark.parametrize("layout", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
+def test_names_of_any_length_are_known_again(tmp_path: Path, name: str, layout: int) -> None:
+    path = tmp_path / "a.tar"
+    try:
+        with tarfile.open(path, "w", format=layout) as tar:
+            member = tarfile.TarInfo(name)
+            member.size = 5
+            tar.addfile(member, io.BytesIO(b"hello"))
+    except ValueError:
+        pytest.skip("a name that this layout cannot hold")
+    first = Shards.open(path)[0]
+    assert Shards.open(path)[0] == first
+    assert first["txt"] == b"hello"

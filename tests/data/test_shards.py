@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import pickle
+import tarfile
 import time
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from unified.data import shards as module
 from unified.data.index import build_index, index_path, write_index
 from unified.data.patterns import natural, parts, read_manifest, shard_paths
 from unified.data.shards import Shards
-from unified.data.write import ShardWriter
+from unified.data.verify import verify
+from unified.data.write import ShardWriter, write_json
 from unified.types import DataError
 
 
@@ -134,6 +136,9 @@ def test_index_of_another_tar_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         Shards.open(tmp_path / "a")
     write_index(build_index(small), index_path(small))
+    with pytest.raises(DataError, match=rf"expected {sizes[0]:,} bytes, as its manifest.json says, got {sizes[1]:,}"):
+        Shards.open(tmp_path / "a")
+    (tmp_path / "a" / "manifest.json").unlink()
     assert len(Shards.open(tmp_path / "a")) == 12
 
 
@@ -232,3 +237,44 @@ def timed(shards: Shards, order: list[int]) -> float:
     for number in order:
         shards[number]
     return time.perf_counter() - start
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bytes": 512}, r"shard-00000\.tar: expected 512 bytes, as its manifest\.json says"),
+        ({"samples": 3}, r"shard-00000\.tar: expected 3 samples, as its manifest\.json says, got 2"),
+        (None, r"a: expected 9 samples, as its manifest\.json says, got 2"),
+    ],
+)
+def test_what_a_manifest_counts_is_compared_with_the_shards(
+    tmp_path: Path, change: dict[str, int] | None, message: str
+) -> None:
+    folder = write(tmp_path / "a", 2, 20)
+    manifest = read_manifest(folder)
+    if change is None:
+        manifest["samples"] = 9
+    else:
+        manifest["shards"][0] |= change
+    write_json(folder / "manifest.json", manifest)
+    for pattern in (folder, folder / "shard-00000.tar", folder / "*.tar"):
+        with pytest.raises(DataError, match=message):
+            Shards.open(pattern)
+    assert any("manifest.json says" in problem for problem in verify(folder).problems)
+
+
+def test_a_manifest_of_another_tool_is_none_of_a_named_tar(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a", 2, 20)
+    (folder / "manifest.json").write_text('{"name": "an app"}')
+    assert len(Shards.open(folder / "shard-00000.tar")) == 2
+    with pytest.raises(DataError, match="manifest format None"):
+        Shards.open(folder)
+
+
+def test_verify_refuses_a_tar_without_samples(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w"):
+        pass
+    assert "a.tar: expected samples, got none" in verify(path).problems[0]
+    with pytest.raises(DataError, match="no samples"):
+        Shards.open(path)

@@ -1,4 +1,4 @@
-"""Whether the tables of an index can be those of its tar, looked at whole before any of them is used."""
+"""Whether an index can be that of its tar: its tables, looked at whole before any of them is used, and some members."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,3 +34,20 @@ def tables_problem(
         return "its keys are not UTF-8"
     inner = np.frombuffer(keys, np.uint8)[starts[:-1][starts[:-1] < len(keys)].astype(np.int64)]
     return "a key begins within a letter" if (inner & 0xC0 == 0x80).any() else None
+
+
+def is_header(block: bytes, name: str, size: int) -> bool:
+    """Whether a block of a tar can be the header of a member.
+
+    Args:
+        block: The 512 bytes before its content.
+        name: Its name, with the column in lower case. Long ones are cut in this block, and others than ASCII replaced.
+        size: Its bytes; of 8 GiB and more they are told elsewhere.
+    """
+    found = b"/".join(part for part in (block[345:500].split(b"\0")[0], block[:100].split(b"\0")[0]) if part)
+    digits = block[124:136].strip(b" \0")
+    if digits.isdigit() and size < 8**11 and int(digits, 8) not in (size, 0):
+        return False
+    wanted = name.encode().lower()
+    long = not wanted.isascii() or len(wanted) >= 100
+    return long or found.lower().removeprefix(b"./") in (wanted, wanted.removeprefix(b"./"))

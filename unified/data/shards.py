@@ -3,7 +3,7 @@
 import hashlib
 import mmap
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -11,8 +11,9 @@ from typing import Any, Protocol, Self
 
 from unified.core.consent import check_commands
 from unified.core.locations import is_remote, named
-from unified.data.index import Header, Index, build_index, index_path, open_index, read_header, write_index
-from unified.data.patterns import local_shards, several
+from unified.data.index import BLOCK, Header, Index, build_index, index_path, open_index, read_header, write_index
+from unified.data.index_tables import is_header
+from unified.data.patterns import MANIFEST, local_shards, read_manifest, several
 from unified.data.remote import CachedShard, remote_shards
 from unified.data.shard_cache import ShardCache
 from unified.log import logger
@@ -74,7 +75,7 @@ class LocalShard:
         if index_path(path).is_file():
             header = read_header(index_path(path))
             _check_size(path, header.tar_bytes)
-            open_index(index_path(path))  # compared whole now, and not again while it stays as it is
+            _check_members(path, open_index(index_path(path)))  # compared whole now, and not again while it stays
             return cls(path, header)
         index = _add_index(path)
         return cls(path, index.header, None if index_path(path).is_file() else index)
@@ -147,7 +148,7 @@ class Shards:
             if is_remote(pattern):
                 files += remote_shards(pattern, cache)
             else:
-                files += [LocalShard.find(path) for path in local_shards(pattern)]
+                files += _local(pattern)
         if not sum(file.samples for file in files):
             raise DataError(f"{named(several(patterns))}: the {len(files)} shards hold no samples")
         return cls(files)
@@ -197,6 +198,46 @@ class Shards:
         return {**self.__dict__, "_open": {}}
 
 
+def _local(pattern: str) -> list[LocalShard]:
+    """The shards of this machine that a pattern names, if the manifests beside them say the same."""
+    found = {path: LocalShard.find(path) for path in local_shards(pattern)}
+    if Path(pattern).is_dir() and (Path(pattern) / MANIFEST).is_file():
+        _check_manifest(Path(pattern), found)
+    else:
+        for folder in {path.parent for path in found if (path.parent / MANIFEST).is_file()}:
+            if _is_ours(folder):
+                _check_manifest(folder, found)
+    return list(found.values())
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether the manifest beside a tar that was named itself can be read; other tools have files of this name."""
+    try:
+        read_manifest(folder)
+    except DataError as error:
+        logger.info("%s; not compared with its shards", error)
+        return False
+    return True
+
+
+def _check_manifest(folder: Path, found: Mapping[Path, LocalShard]) -> None:
+    """Compare sizes and numbers of samples with those that a manifest lists; it may list none of these shards."""
+    manifest = read_manifest(folder)
+    again = f"Hint: copy the folder again, or build it anew; without its {MANIFEST} the shards are taken as they are"
+    listed = [(found[folder / shard["path"]], shard) for shard in manifest["shards"] if folder / shard["path"] in found]
+    for shard, said in listed:
+        for name, there in (("bytes", shard.header.tar_bytes), ("samples", shard.samples)):
+            if said.get(name, there) != there:
+                raise DataError(
+                    f"{shard.path}: expected {said[name]:,} {name}, as its {MANIFEST} says, got {there:,}. {again}"
+                )
+    total = sum(shard.samples for shard, _ in listed)
+    if len(listed) == len(manifest["shards"]) and manifest.get("samples", total) != total:
+        raise DataError(
+            f"{folder}: expected {manifest['samples']:,} samples, as its {MANIFEST} says, got {total:,}. {again}"
+        )
+
+
 def _check_size(path: Path, expected: int) -> None:
     found = path.stat().st_size
     if found != expected:
@@ -204,6 +245,20 @@ def _check_size(path: Path, expected: int) -> None:
             f"{path}: the tar has {found:,} bytes, its index was made for {expected:,}. If the tar is the right one, "
             f"rebuild the index with: unified shards index {path}"
         )
+
+
+def _check_members(path: Path, index: Index) -> None:
+    """Look at the first, the middle and the last sample in the tar: an index of another tar may have its very size."""
+    with path.open("rb") as file:
+        for sample in sorted({0, len(index) // 2, len(index) - 1}) if len(index) else ():
+            key, members = index.entry(sample)
+            column, offset, size = members[0]
+            file.seek(max(offset - BLOCK, 0))
+            if not is_header(file.read(BLOCK), f"{key}.{index.columns[column]}", size):
+                raise DataError(
+                    f"{path}: expected {key!r} at byte {offset:,}, as its index says, got another member. Hint: "
+                    f"rebuild the index with: unified shards index {path}"
+                )
 
 
 def _add_index(path: Path) -> Index:

@@ -27,6 +27,7 @@ class Verification:
     columns: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)  # each names shard, key and column as far as they apply
     digests: dict[Path, str] = field(default_factory=dict)  # SHA-256 of each readable tar
+    counts: dict[Path, int] = field(default_factory=dict)  # samples of each readable tar
     frames: Counter[int] = field(default_factory=Counter)  # pictures, by how many frames they have
     not_decoded: set[str] = field(default_factory=set)  # columns that have no decoder
 
@@ -45,7 +46,7 @@ def verify(path: str | Path) -> Verification:
         classes = read_manifest(Path(part)).get("classes") if listed else None
         samples = sum(_verify_shard(shard, found, classes) for shard in paths)
         if listed:
-            found.problems += _against_manifest(Path(part), samples, found.columns - before, found.digests)
+            found.problems += _against_manifest(Path(part), samples, found.columns - before, found)
     return found
 
 
@@ -58,7 +59,9 @@ def _verify_shard(path: Path, found: Verification, classes: Sequence[str] | None
     except DataError as error:
         found.problems.append(str(error))
         return 0
-    found.digests[path] = index.digest.hex()
+    found.digests[path], found.counts[path] = index.digest.hex(), len(index)
+    if not len(index):
+        found.problems.append(f"{path}: expected samples, got none. Hint: leave it out, or build it anew")
     if index_path(path).is_file():
         found.problems += _index_problems(path, index)
     for number in progress(range(len(shards)), len(shards), f"verifying {path}"):
@@ -103,15 +106,17 @@ def _sample_problems(raw: dict[str, Any], found: Verification, classes: Sequence
     yield from scene.problems(decoded, classes)
 
 
-def _against_manifest(folder: Path, samples: int, columns: Counter[str], digests: dict[Path, str]) -> Iterator[str]:
+def _against_manifest(folder: Path, samples: int, columns: Counter[str], found: Verification) -> Iterator[str]:
     manifest = read_manifest(folder)
     for shard in manifest["shards"]:
         path = folder / shard["path"]
-        size, digest = path.stat().st_size, digests.get(path, "")
+        size, digest = path.stat().st_size, found.digests.get(path, "")
         if not {"bytes", "sha256"} <= shard.keys():
             yield f"{folder / MANIFEST}: of {shard['path']} it lacks bytes or sha256; build the folder anew"
         elif size != shard["bytes"]:
             yield f"{path}: {size:,} bytes, {MANIFEST} says {shard['bytes']:,}"
+        elif path in found.counts and shard.get("samples", found.counts[path]) != found.counts[path]:
+            yield f"{path}: {found.counts[path]:,} samples, {MANIFEST} says {shard['samples']:,}"
         elif digest and digest != shard["sha256"]:
             yield f"{path}: SHA-256 {digest[:12]}…, {MANIFEST} says {shard['sha256'][:12]}…: its bytes have changed"
     unlisted = {path.name for path in tars_in(folder)} - {shard["path"] for shard in manifest["shards"]}
