@@ -180,3 +180,68 @@ def test_folders_with_backslashes_are_classes(tmp_path: Path) -> None:
     files: dict[str, Any] = {"cats\\0.bmp": image(1), "dogs\\1.bmp": image(2)}
     (tmp_path / "a.zip").write_bytes(zipped(files))
     assert build_imagefolder(tmp_path / "a.zip", tmp_path / "out", Options())[""]["classes"] == ["cats", "dogs"]
+
+
+def bomb(name: str, size: int, method: int) -> bytes:
+    """A zip of a few kilobytes with an entry of zeros, whose bytes are made on the way."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive, archive.open(name, "w", force_zip64=True) as file:
+        block = bytes(1 << 20)
+        for _ in range(size >> 20):
+            file.write(block)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+def test_an_entry_of_zeros_is_refused_before_it_is_unpacked(tmp_path: Path, method: int) -> None:
+    path = tmp_path / "z.zip"
+    path.write_bytes(bomb("a/1.bmp", 80 << 20, method))
+    with ZipArchive(path) as archive, pytest.raises(EntryError, match=r"83,886,080 bytes that [\d,]+ in the archive"):
+        archive.read("a/1.bmp")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("a/1.png", 3_000_000_000, "at most 268,435,456 bytes, got 3,000,000,000"),
+        ("a/1.txt", 300_000_000, "at most 268,435,456 bytes"),
+        ("a/1.json", 1_500_000_000, "at most 1,073,741,824 bytes"),
+        ("a/1.json", 300_000_000, "that 117 in the archive stand for"),
+        ("a/1.bmp", 50, "damaged data"),
+    ],
+)
+def test_sizes_that_entries_tell_are_compared_first(tmp_path: Path, name: str, size: int, message: str) -> None:
+    data = bytearray(zipped({name: b"x" * 117}))
+    for signature, at in ((LOCAL, 22), (CENTRAL, 24)):
+        place = data.index(signature) + at
+        data[place : place + 4] = struct.pack("<I", size)
+    path = tmp_path / "z.zip"
+    path.write_bytes(bytes(data))
+    with ZipArchive(path) as archive, pytest.raises(EntryError, match=message):
+        archive.read(name)
+
+
+def test_files_of_a_folder_have_the_same_limit(tmp_path: Path) -> None:
+    for label in "ab":
+        (tmp_path / "s" / label).mkdir(parents=True)
+        (tmp_path / "s" / label / "1.bmp").write_bytes(image(9))
+    with (tmp_path / "s" / "a" / "2.bmp").open("wb") as file:
+        file.truncate(10**12)
+    with pytest.raises(
+        DataError, match=r"unreadable file: .*2\.bmp: expected at most 268,435,456 bytes, got 1,000,000,"
+    ):
+        build_imagefolder(tmp_path / "s", tmp_path / "o", Options())
+    manifests = build_imagefolder(tmp_path / "s", tmp_path / "o", Options(skip_bad=True))
+    assert [len(manifests[""]["skipped"]), manifests[""]["samples"]] == [1, 2]
+
+
+def test_what_was_skipped_stands_in_the_manifest_of_its_part(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        for number in range(2):
+            file = tmp_path / "s" / part / "a" / f"{number}.bmp"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(image(9) if number else b"BM")
+    (tmp_path / "s" / "test" / "a" / "0.bmp").write_bytes(image(8))
+    manifests = build_imagefolder(tmp_path / "s", tmp_path / "o", Options(skip_bad=True))
+    assert "skipped" not in manifests["test"]
+    assert len(manifests["train"]["skipped"]) == 1

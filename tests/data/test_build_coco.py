@@ -1,5 +1,6 @@
 """COCO documents as they come: several kinds in one, nulls, texts for numbers, skeletons, repeated numbers."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,7 @@ def test_joints_at_minus_one_have_no_label(tmp_path: Path) -> None:
         ({"categories": [{"id": 1, "name": None}]}, r"i\.json: expected a name of category 1, got None"),
         (
             {"categories": [{"id": 1, "name": "dog", "keypoints": ["eye", "eye"]}]},
-            "joints of different names, got eye, eye",
+            "joints of different names, got .'eye', 'eye'",
         ),
         ({"categories": [{"id": 1, "name": "\ud83d"}]}, "lone surrogate"),
     ],
@@ -227,3 +228,54 @@ def test_an_object_of_two_documents_is_one(tmp_path: Path) -> None:
     build("coco", fill(tmp_path / "s", files), tmp_path / "out")
     (item,) = samples(tmp_path / "out")["a"]["json"]["objects"]
     assert (item["area"], item["points"]) == (5, {"nose": [1, 1, 2], "right_ear": [3, 3, 1]})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"categories": 5},
+        {"categories": [None]},
+        {"categories": {"a": 1}},
+        {"categories": [{"id": 1, "name": ["a"]}]},
+        {"categories": [{"id": 1, "name": "a", "keypoints": 5}]},
+        {"categories": [{"id": 1, "name": "a", "keypoints": [1, 2]}]},
+        {"images": [{"id": {"a": 1}, "file_name": "0.png"}]},
+        {"images": [{"id": 0, "file_name": None}]},
+        {"images": [None]},
+        {"images": [[]]},
+        {"annotations": [{"image_id": [0], "category_id": 1, "bbox": [1, 1, 2, 2]}]},
+        {"annotations": [{"image_id": 0, "category_id": {"a": 1}, "bbox": [1, 1, 2, 2]}]},
+        {"annotations": [{"image_id": 0, "category_id": 1, "id": [1], "bbox": {"a": 1}}]},
+        {"annotations": [{"image_id": 0, "category_id": 1, "bbox": ["a", None, True, []]}]},
+        {"annotations": [{"image_id": 0, "category_id": 1, "bbox": [1, 1, float("nan"), 2]}]},
+        {"annotations": [{"image_id": 0, "category_id": 1, "bbox": [1, 1, 10**400, 2]}]},
+        {"annotations": [{"image_id": 0, "category_id": 1, "bbox": [1, 1, 2, 2], "segmentation": {"size": 5}}]},
+        {"annotations": [{"image_id": 0, "category_id": 1, "bbox": [1, 1, 2, 2], "segmentation": [[1e8] * 6]}]},
+        {"annotations": [{"image_id": 0, "category_id": 1, "bbox": [1, 1, 2, 2], "segmentation": "abc"}]},
+        {
+            "annotations": [
+                {
+                    "image_id": 0,
+                    "category_id": 1,
+                    "bbox": [1, 1, 2, 2],
+                    "segmentation": {"size": [8, 8], "counts": [-1, 65]},
+                }
+            ]
+        },
+        {"annotations": [{"image_id": 0, "segments_info": 5}]},
+        {"annotations": [{"image_id": 0, "segments_info": [1], "file_name": []}]},
+        {"annotations": [{"image_id": 0, "caption": {"a": 1}}]},
+        {"annotations": {"a": 1}},
+    ],
+)
+def test_documents_of_other_kinds_are_told_in_the_words_of_the_data(tmp_path: Path, change: dict[str, Any]) -> None:
+    document = {
+        "images": [{"id": 0, "file_name": "0.png"}],
+        "annotations": [{"image_id": 0, "category_id": 1, "bbox": [1, 1, 2, 2]}],
+        "categories": [{"id": 1, "name": "a"}],
+    }
+    fill(tmp_path / "s", {"0.png": picture(), "i.json": json.dumps({**document, **change})})
+    with pytest.raises(DataError) as caught:
+        build("coco", tmp_path / "s", tmp_path / "o")
+    assert "Error" not in str(caught.value)
+    assert not (tmp_path / "o").exists()

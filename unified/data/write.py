@@ -131,7 +131,7 @@ def encode(value: Any) -> bytes:
         return value
     if isinstance(value, str | int):
         return str(value).encode()
-    return json.dumps(value, ensure_ascii=False, sort_keys=True).encode()
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False).encode()
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

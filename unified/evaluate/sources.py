@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from unified.core.folders import Folder, holds_file, subfolders, walk_folder
 from unified.core.text_files import read_text
-from unified.data.build.sources import sample_key
+from unified.data.build.sources import read_file, sample_key
 from unified.data.class_folders import SPLITS, read_class_folders
 from unified.data.class_lists import class_list_file, lists_of_shards, manifest_classes
 from unified.data.patterns import MANIFEST, tars_in
@@ -82,7 +82,7 @@ class ImageFolder:
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         name, label = self.files[number]
-        data = (self.folder / name).read_bytes()
+        data = read_file(self.folder / name)
         column = image_column(name, data)
         if column is None:
             kind = describe_unread(data, name)

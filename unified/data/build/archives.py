@@ -11,12 +11,19 @@ import zlib
 from pathlib import Path
 from typing import Self
 
+from unified.core import json_files
 from unified.core.file_kinds import START, file_kind
 from unified.core.text_files import shown_text
 from unified.types import DataError
 
 ENCRYPTED, UTF_8_NAME = 0x1, 0x800  # flags of an entry (APPNOTE 4.4.4)
 METHODS = {9: "Deflate64", 93: "Zstandard", 95: "XZ", 96: "JPEG", 97: "WavPack", 98: "PPMd", 99: "AES encryption"}
+MOST_BYTES = 1 << 28
+"""Of an entry, or of a file: an image of 64 megapixels without compression has 192 MB."""
+MOST_DOCUMENT = json_files.MOST_BYTES
+"""Of JSON."""
+UNUSUAL, BOMB_RATIO = 1 << 26, 100
+"""Bytes from which on an entry that is so many times smaller in the archive is no data of anybody."""
 UNICODE_PATH = 0x7075  # an extra field: version 1, the CRC of the name in the header, the name in UTF-8 (APPNOTE 4.6.9)
 READABLE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _DAMAGED = (
@@ -64,8 +71,14 @@ class ZipArchive:
                 f"{where}: expected an entry that is stored, or compressed by Deflate, bzip2 or LZMA, got {method}. "
                 "Hint: unpack the zip with 7z x, and name the folder"
             )
+        if problem := size_problem(name, entry.file_size, entry.compress_size):
+            raise EntryError(f"{where}: {problem}")
         try:
-            return self._zip.read(entry)
+            with self._zip.open(entry) as file:
+                data = file.read(entry.file_size + 1)  # what an entry holds beyond its size is no part of it
+                if len(data) != entry.file_size:
+                    raise EOFError(f"{len(data):,} bytes of {entry.file_size:,}")
+                return data
         except _DAMAGED as error:
             found = str(error) or type(error).__name__
             raise EntryError(
@@ -89,6 +102,24 @@ class ZipArchive:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def size_problem(name: str, size: int, compressed: int | None = None) -> str | None:
+    """Return what is wrong with the size of a file of a source, in words, or None; nothing of it was read yet.
+
+    Args:
+        name: The file: documents of JSON may be larger than others.
+        size: Its bytes.
+        compressed: Its bytes in an archive.
+    """
+    most = MOST_DOCUMENT if name.lower().endswith(".json") else MOST_BYTES
+    if size > most:
+        return f"expected at most {most:,} bytes, got {size:,}"
+    if compressed is not None and size > max(UNUSUAL, BOMB_RATIO * compressed):
+        return (
+            f"expected data, got {size:,} bytes that {compressed:,} in the archive stand for. Hint: unpack it yourself"
+        )
+    return None
 
 
 def _no_zip(source: Path, error: Exception) -> str:

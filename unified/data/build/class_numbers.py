@@ -3,30 +3,15 @@
 from collections.abc import Hashable, Iterable
 from typing import Any
 
-import yaml
-
+from unified.core.printed import quoted
 from unified.core.text_files import decode_text, split_lines
+from unified.core.yaml_files import MOST_BYTES, parse_yaml
 from unified.data.build.annotations import class_label
 from unified.data.build.sources import Files
 from unified.types import DataError
 
 NAMES = ("names", "classes")
 POSE = "kpt_shape"
-
-
-class _Texts(yaml.BaseLoader):
-    """Reads every scalar as the text that it is: `yes`, `no` and `on` are names, not booleans."""
-
-
-def _mapping(loader: _Texts, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    twice = next((key for place, key in enumerate(keys) if key in keys[:place]), None)
-    if twice is not None:
-        raise yaml.constructor.ConstructorError(None, None, f"{twice!r} comes twice", node.start_mark)
-    return yaml.BaseLoader.construct_mapping(loader, node, deep=True)
-
-
-_Texts.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
 def merge_names(files: Files, names: Iterable[str]) -> dict[int, str]:
@@ -69,10 +54,10 @@ def read_names(files: Files, name: str) -> dict[int, str]:
     where = f"{files.source}: {name}"
     numbers = {_class_number(where, number): label for number, label in found.items()}
     if len(numbers) < len(found):
-        raise DataError(f"{where}: expected different class numbers, got {', '.join(map(str, found))}")
+        raise DataError(f"{where}: expected different class numbers, got {quoted(list(found))}")
     wrong = next((label for label in numbers.values() if not isinstance(label, str) or not label.strip()), None)
     if wrong is not None:
-        raise DataError(f"{where}: expected names of classes, got {wrong!r}. Hint: names: [dog, cat]")
+        raise DataError(f"{where}: expected names of classes, got {quoted(wrong)}. Hint: names: [dog, cat]")
     return {number: class_label(label) for number, label in numbers.items()}
 
 
@@ -99,7 +84,9 @@ def _class_number(where: str, number: Hashable) -> int:
     try:
         return int(str(number))
     except ValueError:
-        raise DataError(f"{where}: expected class numbers, got {number!r}. Hint: names: {{0: dog, 1: cat}}") from None
+        raise DataError(
+            f"{where}: expected class numbers, got {quoted(number)}. Hint: names: {{0: dog, 1: cat}}"
+        ) from None
 
 
 def check_no_pose(files: Files, names: Iterable[str]) -> None:
@@ -113,7 +100,8 @@ def check_no_pose(files: Files, names: Iterable[str]) -> None:
         shape = _content(files, name).get(POSE)
         if shape:
             raise DataError(
-                f"{files.source}: {name}: expected labels of boxes or polygons, got pose labels ({POSE}: {shape}), "
+                f"{files.source}: {name}: expected labels of boxes or polygons, got pose labels ({POSE}: "
+                f"{quoted(shape)}), "
                 "whose joints have no names. Hint: export them as COCO keypoints (--kind coco); where the lines are "
                 f"boxes alone, leave {POSE} out"
             )
@@ -121,8 +109,8 @@ def check_no_pose(files: Files, names: Iterable[str]) -> None:
 
 def _content(files: Files, name: str) -> dict[Any, Any]:
     where = f"{files.source}: {name}"
-    try:
-        content = yaml.load(decode_text(files.read(name), where), Loader=_Texts)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise DataError(f"{where}: not YAML ({error})") from error
+    data = files.read(name)
+    if len(data) > MOST_BYTES:
+        raise DataError(f"{where}: expected at most {MOST_BYTES:,} bytes, got {len(data):,}")
+    content = parse_yaml(data, where, texts=True)
     return content if isinstance(content, dict) else {}

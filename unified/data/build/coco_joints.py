@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from unified.core.printed import quoted
 from unified.core.text_files import check_text
 from unified.data.build.annotations import as_number
-from unified.data.build.panoptic import Identifier, identifier
+from unified.data.build.panoptic import Identifier, categories_of, identifier
 from unified.data.build.sources import Problems
 from unified.types import DataError
 
@@ -30,20 +31,22 @@ class Joints:
             DataError: A category names two joints alike.
         """
         found: dict[Identifier, Sequence[str]] = {}
-        for category in document.get("categories") or ():
+        for category in categories_of(document, name):
             names = category.get("keypoints") or ()
             if not names:
                 continue
             where = f"{name}: category {category['name']}"
-            if not all(isinstance(joint, str) for joint in names) or len(set(names)) < len(names):
-                raise DataError(f"{where}: expected joints of different names, got {', '.join(map(str, names))}")
+            texts = isinstance(names, list) and all(isinstance(joint, str) for joint in names)
+            if not texts or len(set(names)) < len(names):
+                raise DataError(f"{where}: keypoints: expected joints of different names, got {quoted(names)}")
             found[identifier(category["id"])] = [check_text(joint, where) for joint in names]
             self.names += [joint for joint in names if joint not in self.names]
             bones = _bones(names, category.get("skeleton") or ())
             if bones is None:
                 problems.add(
                     "wrong skeleton",
-                    f"{where}: expected pairs of joints counted from 1 (or all from 0), got {category['skeleton']}",
+                    f"{where}: expected pairs of joints counted from 1 (or all from 0), got "
+                    f"{quoted(category['skeleton'])}",
                 )
             self.skeleton += [bone for bone in bones or () if bone not in self.skeleton]
         return found

@@ -80,6 +80,7 @@ def build_dense(kind: str, finder: Finder, source: Path, out: Path, options: Opt
                     made / split, kind=kind, source=source.name, samples_per_shard=options.samples_per_shard
                 )
                 writers.enter_context(writer)
+                problems.part = split
                 if options.crops is not None:
                     items = [crop for item in items for crop in crops(item, options.crops)]
                 written[split] = pack(writer, items, problems, kind)
@@ -89,7 +90,7 @@ def build_dense(kind: str, finder: Finder, source: Path, out: Path, options: Opt
             for split, manifest in manifests.items():
                 if not written[split]:
                     raise DataError(f"{source}: no sample of the part {split!r} could be packed; change --held-out")
-                manifest |= facts
+                manifest |= facts(split)
             for split in {"", *splits}:
                 _write_names(made / split, found.facts | _identities(found, splits.get(split, found.items)))
     return manifests

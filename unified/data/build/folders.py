@@ -47,6 +47,7 @@ def build_imagefolder(source: Path, out: Path, options: Options) -> dict[str, di
                     for name, label in members.items()
                 ]
                 stack.enter_context(writer)
+                problems.part = split
                 written += pack(writer, items, problems, "images")
                 writer.manifest |= {"classes": classes, "class_counts": dict(sorted(counts[split].items()))}
                 writer.manifest |= held_out_facts(options)
@@ -54,8 +55,8 @@ def build_imagefolder(source: Path, out: Path, options: Options) -> dict[str, di
             facts = problems.settle(written)
             if options.held_out is not None:
                 check_packed(source, counts)
-            for manifest in manifests.values():
-                manifest |= facts
+            for split, manifest in manifests.items():
+                manifest |= facts(split)
             (folder / CLASS_NAMES).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
     return manifests
 

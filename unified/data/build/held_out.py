@@ -185,14 +185,16 @@ def write_parts(
                 folder / split, kind=kind, source=source.name, samples_per_shard=options.samples_per_shard
             )
             stack.enter_context(writer)
+            problems.part = split
             written[split] = pack(writer, items, problems, series)
             manifests[split] = writer.manifest
-        said = {**(facts or {}), **held_out_facts(options), **problems.settle(sum(written.values()))}
+        skipped = problems.settle(sum(written.values()))
+        said = {**(facts or {}), **held_out_facts(options)}
         for split, manifest in manifests.items():
             if not written[split]:
                 raise DataError(
                     f"{source}: expected samples in the part {split!r}, got none that could be read. Hint: mend the "
                     "files, or hold out another fraction"
                 )
-            manifest |= said
+            manifest |= said | skipped(split)
     return manifests

@@ -9,9 +9,10 @@
 An empty cell, NaN, or −1 as both coordinates, is a joint without a label.
 """
 
-import csv
 import io
 import math
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -19,31 +20,33 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.io import loadmat
 
-from unified.core.text_files import decode_text
+from unified.data.build import archives
 from unified.data.build.annotations import Picture, checked_point, flip_pairs, is_unlabelled, read_picture
 from unified.data.build.dense import Found, Options
 from unified.data.build.references import Reference, find_files
+from unified.data.build.rows import parse_table
 from unified.data.build.sources import BadSampleError, Files, Item, Problems, sample_key
 from unified.log import logger
 from unified.types import DataError
 
 SUFFIXES = (".csv", ".mat")
+MAT_HEADER, MAT_TAG, MAT_COMPRESSED = 128, 8, 15  # bytes, and the type of a compressed variable
 IMAGE = "image"
 VISIBLE = "2"  # where a table does not say
 
 
 class Row(NamedTuple):
-    """A row of a table of joints; `cells`: x, y and v of each joint as texts, None where the row is too short."""
+    """A row of a table of joints; `cells`: x, y and v of each joint as texts."""
 
     where: str
     image: str
-    cells: list[tuple[str, str, str]] | None
+    cells: list[tuple[str, str, str]]
 
 
 def find_joints(files: Files, problems: Problems, _: Options) -> Found:
     """The pictures that the table lists; those that it does not list are problems."""
     table = find_table(files, problems, SUFFIXES)
-    joints, rows = (read_mat if table.lower().endswith(".mat") else read_csv)(files, table)
+    joints, rows = read_mat(files, table) if table.lower().endswith(".mat") else read_csv(files, table, problems)
     if len(set(joints)) < len(joints) or not joints:
         raise DataError(
             f"{files.source}: {table}: expected joints of different names, found {', '.join(joints) or 'none'}"
@@ -77,15 +80,15 @@ def find_table(files: Files, problems: Problems, suffixes: Sequence[str]) -> str
     return found[0]
 
 
-def read_csv(files: Files, name: str) -> tuple[list[str], list[Row]]:
-    """Joints and rows of a CSV in either layout."""
-    try:
-        text = decode_text(files.read(name), f"{files.source}: {name}")
-        lines = [[cell.strip() for cell in line] for line in csv.reader(io.StringIO(text, newline=""))]
-    except csv.Error as error:
-        raise DataError(f"{files.source}: {name}: not a readable table ({error})") from error
-    if not lines or not lines[0]:
+def read_csv(files: Files, name: str, problems: Problems) -> tuple[list[str], list[Row]]:
+    """Joints and rows of a CSV in either layout; lines that are no rows are problems."""
+    table = parse_table(files.source / name, io.BytesIO(files.read(name)))
+    if not table.columns:
         raise DataError(f"{files.source}: {name}: empty")
+    for kind, where in table.bad:
+        problems.add(kind, f"{name}: {where}")
+    lines = [[*table.columns], *([cell.strip() for cell in row.values] for row in table.rows)]
+    numbers = [1, *(row.line for row in table.rows)]
     if lines[0][0] == "scorer":
         names, start = _deeplabcut(files, name, lines), 3
         path = slice(0, min(names, default=1))
@@ -98,10 +101,9 @@ def read_csv(files: Files, name: str) -> tuple[list[str], list[Row]]:
     if missing:
         raise DataError(f"{files.source}: {name}: no column for {', '.join(missing)}")
     rows = []
-    for number, line in enumerate(lines[start:], start=start + 1):
+    for number, line in zip(numbers[start:], lines[start:], strict=True):
         if any(line):
-            whole = len(line) == len(lines[start - 1])
-            cells = [_cells(line, column, joint) for joint in joints] if whole else None
+            cells = [_cells(line, column, joint) for joint in joints]
             rows.append(Row(f"{name}:{number}", "/".join(part for part in line[path] if part), cells))
     return joints, rows
 
@@ -139,8 +141,10 @@ def _plain(files: Files, name: str, header: Sequence[str]) -> dict[int, tuple[st
 
 def read_mat(files: Files, name: str) -> tuple[list[str], list[Row]]:
     """Joints and rows of a MATLAB table."""
+    data = files.read(name)
+    _check_unpacked(data, f"{files.source}: {name}")
     try:
-        table = loadmat(io.BytesIO(files.read(name)), simplify_cells=True)
+        table = loadmat(io.BytesIO(data), simplify_cells=True)
     except Exception as error:  # scipy raises many kinds on broken files
         raise DataError(f"{files.source}: {name}: {error}; save it with -v7") from error
     missing = [key for key in ("images", "joints", "points") if key not in table]
@@ -160,6 +164,26 @@ def read_mat(files: Files, name: str) -> tuple[list[str], list[Row]]:
     return joints, rows
 
 
+def _check_unpacked(data: bytes, where: str) -> None:
+    """Refuse variables that would take gigabytes; MATLAB compresses each by itself (MAT-File Format, level 5)."""
+    start, total = MAT_HEADER, 0
+    while start + MAT_TAG <= len(data):
+        kind, size = struct.unpack_from("<II", data, start)
+        start += MAT_TAG
+        if kind == MAT_COMPRESSED:
+            unpacker = zlib.decompressobj()
+            rest = data[start : start + size]
+            while rest and total <= archives.MOST_BYTES:
+                try:
+                    total += len(unpacker.decompress(rest, 1 << 20))
+                except zlib.error:
+                    break  # reading it tells so
+                rest = unpacker.unconsumed_tail
+        if total > archives.MOST_BYTES:
+            raise DataError(f"{where}: expected at most {archives.MOST_BYTES:,} bytes of variables, got more")
+        start += size
+
+
 def _texts(value: Any) -> list[str]:
     """The texts of a cell array, or of a matrix of characters."""
     return [str(item).strip() for item in np.atleast_1d(value).ravel()]
@@ -171,8 +195,6 @@ def _texts_of(point: Sequence[float]) -> tuple[str, str, str]:
 
 def _item(files: Files, image: str, row: Row, joints: Sequence[str]) -> Item:
     def load() -> dict[str, Any]:
-        if row.cells is None:
-            raise BadSampleError("missing joints", f"{row.where}: the row has another length than the header")
         picture = read_picture(files, image)
         found = {
             joint: _point(f"{row.where}: {joint}", cells, picture)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from unified.core.printed import quoted
 from unified.core.text_files import check_text
 from unified.data.build.annotations import Picture, as_flag, as_number, check_size, class_label, encode_mask
 from unified.data.build.sources import BadSampleError, Files
@@ -41,21 +42,33 @@ def read_categories(document: Mapping[str, Any], where: str) -> dict[Identifier,
         DataError: A number comes twice, or a name is none.
     """
     found: dict[Identifier, Category] = {}
-    for item in document.get("categories") or ():
+    for place, item in enumerate(categories_of(document, where)):
+        if not isinstance(item, Mapping) or "id" not in item or "name" not in item:
+            raise DataError(f"{where}: categories[{place}]: expected an id and a name, got {quoted(item)}")
         number, name = identifier(item["id"]), item["name"]
         if number in found:
             raise DataError(f"{where}: expected categories of different numbers, got {number!r} twice")
         if isinstance(name, bool) or not isinstance(name, str | int | float) or not str(name).strip():
-            raise DataError(f"{where}: expected a name of category {number!r}, got {name!r}")
+            raise DataError(f"{where}: expected a name of category {number!r}, got {quoted(name)}")
         label = check_text(class_label(str(name)), f"{where}: category {number!r}")
         found[number] = Category(label, as_flag(item.get("isthing", 1)))
     return dict(sorted(found.items(), key=lambda entry: (isinstance(entry[0], str), entry[0])))
 
 
+def categories_of(document: Mapping[str, Any], where: str) -> list[Any]:
+    """Return the categories that a document lists; raise `DataError` where they are no list."""
+    listed = document.get("categories") or []
+    if not isinstance(listed, list):
+        raise DataError(f"{where}: categories: expected a list, got {quoted(listed)}")
+    return listed
+
+
 def identifier(value: Any) -> Identifier:
     """Return the number of an image, a category or an annotation, also where it is stored as text or as 3.0."""
     number = as_number(value)
-    return int(number) if number is not None and number.is_integer() else value
+    if number is not None and number.is_integer():
+        return int(number)
+    return value if isinstance(value, str) else quoted(value)  # lists, objects and null identify nothing else
 
 
 def of_panoptic(name: str) -> bool:

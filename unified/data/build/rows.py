@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from unified.config import nearest
 from unified.core.text_files import decode_text, shown_text, split_lines
@@ -19,6 +19,8 @@ from unified.modalities.image_formats import IMAGE_ENDINGS
 from unified.types import DataError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
+MOST_BYTES = 1 << 25
+"""Of a line."""
 MOST_LINES = 200
 """Lines of one cell; a mark that is not closed by then never is."""
 NOT_QUOTED, LENGTH, NOT_JSON, NOT_UTF_8 = "unclosed quote", "row of another length", "row that is no JSON", "no UTF-8"
@@ -32,6 +34,9 @@ class Row:
 
     number: int
     cells: Mapping[str, Any]
+    line: int = 0
+    values: tuple[str, ...] = ()
+    """The cells of CSV and TSV in order: columns may be of one name."""
 
 
 @dataclass
@@ -77,22 +82,36 @@ def read_table(source: Path) -> Table:
     suffix = source.suffix.lower()
     if suffix not in SUFFIXES:
         raise DataError(f"{source}: expected a table with the suffix {', '.join(SUFFIXES)}")
-    table = Table(source)
+    if source.exists() and not source.is_file():
+        raise DataError(f"{source}: expected a table, got a folder, a device or a pipe")
     try:
         with source.open("rb") as file:
-            lines = _lines(source, file)
-            if suffix == ".jsonl":
-                _read_json(table, lines)
-            else:
-                _Cells(table, lines, "\t" if suffix == ".tsv" else ",").read()
+            return parse_table(source, file)
     except OSError as error:
         raise DataError(f"{source}: not a readable table ({error})") from error
+
+
+def parse_table(source: Path, file: IO[bytes]) -> Table:
+    """Return the table in an opened file, as `read_table` does.
+
+    Args:
+        source: What errors name; its suffix says what kind of table it is.
+        file: Its bytes.
+    """
+    table, suffix = Table(source), source.suffix.lower()
+    lines = _lines(source, file)
+    if suffix == ".jsonl":
+        _read_json(table, lines)
+    else:
+        _Cells(table, lines, "\t" if suffix == ".tsv" else ",").read()
     return table
 
 
-def _lines(source: Path, file: Iterator[bytes]) -> Iterator[_Line]:
+def _lines(source: Path, file: IO[bytes]) -> Iterator[_Line]:
     number = 0
-    for data in file:
+    while data := file.readline(MOST_BYTES):
+        if len(data) == MOST_BYTES:
+            raise DataError(f"{source}: line {number + 1}: expected at most {MOST_BYTES:,} bytes, got more")
         try:
             texts, error = split_lines(decode_text(data, f"{source}: line {number + 1}")), None
         except DataError as caught:
@@ -157,7 +176,8 @@ class _Cells:
             if isinstance(found, list) and first:
                 self.table.columns = tuple(cell.strip() for cell in found)
             elif isinstance(found, list) and len(found) == len(self.table.columns):
-                self.table.rows.append(Row(number, dict(zip(self.table.columns, found, strict=True))))
+                cells = dict(zip(self.table.columns, found, strict=True))
+                self.table.rows.append(Row(number, cells, line.number, tuple(found)))
                 self._before = found
             elif first:
                 raise DataError(f"{self.table.source}: the names of columns, line {line.number}: {found}")

@@ -1,6 +1,8 @@
 """The user's files, in a folder or in a zip, and the list of what was wrong with them."""
 
+import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +11,7 @@ from typing import Any, Self
 
 from unified.core.folders import sort_names, walk_folder
 from unified.core.text_files import check_texts, decode_text, shown_text
-from unified.data.build.archives import EntryError, ZipArchive
+from unified.data.build.archives import EntryError, ZipArchive, size_problem
 from unified.data.decode import decode_column
 from unified.data.write import ShardWriter, encode, progress
 from unified.log import logger
@@ -72,7 +74,7 @@ class Files:
         try:
             if self._zip:
                 return self._zip.read(self._prefix + name)
-            return (self.source / name).read_bytes()
+            return read_file(self.source / name)
         except EntryError as error:
             raise BadSampleError("unreadable file", str(error)) from error
         except OSError as error:
@@ -102,6 +104,18 @@ class Files:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a user's file; raise `BadSampleError` where there are more than a file of a source has."""
+    with path.open("rb") as file:
+        facts = os.fstat(file.fileno())
+        problem = size_problem(path.name, facts.st_size)
+        if not stat.S_ISREG(facts.st_mode):
+            problem = "expected a regular file, got a device or a pipe"
+        if problem:
+            raise BadSampleError("unreadable file", f"{path}: {problem}")
+        return file.read(facts.st_size)
 
 
 def _wrapper(names: Sequence[str]) -> str:
@@ -135,6 +149,9 @@ class Problems:
     source: Path
     skip: bool
     found: list[tuple[str, str]] = field(default_factory=list)  # (kind, where and what)
+    part: str | None = None
+    """The part that is being packed; before, problems are of all parts."""
+    _parts: list[str | None] = field(default_factory=list)  # of each problem
     _known: set[tuple[str, str]] = field(default_factory=set)
 
     def add(self, kind: str, where: str) -> None:
@@ -146,15 +163,16 @@ class Problems:
         if (kind, where) not in self._known:
             self._known.add((kind, where))
             self.found.append((kind, where))
+            self._parts.append(self.part)
 
     def counts(self) -> dict[str, int]:
         """How many problems of each kind there are."""
         return dict(Counter(kind for kind, _ in self.found))
 
-    def settle(self, written: int) -> dict[str, Any]:
-        """What the manifest says of them. Raises `DataError` naming the first ones unless they are to be skipped."""
+    def settle(self, written: int) -> Callable[[str], dict[str, Any]]:
+        """What the manifest of a part says of them; `DataError` naming the first ones unless they are to be skipped."""
         if not self.found and written:
-            return {}
+            return lambda _: {}
         counts = ", ".join(f"{count:,} × {kind}" for kind, count in self.counts().items()) or "nothing to pack in it"
         if not self.skip or not written:
             first = "".join(f"\n  {kind}: {where}" for kind, where in self.found[:LISTED])
@@ -162,7 +180,12 @@ class Problems:
             hint = "\nMend these, or leave them out with --skip-bad." if written else ""
             raise DataError(f"{self.source}: {counts}{first}{more}{hint}")
         logger.warning("%s: skipped %s; listed in the manifest", self.source, counts)
-        return {"skipped": [f"{kind}: {where}" for kind, where in self.found]}
+        return self._skipped
+
+    def _skipped(self, part: str) -> dict[str, Any]:
+        found = zip(self.found, self._parts, strict=True)
+        listed = [f"{kind}: {where}" for (kind, where), of in found if of in (None, part)]
+        return {"skipped": listed} if listed else {}
 
 
 def sample_key(name: str) -> str:
@@ -238,7 +261,7 @@ def pack(writer: ShardWriter, items: Sequence[Item], problems: Problems, series:
 
 
 def _stored(item: Item, columns: Mapping[str, Any]) -> dict[str, bytes]:
-    """The columns as bytes; raises `BadSampleError` where UTF-8 cannot store a text, or the key."""
+    """The columns as bytes; raises `BadSampleError` where UTF-8 cannot store a text, or the key, or JSON a number."""
     try:
         item.key.encode()
         return {name: encode(value) for name, value in columns.items()}
@@ -249,6 +272,8 @@ def _stored(item: Item, columns: Mapping[str, Any]) -> dict[str, bytes]:
         except DataError as error:
             raise BadSampleError("text that is no Unicode", str(error)) from error
         raise
+    except (ValueError, RecursionError) as error:  # NaN and infinity, which JSON of others cannot read
+        raise BadSampleError("value that JSON cannot hold", f"{item.name}: expected finite numbers: {error}") from error
 
 
 def _pictures(columns: Mapping[str, Any]) -> dict[str, bytes]:

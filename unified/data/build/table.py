@@ -12,7 +12,7 @@ from unified.core.text_files import check_text
 from unified.data.build.dense import Options
 from unified.data.build.held_out import ORDERS, check_order, split_items, write_parts
 from unified.data.build.rows import Row, read_table
-from unified.data.build.sources import BadSampleError, Item, Problems, picture
+from unified.data.build.sources import BadSampleError, Item, Problems, picture, read_file
 from unified.types import DataError
 
 TARGETS = ("path", "txt", "cls", "json")
@@ -109,7 +109,9 @@ def _text(where: str, value: Any, target: str) -> str:
 def _picture(source: Path, finder: FileFinder, place: str, name: str) -> tuple[str, bytes]:
     try:
         file = finder.find(name)
-        data = file.read_bytes()
+        data = read_file(file)
+    except BadSampleError as error:
+        raise BadSampleError(error.kind, f"{place}: {error}") from error
     except DataError as error:
         raise BadSampleError("missing image", f"{place}: {error}") from error
     except OSError as error:
