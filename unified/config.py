@@ -229,7 +229,7 @@ def _coerce_scalar(hint: Any, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
         try:
             return float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             raise RecipeError(f"{where}: expected a number, found {quoted(value)}") from None
     if isinstance(value, hint) and not (hint in (int, float) and isinstance(value, bool)):
         return value

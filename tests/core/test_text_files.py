@@ -1,8 +1,11 @@
 """Texts of users' files: what is read, what is refused, and where lines end."""
 
+import os
+from pathlib import Path
+
 import pytest
 
-from unified.core.text_files import check_text, decode_text, same_text, shown_text, split_lines
+from unified.core.text_files import check_text, decode_text, read_text, same_text, shown_text, split_lines
 from unified.types import DataError
 
 
@@ -49,3 +52,19 @@ def test_texts_in_messages_are_cut_and_escaped() -> None:
 
 def test_composed_and_decomposed_names_are_the_same() -> None:
     assert same_text("cafe\u0301") == same_text("caf\u00e9")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "zeros", "large", "folder"])
+def test_texts_are_read_from_regular_files_of_a_size(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "names.txt"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "zeros":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        with path.open("wb") as file:
+            file.truncate(10**11)
+    with pytest.raises(DataError, match=r"names\.txt: expected (a file|at most)"):
+        read_text(path)

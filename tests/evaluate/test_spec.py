@@ -6,6 +6,7 @@ from PIL import Image
 from tiny import write_shards
 
 from unified.config import RecipeError
+from unified.errors import UserError
 from unified.evaluate.sources import ImageFolder, open_source
 from unified.evaluate.spec import Classification, Masked, Retrieval, load_spec
 from unified.paths import data_folder
@@ -141,3 +142,66 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     (clip_benchmark(tmp_path) / "test" / "nshards.txt").write_text("3")
     with pytest.raises(DataError, match=r"missing: 2\.tar"):
         open_source(str(tmp_path / "test"))
+
+
+@pytest.mark.parametrize("kind", ["[retrieval]", "{a: b}", "5", "null", "2001-01-01", "~", "true"])
+def test_kinds_that_are_no_text_are_no_kind(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(f"evaluations: {{a: {{kind: {kind}, data: x}}}}\n")
+    with pytest.raises(RecipeError, match=r"a\.kind: .* is no kind of evaluation"):
+        load_spec(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("5: x\nevaluations: {}", "5 is not a key of a spec"),
+        ("format: [1]", r"format \[1\], this version reads"),
+        ("? [a]\n: b", "expected a text or a number as a key"),
+        ("format: !!int x", "not valid YAML"),
+        ("format: 2001-99-99", "not valid YAML"),
+        ("a: &a [*a]", "not valid YAML|levels|is not a key"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", "'a' is not a key"),
+        ("evaluations: [1]", "`evaluations` must name"),
+        ("evaluations: {a: 5}", "`kind` must be given"),
+        ("- 1", "expected a mapping of keys"),
+    ],
+)
+def test_specs_of_other_kinds_are_told_in_a_line(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        load_spec(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_specs_in_utf_16_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_bytes("evaluations: {}".encode("utf-16"))
+    with pytest.raises(UserError, match=r"s\.yaml: expected text in UTF-8, got UTF-16"):
+        load_spec(path)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "kind: masked, mask_fraction: .inf",
+        "kind: masked, mask_fraction: .nan",
+        "kind: masked, mask_fraction: 0",
+        f"kind: masked, mask_fraction: {10**400}",
+        "kind: caption, beams: [1000000000]",
+        "kind: caption, beams: [0]",
+        "kind: dense, task: a, window: [0, 32]",
+        "kind: dense, task: a, window: [32, 1000000000]",
+        "kind: retrieval, ks: [.inf]",
+        "kind: retrieval, inputs: [image]",
+        "kind: robustness, inputs: {png: image}, size: [.nan]",
+        "kind: classification, limit: true",
+        "kind: classification, train_share: .nan",
+    ],
+)
+def test_settings_without_end_are_refused_when_a_spec_is_read(tmp_path: Path, settings: str) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(f"evaluations: {{a: {{data: x, {settings}}}}}\n")
+    with pytest.raises(RecipeError, match=r"s\.yaml: a"):
+        load_spec(path)

@@ -1,18 +1,17 @@
 """One reading of JSON from outside: limits before anything is built, and one line that says what is wrong."""
 
 import json
-import stat
 from pathlib import Path
 from typing import Any
 
 from unified.core.file_kinds import START, file_kind
+from unified.core.text_files import SMALL as SMALL
 from unified.core.text_files import decode_text
+from unified.core.text_files import read_bytes as read_bytes
 from unified.errors import DataError
 
 MOST_BYTES = 1 << 30
 """COCO's documents of 120,000 images have half of it."""
-SMALL = 1 << 24
-"""Bytes of configurations, notes and manifests at most."""
 _KINDS = {dict: "an object", list: "a list", str: "a text", bool: "a boolean", type(None): "null"}
 
 
@@ -57,16 +56,6 @@ def _parsed(data: bytes | str, where: str) -> Any:
         raise DataError(f"{where}: expected JSON, got brackets in too many levels") from None
     except ValueError as error:  # a number of more digits than Python reads
         raise DataError(f"{where}: expected JSON, got a number of thousands of digits") from error
-
-
-def read_bytes(path: Path, most: int = SMALL) -> bytes:
-    """Return the bytes of a regular file; raise `DataError` for any other and for more than `most` bytes."""
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise DataError(f"{path}: expected a file, got {'a folder' if path.is_dir() else 'a device or a pipe'}")
-    if found.st_size > most:
-        raise DataError(f"{path}: expected at most {most:,} bytes, got {found.st_size:,}")
-    return path.read_bytes()
 
 
 def read_json(path: Path, kind: type | None = dict, most: int = SMALL) -> Any:

@@ -6,6 +6,7 @@ nothing is replaced: a wrong guess changes names without a word.
 
 import codecs
 import re
+import stat
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,10 @@ from typing import Any
 from unified.errors import DataError
 
 UTF_8 = "utf-8-sig"
+SMALL = 1 << 24
+"""Bytes of configurations, notes and manifests at most."""
+MOST_TEXT = 1 << 26
+"""Bytes of lists and other texts."""
 _WIDE = ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"), (codecs.BOM_UTF16_LE, "UTF-16"))
 _MARKS = (*_WIDE, (codecs.BOM_UTF16_BE, "UTF-16"))
 _LINE_ENDS = re.compile("\r\n|\r|\n")
@@ -44,9 +49,19 @@ def decode_text(data: bytes, where: str, encoding: str = UTF_8) -> str:
         raise DataError(f"{where}: expected a known encoding, got {encoding!r}. Hint: store it as UTF-8") from error
 
 
-def read_text(path: Path) -> str:
-    """Return the text of a file in UTF-8; raise `DataError` where it is of another encoding."""
-    return decode_text(path.read_bytes(), str(path))
+def read_bytes(path: Path, most: int = SMALL) -> bytes:
+    """Return the bytes of a regular file; raise `DataError` for any other and for more than `most` bytes."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise DataError(f"{path}: expected a file, got {'a folder' if path.is_dir() else 'a device or a pipe'}")
+    if found.st_size > most:
+        raise DataError(f"{path}: expected at most {most:,} bytes, got {found.st_size:,}")
+    return path.read_bytes()
+
+
+def read_text(path: Path, most: int = MOST_TEXT) -> str:
+    """Return the text of a regular file in UTF-8; raise `DataError` where it is of another encoding, or too large."""
+    return decode_text(read_bytes(path, most), str(path))
 
 
 def split_lines(text: str) -> list[str]:

@@ -20,7 +20,7 @@ from unified.core.text_files import check_texts, decode_text, shown_text
 from unified.data.foreign import PICKLED, decode_array, decode_msgpack
 from unified.errors import UserError
 from unified.modalities.frames import PIXEL_LIMIT, check_frames, check_pixels, count_frames
-from unified.modalities.image_files import PNG_SIGNATURE, decode_frames
+from unified.modalities.image_files import PNG_SIGNATURE, ImageError, decode_frames, whole_image
 from unified.modalities.image_formats import IMAGES
 from unified.types import DataError, Sample
 
@@ -167,9 +167,9 @@ def decode_map(data: bytes, bits: Sequence[int] = (8, 16)) -> UInt8[Tensor, "h w
     if max(depth, 8) not in bits:
         raise ValueError(f"{depth} bits a pixel; expected {' or '.join(map(str, bits))}")
     check_pixels(width, height, PIXEL_LIMIT)
-    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+    with whole_image(), Image.open(io.BytesIO(data), formats=("PNG",)) as image:
         if (count := count_frames(image)) > 1:
-            raise ValueError(f"expected one map, got {count} frames. Hint: store the one that is meant by itself")
+            raise ImageError(f"expected one map, got {count} frames. Hint: store the one that is meant by itself")
         if colours == PNG_PALETTE:
             return torch.from_numpy(np.array(image, dtype=np.uint8))
         if depth == 16:

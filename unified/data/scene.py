@@ -183,7 +183,7 @@ def class_map(sample: Sample, classes: int, column: str = "classes.png") -> Int[
 
 def depth_map(sample: Sample, column: str = "depth.png") -> tuple[Float[Tensor, "h w"], Bool[Tensor, "h w"]]:
     """Depth in metres, and where there is a reading."""
-    unit = _facts(sample).get("depth_unit")
+    unit: Any = _facts(sample).get("depth_unit")
     if not _numbers([unit], 1) or unit <= 0:
         raise _wrong(sample, f"depth_unit: expected metres a step of {column}, found {quoted(unit)}")
     depth = _map(sample, column).to(torch.float32)

@@ -17,6 +17,7 @@ from unified.paths import find
 FORMAT = 1
 IMAGE = "png;jpg;jpeg;webp"
 TRAIN_SHARE = 0.5
+MOST_BEAMS, MOST_PIXELS = 1000, 10_000
 TEST, TRAIN = ("test", "testing", "validation", "val", "valid", "dev"), ("train", "training")
 
 
@@ -127,6 +128,11 @@ class Masked(Words):
     mask_fraction: float = 0.15
     vocabulary: Literal["embedding", "encoder"] = "embedding"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.mask_fraction <= 1:
+            raise RecipeError(f"mask_fraction: expected a share above 0 and up to 1, got {self.mask_fraction:g}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Caption(Words):
@@ -143,8 +149,8 @@ class Caption(Words):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if any(width < 1 for width in self.beams):
-            raise RecipeError(f"beams: {list(self.beams)}; expected numbers from 1")
+        if any(not 1 <= width <= MOST_BEAMS for width in self.beams):
+            raise RecipeError(f"beams: {list(self.beams)}; expected numbers from 1 to {MOST_BEAMS}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +173,11 @@ class Dense(Evaluation):
     """Average with the answer about the mirrored picture."""
     window: tuple[int, int] | None = None
     """Height and width in pixels: pictures are shown in parts of this size, two thirds of one apart, and averaged."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.window is not None and not all(1 <= side <= MOST_PIXELS for side in self.window):
+            raise RecipeError(f"window: expected a height and a width from 1 to {MOST_PIXELS}, got {list(self.window)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,10 +264,10 @@ def _parse(content: Mapping[str, Any], path: Path) -> Spec:
     for name in content:
         if name not in ("format", "evaluations"):
             raise RecipeError(
-                f"{path}: {quoted(name)} is not a key of a spec{nearest(name, ['format', 'evaluations'])}"
+                f"{path}: {quoted(name)} is not a key of a spec{nearest(str(name), ['format', 'evaluations'])}"
             )
     if content.get("format", FORMAT) != FORMAT:
-        raise RecipeError(f"{path}: format {content['format']}, this version reads {FORMAT}; update unified")
+        raise RecipeError(f"{path}: format {quoted(content['format'])}, this version reads {FORMAT}; update unified")
     given = content.get("evaluations")
     if not isinstance(given, Mapping) or not given:
         raise RecipeError(f"{path}: `evaluations` must name at least one evaluation")
@@ -270,7 +281,7 @@ def _parse(content: Mapping[str, Any], path: Path) -> Spec:
 def _evaluation(value: Any, where: str) -> Evaluation:
     if not isinstance(value, Mapping) or "kind" not in value:
         raise RecipeError(f"{where}: `kind` must be given; there are: {', '.join(KINDS)}")
-    kind = KINDS.get(value["kind"])
+    kind = KINDS.get(value["kind"]) if isinstance(value["kind"], str) else None
     if kind is None:
         raise RecipeError(
             f"{where}.kind: {quoted(value['kind'])} is no kind of evaluation{nearest(str(value['kind']), list(KINDS))}"

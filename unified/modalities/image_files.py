@@ -99,7 +99,7 @@ def read_pixels(image: Image.Image, pixel_limit: int = PIXEL_LIMIT) -> UInt8[Ten
     Raises:
         ImageError: It is broken, has more pixels, or frames of different sizes.
     """
-    with _one_error():
+    with whole_image():
         count = count_frames(image)
         check_pixels(*image.size, pixel_limit, count)
         if count == 1:
@@ -115,20 +115,23 @@ def read_pixels(image: Image.Image, pixel_limit: int = PIXEL_LIMIT) -> UInt8[Ten
 
 
 @contextmanager
-def _one_error() -> Iterator[None]:
+def whole_image() -> Iterator[None]:
+    """Make an `ImageError` of all that Pillow raises in the block."""
     try:
         yield
     except ImageError:
         raise
     except _BOMBS as error:
         raise ImageError(f"expected at most {PIXEL_LIMIT:,} pixels, the limit, got more: {error}") from error
+    except UnidentifiedImageError as error:  # its message names an object
+        raise ImageError("expected a whole image, got a damaged one") from error
     except _PILLOW_ERRORS as error:
         raise ImageError(str(error) or type(error).__name__) from error
 
 
 @contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
-    with _one_error():
+    with whole_image():
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
         except UnidentifiedImageError:
