@@ -7,6 +7,15 @@ from annotated_types import Interval
 Finite = Annotated[float, Interval()]
 NotNegative = Annotated[float, Interval(ge=0)]
 Positive = Annotated[float, Interval(gt=0)]
+Fraction = Annotated[float, Interval(ge=0, lt=1)]
+AtLeastOne = Annotated[int, Interval(ge=1)]
+Whole = Annotated[int, Interval(ge=0)]
+Steps = Annotated[int, Interval(ge=1, le=10**12)]
+Batch = Annotated[int, Interval(ge=1, le=1 << 20)]
+Parts = Annotated[int, Interval(ge=1, le=1 << 16)]
+"""Of a step: slots, passes, processes that share something."""
+Several = Annotated[int, Interval(ge=0, le=4096)]
+"""Workers, attempts, what is fetched ahead; 0: none."""
 Width = Annotated[int, Interval(ge=1, le=1 << 17)]
 Depth = Annotated[int, Interval(ge=1, le=1024)]
 """Layers, heads, patches of a side: each is something that is built or a step of a loop."""

@@ -173,24 +173,55 @@ def coerce(hint: Any, value: Any, where: str) -> Any:
     return _coerce_scalar(hint, value, where)
 
 
+def check_bounds(settings: Any, where: str = "") -> None:
+    """Refuse numbers beyond the bounds of their fields, which flags and code set without `build`.
+
+    Args:
+        settings: A dataclass, with others in its fields.
+        where: Its place in the recipe.
+
+    Raises:
+        RecipeError: A number is beyond its bounds; the message names its key.
+    """
+    hints = typing.get_type_hints(type(settings), include_extras=True)
+    for field in fields(settings):
+        value, place = getattr(settings, field.name), f"{where}.{field.name}".removeprefix(".")
+        for key, part in value.items() if isinstance(value, Mapping) else [("", value)]:
+            if is_dataclass(part):
+                check_bounds(part, f"{place}.{key}".removesuffix("."))
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float):
+                _within(_bounds(hints[field.name]), number, place)
+
+
+def _bounds(hint: Any) -> tuple[Any, ...]:
+    """The bounds in a type, or in the first of its parts that has some."""
+    if typing.get_origin(hint) is Annotated:
+        return typing.get_args(hint)[1:]
+    return next((found for part in typing.get_args(hint) if (found := _bounds(part))), ())
+
+
 def _within(bounds: Sequence[Any], value: Any, where: str) -> Any:
     """A number that lies in all intervals; none holds what is not finite."""
     for bound in bounds:
-        assert isinstance(bound, Interval), bound
-        least, most = (math.inf * sign if limit is None else limit for sign, limit in ((-1, bound.ge), (1, bound.le)))
-        above = -math.inf if bound.gt is None else bound.gt
-        if not (least <= value <= most and above < value < math.inf):
-            raise RecipeError(f"{where}: expected {_range(bound)}, got {value:,}")
+        least, above = (-math.inf if limit is None else limit for limit in (bound.ge, bound.gt))
+        most, below = (math.inf if limit is None else limit for limit in (bound.le, bound.lt))
+        if not (least <= value <= most and above < value < below):
+            got = f"{value:,}" if abs(value) < 10**18 else quoted(value)
+            raise RecipeError(f"{where}: expected {_range(bound, value)}, got {got}")
     return value
 
 
-def _range(bound: Interval) -> str:
+def _range(bound: Interval, value: float) -> str:
     """The numbers of an interval, in words."""
     if bound.ge is not None and bound.le is not None:
         return f"{bound.ge:,} to {bound.le:,}"
-    if bound.ge is not None:
-        return f"a finite number from {bound.ge:,} on"
-    return "a finite number" if bound.gt is None else f"a finite number above {bound.gt:,}"
+    if bound.lt is not None:
+        return f"at least {bound.ge} and below {bound.lt}"
+    if bound.gt is not None:
+        return f"a finite number above {bound.gt:,}"
+    finite = "" if isinstance(value, int) else "a finite number"
+    return finite if bound.ge is None else f"{finite} of at least {bound.ge:,}".removeprefix(" of ")
 
 
 def _coerce_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:

@@ -20,7 +20,6 @@ from unified.card import model_card
 from unified.checkpoint.place import STEP, checkpoints_of
 from unified.config import nearest
 from unified.configuration import UnifiedConfig
-from unified.core import json_files
 from unified.core.atomic_files import naming
 from unified.core.hub_files import (
     FILES,
@@ -32,7 +31,7 @@ from unified.core.hub_files import (
 )
 from unified.core.hub_files import AbsentError as AbsentError  # which those who load models take from here
 from unified.core.hub_files import HubError as HubError
-from unified.errors import DataError, UserError
+from unified.errors import DataError
 from unified.modalities.base import read_json
 from unified.modalities.text import END, SPE, TextTokenizer
 from unified.model import UnifiedModel

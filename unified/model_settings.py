@@ -1,13 +1,12 @@
 """The part of a recipe that decides the network: frozen dataclasses, as in `unified/recipe.py`."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from annotated_types import Interval
 
-from unified.bounds import Count, Depth, Length, NotNegative, Positive, Width
+from unified.bounds import Count, Depth, Fraction, Length, NotNegative, Positive, Width
 from unified.config import RecipeError
 
 
@@ -124,7 +123,7 @@ class ModelSettings:
     """Width of the feed-forward layer."""
     layer_scale: NotNegative | None = 1e-3
     """Initial value of the learned scale of each residual branch; null: no scale."""
-    drop_path: NotNegative = 0.0
+    drop_path: Fraction = 0.0
     experts: ExpertSettings | None = None
     """Conditional experts; null: a dense network."""
     queries: QuerySettings | None = None
@@ -193,31 +192,3 @@ def check_expert_parallel(size: int, experts: ExpertSettings | None) -> None:
         )
     if experts is not None and experts.count % size:
         raise RecipeError(f"{where} does not divide model.experts.count {experts.count}")
-
-
-MOST_LABELS = 100_000
-"""Classes of a flat classifier; ImageNet-21k has 21,841."""
-SIZES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("width", "hidden", "queries.width", "queries.hidden", "experts.hidden"), (1, 1 << 17)),
-    **dict.fromkeys(("depth", "heads", "queries.heads"), (1, 1024)),
-    "vocabulary_size": (1, 1 << 22),
-    "num_labels": (0, MOST_LABELS),
-    "layer_scale": (0, math.inf),
-    **dict.fromkeys(("image.height", "image.width"), (1, 1 << 15)),
-    "image.patch": (1, 1024),
-    "image.grid": (1, 1024),
-    "image.frames": (1, 4096),
-    "image.window": (1, 1024),
-    "image.global_every": (1, 1024),
-    "image.position_scale": (0, math.inf),
-    **dict.fromkeys(("text.positions", "text.max_length"), (1, 1 << 20)),
-    "prompts.tokens": (0, 1 << 14),
-    "prompts.classes": (1, MOST_LABELS),
-    "experts.count": (1, 4096),
-    "experts.top": (1, 4096),
-    "queries.depth": (0, 256),
-    "queries.doublings": (0, 6),
-    "queries.detail": (0, 4096),
-    "queries.reduction": (1, 4096),
-}
-"""By key: the least and the most."""

@@ -1,15 +1,15 @@
 """The schema of recipes/*.yaml: frozen dataclasses whose defaults are the only place where a default is written."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from unified.config import RecipeError
+from annotated_types import Interval
+
+from unified.bounds import AtLeastOne, Count, Fraction, NotNegative, Parts, Positive, Several, Steps, Whole
+from unified.config import RecipeError, check_bounds
 from unified.core.consent import commands_of
-from unified.core.printed import quoted
-from unified.model_settings import SIZES, ModelSettings, check_expert_parallel, check_experts, check_queries
+from unified.model_settings import ModelSettings, check_expert_parallel, check_experts, check_queries
 from unified.task import Task
 
 
@@ -17,19 +17,19 @@ from unified.task import Task
 class OptimSettings:
     """AdamW with warm-up and cosine decay."""
 
-    lr: float = 1e-3
-    final_lr: float = 1e-6
-    warmup: int = 100
+    lr: NotNegative = 1e-3
+    final_lr: NotNegative = 1e-6
+    warmup: Annotated[int, Interval(ge=0, le=10**12)] = 100
     """Steps of linear warm-up."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-6
-    weight_decay: float = 0.05
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    eps: Positive = 1e-6
+    weight_decay: NotNegative = 0.05
     """Of matrices; norms, biases, scales, embeddings and temperatures have none."""
-    clip: float = 1.0
+    clip: Positive = 1.0
     """Largest norm of the gradient."""
-    layer_decay: float = 1.0
+    layer_decay: Positive = 1.0
     """Learning-rate factor per layer below the top."""
-    ema: float | None = None
+    ema: Fraction | None = None
     """Decay of the moving average of the weights; null: none is kept."""
 
 
@@ -37,28 +37,28 @@ class OptimSettings:
 class DataSettings:
     """Reading and order of the data."""
 
-    workers: int = 1
+    workers: Several = 1
     """Loader processes; 0 loads in the training process."""
-    prefetch: int = 4
+    prefetch: Count = 4
     """Steps that each worker prepares ahead."""
-    window: int | None = None
+    window: AtLeastOne | None = None
     """Samples among which order is shuffled, after the shuffle of shards; null: all of them."""
-    max_bad_fraction: float = 0.001
+    max_bad_fraction: NotNegative = 0.001
     """Share of unreadable samples (replaced and counted) above which training stops."""
     allow_change: bool = False
     """Go on with a run although its shards have changed since it began."""
-    cache_mb: int = 0
+    cache_mb: Whole = 0
     """Memory of each loader process for decoded samples; worth it where all small pictures of a data set fit in."""
     shard_cache: str | None = None
     """Folder of a local disk for shards that are named by URL, shared by all processes of a machine; null:
     `$XDG_CACHE_HOME/unified/shards`, or `~/.cache/unified/shards`."""
-    shard_cache_gb: float = 50.0
+    shard_cache_gb: Positive = 50.0
     """Most bytes there, in 10⁹; the shards that were used least recently go first."""
-    prefetch_shards: int = 4
+    prefetch_shards: Several = 4
     """Remote shards that each process fetches before their first step is reached; 0: only when they are needed."""
-    retries: int = 6
+    retries: Several = 6
     """Attempts in a row without a new byte after which a remote shard is given up; waits between them double."""
-    timeout: float = 30.0
+    timeout: Positive = 30.0
     """Seconds without a connection or a byte after which an attempt at a remote shard is ended."""
 
 
@@ -66,13 +66,13 @@ class DataSettings:
 class MixingSettings:
     """How the weights of tasks become their shares of the slots."""
 
-    temperature: float | None = None
+    temperature: Positive | None = None
     """Shares follow `sample_weight` times the samples of a task's data to the power of 1 / temperature: 1 is by size,
     higher ones are more even (Arivazhagan et al. 2019); null: by `sample_weight` alone."""
-    alpha: float | None = None
+    alpha: Positive | None = None
     """Shares are drawn anew for every block, from a Dirichlet distribution around the weights: with n tasks of equal
     weight each has this parameter, so that lower ones vary more; null: they stay as they are."""
-    block: int = 100
+    block: Annotated[int, Interval(ge=1, le=10**6)] = 100
     """Steps of such a block."""
 
 
@@ -89,9 +89,9 @@ class EngineSettings:
     that are computed with (`all`)."""
     deepspeed: str | None = None
     """A YAML file with DeepSpeed's own keys; null: the one in recipes/launch for this stage and offload."""
-    expert_parallel: int = 1
+    expert_parallel: Parts = 1
     """Processes that share the experts which tokens are sent to; 1: every process has them all."""
-    chunks: int = 1
+    chunks: Parts = 1
     """Passes that the slots of a step are run in, one after the other, where activations of all do not fit, at most as
     many as there are slots. The result is the same, but that experts are balanced over a pass at a time."""
 
@@ -109,11 +109,11 @@ class TrainSettings:
     compile: bool = False
     """Compile the blocks of the encoder (torch.compile): faster steps for a start of minutes, as every length of a
     sequence that is met first is compiled anew."""
-    log_every: int = 20
-    eval_every: int | None = None
-    save_every: int = 500
-    keep_last: int = 2
-    keep_every: int | None = None
+    log_every: AtLeastOne = 20
+    eval_every: AtLeastOne | None = None
+    save_every: AtLeastOne = 500
+    keep_last: Annotated[int, Interval(ge=1, le=10**6)] = 2
+    keep_every: AtLeastOne | None = None
     """Besides the last ones, checkpoints of every so many steps (a multiple of `save_every`) are kept for good."""
     checkpoints: str = "checkpoints"
     """Where checkpoints go: a folder in that of the run, a path, or a URL of fsspec, of this run alone
@@ -126,12 +126,12 @@ class TrainSettings:
     non_finite: Literal["stop", "skip"] = "stop"
     """What a step does whose loss or gradient is not finite: end the run, or change nothing, after which the learning
     rate is half as large for 100 steps. A gate that is not finite ends it in the end: the weights are at fault then."""
-    max_skipped: int = 10
+    max_skipped: Whole = 10
     """Steps in a row that `skip` skips; where one more is not finite the run ends."""
     skip_steps: Sequence[str] = ()
     """Steps that are passed over, numbered as in metrics.jsonl: `1200`, or `1200-1210` with both ends. Their data are
     not read, and all other steps are what they are without it."""
-    hang_seconds: float | None = 1800.0
+    hang_seconds: Positive | None = 1800.0
     """Longest time of the start, of waiting for data, a forward or backward pass, an evaluation or a save, after which
     every process says where it is and ends; null: none. An evaluation of half an hour is rare, and a cluster that waits
     is dear."""
@@ -158,12 +158,8 @@ class StartSettings:
     model: str
     """A run, an exported folder or a hub name (`org/name`, `org/name@revision`), of which the run keeps the commit.
     Experts begin as copies of what a dense model has there."""
-    noise: float = 0.0
+    noise: NotNegative = 0.0
     """What tells such copies apart: standard deviation of Gaussian noise, in those of the copied matrix."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.noise < math.inf:
-            raise RecipeError(f"noise: expected at least 0, found {self.noise}")
 
 
 @dataclass(frozen=True)
@@ -171,8 +167,8 @@ class Recipe:
     """Everything that decides a run."""
 
     tasks: dict[str, Task]
-    max_steps: int
-    slots: int
+    max_steps: Steps
+    slots: Parts
     """Slots (batches of one task each) of one optimizer step."""
     seed: int = 0
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -200,20 +196,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.tasks:
             raise RecipeError("tasks: a recipe needs at least one task; see recipes/quickstart.yaml")
-        for expected, fits, names in RANGES:
-            for name in names:
-                whole, _, key = name.rpartition(".")
-                part = attrgetter(whole)(self) if whole else self
-                if part is not None:
-                    _check(name, getattr(part, key), expected, fits)
-        for name, most in MOST.items():
-            found: Any = self
-            for key in name.split("."):
-                found = getattr(found, key, None)  # of parts that are null, and of keys of config.json alone
-            if isinstance(found, int | float):
-                _check(name, found, f"at most {most:,g}", most.__ge__)
-        for name, task in self.tasks.items():
-            _check(f"tasks.{name}.batch", task.batch, f"at most {MOST_BATCH:,}", lambda value: value <= MOST_BATCH)
+        check_bounds(self)
         if self.model.experts is not None:
             check_experts(self.model.experts, self.model)
         if self.model.queries is not None:
@@ -237,61 +220,3 @@ class Recipe:
             for word in (name, task.family or name):
                 if not word or "." in word:
                     raise RecipeError(f"tasks: {word!r} cannot name a task or a family; leave out the dots")
-
-
-Fits = Callable[[float], bool]
-RANGES: tuple[tuple[str, Fits, tuple[str, ...]], ...] = (
-    (
-        "at least 1",
-        lambda value: value >= 1,
-        (
-            *("max_steps", "slots", "data.prefetch", "data.window", "mixing.block"),
-            *("model.width", "model.depth", "model.heads", "model.hidden"),
-            *("model.image.patch", "model.image.grid", "model.image.frames"),
-            *("model.image.window", "model.image.global_every"),
-            *("model.text.max_length", "model.text.positions"),
-            *("model.queries.width", "model.queries.heads", "model.queries.hidden", "model.queries.reduction"),
-            *("model.experts.count", "model.experts.top", "model.experts.hidden"),
-            *("train.log_every", "train.eval_every", "train.save_every", "train.keep_last"),
-            "train.keep_every",
-            *("engine.expert_parallel", "engine.chunks"),
-        ),
-    ),
-    (
-        "at least 0",
-        lambda value: 0 <= value < math.inf,
-        (
-            *("optim.lr", "optim.final_lr", "optim.warmup", "optim.weight_decay", "model.layer_scale"),
-            *("model.queries.depth", "model.queries.doublings", "model.queries.detail"),
-            *("data.workers", "data.cache_mb", "data.max_bad_fraction", "data.prefetch_shards", "data.retries"),
-            "train.max_skipped",
-            *("model.experts.noise", "model.experts.balance", "model.experts.z_loss", "model.experts.bias_rate"),
-        ),
-    ),
-    (
-        "above 0 and finite",
-        lambda value: 0 < value < math.inf,
-        (
-            *("optim.eps", "optim.clip", "optim.layer_decay", "model.image.position_scale", "model.experts.capacity"),
-            *("train.hang_seconds", "data.shard_cache_gb", "data.timeout", "mixing.temperature", "mixing.alpha"),
-        ),
-    ),
-    ("at least 0 and below 1", lambda value: 0 <= value < 1, ("optim.betas", "optim.ema", "model.drop_path")),
-)
-"""What values must be, by key; null is in every range, as the type says where it may stand."""
-MOST_BATCH = 1 << 20
-MOST: dict[str, float] = {
-    **{f"model.{key}": most for key, (_, most) in SIZES.items() if most < math.inf},
-    **dict.fromkeys(("max_steps", "optim.warmup"), 10**12),
-    **dict.fromkeys(("slots", "engine.expert_parallel", "engine.chunks"), 1 << 16),
-    **dict.fromkeys(("data.prefetch", "data.prefetch_shards", "data.workers", "data.retries"), 1 << 12),
-    "mixing.block": 10**6,
-    "train.keep_last": 10**6,
-}
-"""What decides how much is allocated, at most: by key."""
-
-
-def _check(name: str, value: Any, expected: str, fits: Fits) -> None:
-    for number in value if isinstance(value, tuple) else (value,):
-        if number is not None and not fits(number):
-            raise RecipeError(f"{name}: expected {expected}, found {quoted(value)}")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from unified.bounds import Batch
 from unified.config import RecipeError
 
 
@@ -85,7 +86,7 @@ class Task:
     """The column that holds the answer: a class name or number, a text."""
     answer: Match | Map | Regress
     metric: str
-    batch: int
+    batch: Batch
     """GLOBAL number of samples of one slot; the world size must divide it."""
     sample_weight: float = 1.0
     """Its quota in the schedule."""

@@ -11,7 +11,7 @@ from unified.data.training_shards import describe_shards
 from unified.labels import Labels
 from unified.recipe import Recipe
 from unified.task import Map, Match, Task
-from unified.train.run_folder import read_recipe
+from unified.train.records import read_recipe
 from unified.training_record import TrainedShard, TrainedTask, TrainingRecord, names_hash
 
 
