@@ -79,6 +79,7 @@ def test_the_last_line_of_a_command(line: str, expected: str, capfd: pytest.Capt
         ("--max-steps nan", "--max-steps: expected INT, got 'nan'"),
         ("--max-steps -1", "max_steps: expected 1 to 1,000,000,000,000, got -1"),
         ("--slots 1000000000", "slots: expected 1 to 65,536, got 1,000,000,000"),
+        ("--tasks.words.batch 0", "tasks.words.batch: expected 1 to 1,048,576, got 0"),
         ("--model.depth 10000000", "model.depth: expected 1 to 1,024, got 10,000,000"),
         ("--optim.eps inf", "optim.eps: expected a finite number above 0, got inf"),
         ("--optim.betas 0.9", "--optim.betas: expected a value, got nothing"),

@@ -229,7 +229,7 @@ def check_task(name: str, task: Task) -> None:
             raise RecipeError(f"{where}.inputs.{column}: {modality!r} is not a modality{known}")
     if task.metric not in TASK_METRICS:
         raise RecipeError(f"{where}.metric: {task.metric!r} is not a metric{nearest(task.metric, list(TASK_METRICS))}")
-    for key, value in (("batch", task.batch), ("sample_weight", task.sample_weight), ("loss_weight", task.loss_weight)):
+    for key, value in (("sample_weight", task.sample_weight), ("loss_weight", task.loss_weight)):
         if not 0 < value < math.inf:
             raise RecipeError(
                 f"{where}.{key}: expected a positive finite number, got {value}. Hint: leave out a task that is not to "
