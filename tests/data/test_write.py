@@ -94,6 +94,17 @@ def test_empty_and_repeated_samples_are_refused(tmp_path: Path) -> None:
         ShardWriter(tmp_path / "c", kind="t", source="t", samples_per_shard=0)
 
 
+@pytest.mark.parametrize("value", [{"a": float("nan")}, {"a": {1}}, 0.5 + 1j, {"a": 1, 2: 3}])
+def test_values_that_are_no_json_are_told_with_their_column(tmp_path: Path, value: object) -> None:
+    with (
+        pytest.raises(
+            DataError, match=r"shard-00000\.tar: 07: json: expected bytes, text, an integer or values of JSON"
+        ),
+        ShardWriter(tmp_path / "d", kind="x", source="x") as writer,
+    ):
+        writer.write("07", {"json": value})
+
+
 def test_folder_appears_when_complete(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
     with complete_folder(out) as folder:

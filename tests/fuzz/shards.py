@@ -1,5 +1,6 @@
 """Folders of shards: tars, what lies beside them, and the members of samples."""
 
+import json
 import random
 from hashlib import sha256
 from io import BytesIO
@@ -116,7 +117,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 def _damaged(member: Any, draw: random.Random) -> Any:
     if isinstance(member, dict):
-        return changed(member, draw) if draw.random() < 0.7 else deep(draw)
+        return json.dumps(changed(member, draw)).encode() if draw.random() < 0.7 else deep(draw)
     data = member if isinstance(member, bytes) else str(member).encode()
     return bytes_changed(data, draw)
 

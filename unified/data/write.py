@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 from webdataset import TarWriter
 
 from unified.core.atomic_files import naming
+from unified.core.printed import quoted
 from unified.data.dataset_card import describe_for_others
 from unified.data.index import IndexBuilder, index_path, split_name, write_index
 from unified.data.patterns import FORMAT, MANIFEST
@@ -52,7 +53,7 @@ class ShardWriter:
         tar = self._open.get(series)
         if tar is None or tar.samples == self._limit:
             tar = self._next(series)
-        tar.add(key, {column: encode(value) for column, value in columns.items()})
+        tar.add(key, {column: _encoded(value, f"{tar.path}: {key}: {column}") for column, value in columns.items()})
         self._columns.update(columns.keys())
 
     def _next(self, series: str) -> "_Tar":
@@ -132,6 +133,15 @@ def encode(value: Any) -> bytes:
     if isinstance(value, str | int):
         return str(value).encode()
     return json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False).encode()
+
+
+def _encoded(value: Any, where: str) -> bytes:
+    try:
+        return encode(value)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DataError(
+            f"{where}: expected bytes, text, an integer or values of JSON, got {quoted(value)} ({error})"
+        ) from error
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
