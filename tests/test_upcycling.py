@@ -253,7 +253,7 @@ def test_a_start_that_does_not_fit_is_refused_before_training(data: Path, dense:
         build(recipe_of(data, dense, width=16))
     with pytest.raises(StartError, match=rf"(?s)start\.model: {dense}: the weights do not fit.*experts\.hidden 32"):
         build(recipe_of(data, dense, experts={"count": 4, "router": "token", "hidden": 32}))
-    with pytest.raises(RecipeError, match=r"start: noise: expected at least 0, found -1"):
+    with pytest.raises(RecipeError, match=r"start.noise: expected a finite number of at least 0, got -1"):
         tiny_recipe(data, start={"model": "runs/x", "noise": -1})
 
 

@@ -16,14 +16,15 @@ def entry(name: str, features: str, protocol: str, value: float, low: float, hig
     metric = MAIN[protocol]
     return {
         "dataset": name, "protocol": protocol, "features": features, "data_hash": "a", "metrics": {metric: value},
-        "ci": {metric: {"low": low, "high": high, "n": 12, "clusters": None}},
-        "items": {"values": {metric: list(of)} if of else {}, "terms": {}, "clusters": None},
+        "ci": {metric: {"low": low, "high": high, "n": 12, "clusters": None}}, "label": name, "task": name,
+        "n": 12, "seeds": None, "notes": {},
+        "items": {"keys": "four", "values": {metric: list(of)} if of else {}, "terms": {}, "clusters": None},
     }  # fmt: skip
 
 
 RESULTS = {
     "format": 1,
-    "keys": {},
+    "keys": {"four": ["a", "b", "c", "d"], "none": []},
     "results": [
         entry("road", "model", "classes", 0.5, 0.45, 0.55),
         entry("road", "floor: most frequent at each place", "classes", 0.3, 0.2, 0.4),
@@ -33,7 +34,11 @@ RESULTS = {
         entry("sharpen", "model", "pixels", 20.0, 19.0, 21.0),
         entry("sharpen", "floor: input itself", "pixels", 17.0, 16.0, 18.0),
         entry("sharpen", "floor: mean at each place", "pixels", 12.0, 11.0, 13.0),
-        {"dataset": "words", "protocol": "zero-shot", "features": "model"},
+        {
+            **{"dataset": "words", "protocol": "zero-shot", "features": "model", "label": "words", "task": "", "n": 0},
+            **{"metrics": {}, "ci": {}, "notes": {}, "data_hash": "a"},
+            "items": {"keys": "none", "values": {}, "terms": {}, "clusters": None},
+        },
     ],
 }
 

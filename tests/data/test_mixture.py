@@ -196,5 +196,5 @@ def test_another_alpha_is_another_plan(folder: Path) -> None:
 def test_a_block_has_room_for_all_tasks(folder: Path) -> None:
     with pytest.raises(RecipeError, match=r"mixing.block: too few steps"):
         drawn(folder, 1.0, slots=1, block=2)
-    with pytest.raises(RecipeError, match=r"mixing.alpha: expected above 0"):
+    with pytest.raises(RecipeError, match=r"mixing.alpha: expected a finite number above 0"):
         drawn(folder, 0.0)

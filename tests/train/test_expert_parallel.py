@@ -174,7 +174,7 @@ def split(folder: Path, size: int, router: str = "token", **engine: Any) -> Reci
     [
         (3, "token", r"expert_parallel: 3 does not divide model\.experts\.count 4"),
         (2, "attribute", r"by the routers token and context; found the router 'attribute'.*engine\.zero 3"),
-        (0, "token", r"expert_parallel: expected at least 1, found 0"),
+        (0, "token", r"expert_parallel: expected 1 to 65,536, got 0"),
     ],
 )
 def test_experts_that_cannot_be_split_are_refused(tmp_path: Path, size: int, router: str, message: str) -> None:
