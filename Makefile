@@ -32,7 +32,7 @@ quickstart: install
 	$(BIN)/unified export runs/quickstart out/quickstart
 
 test: install
-	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile -m "not slow and not faults"
+	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m "not slow and not faults"
 
 test-slow: install
 	$(BIN)/pytest -q -m slow

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.distributed
 HERE = Path(__file__).parent
 WHOLE = ("dense", "attribute", "folded")
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from tiny import write_recipe
 
+pytestmark = pytest.mark.distributed
 ROOT = Path(__file__).parent.parent
 UNIFIED = [sys.executable, "-c", "from unified.cli import main; main()"]
 

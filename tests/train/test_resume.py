@@ -12,6 +12,7 @@ from tiny import losses, write_recipe
 
 from unified import checkpoint
 
+pytestmark = pytest.mark.distributed
 ROOT = Path(__file__).parent.parent.parent
 STEPS = 24
 
