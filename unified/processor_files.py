@@ -114,9 +114,8 @@ def read_text_parts(folder: Path) -> tuple[tokenizers.Tokenizer, TokenizerSettin
     if settings is None or not (folder / TOKENIZER).exists():
         missing = SETTINGS if settings is None else TOKENIZER
         raise DataError(f"{folder / missing}: expected a file of the tokenizer, got none. Hint: copy it, too")
-    for name in ("auto_map",):
-        if settings.get(name) is not None:
-            raise DataError(f"{folder / SETTINGS}: {name}: expected no such key, got one. Hint: no code is run by it")
+    if settings.get("auto_map") is not None:
+        raise DataError(f"{folder / SETTINGS}: auto_map: expected no such key, got one. Hint: no code is run by it")
     known = {field.name for field in fields(TokenizerSettings)}
     given = {name: _token(value) if name in _NAMED else value for name, value in settings.items() if name in known}
     try:

@@ -196,7 +196,7 @@ def test_a_process_that_is_slow_to_note_a_shard_is_waited_for(
 
     remember = shard_cache.write_record
     monkeypatch.setattr(shard_cache, "write_record", slow)
-    test_without_an_index_too(server, tmp_path)
+    assert requests_without_an_index(server, tmp_path) == [0]
 
 
 def test_a_killed_download_is_gone_on_with(server: ShardServer, tmp_path: Path) -> None:
