@@ -1,6 +1,6 @@
 """The pretraining entry that python, torchrun, accelerate launch and deepspeed start: `python train.py RECIPE`."""
 
-from unified.cli import train
+from unified.cli.train import train
 
 if __name__ == "__main__":
     train()

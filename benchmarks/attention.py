@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.measure import Row, best_seconds
 from benchmarks.step import precisions
-from unified import seed
+from unified.core import seed
 from unified.nn import scaled_dot_product
 from unified.nn.kernels import ATTENTION
 from unified.nn.scaled_dot_product import attend_fused, by_products

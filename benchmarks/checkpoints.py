@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measure import Row, best_seconds
-from unified import seed
 from unified.checkpoint import Writer
+from unified.core import seed
 
 WIDTH, LAYERS, ROWS = 1024, 12, 512
 SAVES, EVERY = 4, 12

@@ -20,17 +20,19 @@ from transformers import ViTConfig, ViTForImageClassification
 from benchmarks.drawn import glyph
 from benchmarks.measure import Row, best_seconds
 from benchmarks.step import precisions
-from unified import seed
-from unified.data.augment import augment, build_transforms
-from unified.data.loader import StepLoader
-from unified.data.write import ShardWriter
-from unified.modalities.image import ImageSpec, ImageTokenizer
-from unified.modalities.image_files import decode_image
-from unified.model_settings import ImageSettings, ModelSettings, TextSettings
-from unified.recipe import DataSettings, Recipe, TrainSettings
-from unified.task import Match, Task
+from unified.config.model import ModelSettings
+from unified.config.recipe import DataSettings, Recipe, TrainSettings
+from unified.config.task import Match, Task
+from unified.core import seed
+from unified.data.augment.augment import augment, build_transforms
+from unified.data.shards.write import ShardWriter
+from unified.modalities.image.files import decode_image
+from unified.modalities.image.settings import ImageSettings
+from unified.modalities.image.tokenizer import ImageSpec, ImageTokenizer
+from unified.modalities.text.settings import TextSettings
+from unified.pipeline.loader import StepLoader
 from unified.train.build import build
-from unified.train.engine import make_accelerator
+from unified.train.engines.accelerator import make_accelerator
 from unified.train.precision import PRECISIONS
 from unified.train.trainer import Trainer
 

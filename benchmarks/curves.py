@@ -20,19 +20,21 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from benchmarks.generalist import best_floor
-from unified import checkpoint, hub, log
+from unified import checkpoint
 from unified.checkpoint.place import checkpoints_of
-from unified.errors import UserError
-from unified.evaluate.dense import FLOOR
-from unified.evaluate.nearest import NEAREST
+from unified.core import log
+from unified.core.errors import UserError
+from unified.core.log import logger
+from unified.core.types import DataError
+from unified.evaluate.dense.nearest_neighbour import NEAREST
+from unified.evaluate.dense.protocol import FLOOR
 from unified.evaluate.results import read_results, write_results
 from unified.evaluate.run import evaluate
 from unified.evaluate.spec import Dense, Spec, load_spec
 from unified.evaluate.table import LOWER, MAIN, UNITS, metric_name
-from unified.log import logger
+from unified.hub.load import load
 from unified.reports.figures import DPI
-from unified.reports.run import Curve, Run, read_run
-from unified.types import DataError
+from unified.reports.run.read import Curve, Run, read_run
 
 WINDOW = 100
 """Steps up to a point of a training score whose records it is the mean of."""
@@ -99,7 +101,7 @@ def evaluate_steps(run: Path, spec: Spec, pictures: int) -> dict[int, Mapping[st
             continue
         logger.info("evaluating %s", path.name)
         asked = both_parts(spec, pictures, floors=path is steps[-1])  # floors are the same at all steps
-        write_results(file, evaluate(*hub.load(path), [asked], name=str(path)))
+        write_results(file, evaluate(*load(path), [asked], name=str(path)))
     return {int(file.stem.removeprefix("step_")): read_results(file) for file in sorted(folder.glob("step_*.json"))}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from unified.seed import generator
+from unified.core.seed import generator
 
 
 def photograph(number: int, side: int) -> bytes:

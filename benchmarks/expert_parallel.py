@@ -17,10 +17,10 @@ from torch import Tensor, multiprocessing
 
 from benchmarks.experts import Shape
 from benchmarks.measure import Row, best_seconds
-from unified import seed
-from unified.nn.dispatch import Plan, choose, expert_mlp, plan
-from unified.nn.exchange import Journey
-from unified.train.expert_parallel import GroupExchange
+from unified.core import seed
+from unified.nn.moe.dispatch import Plan, choose, expert_mlp, plan
+from unified.nn.moe.exchange import Journey
+from unified.train.engines.expert_parallel import GroupExchange
 
 PROCESSES = 2
 ROUNDS = 9

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measure import Row, best_seconds
-from unified import seed
-from unified.nn.dispatch import choose, expert_mlp, plan
+from unified.core import seed
+from unified.nn.moe.dispatch import choose, expert_mlp, plan
 
 THREADS = 2
 ROUNDS = 12

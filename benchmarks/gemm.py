@@ -4,7 +4,7 @@ import torch
 
 from benchmarks.measure import Row, best_seconds
 from benchmarks.step import Shape, draw, ours, precisions
-from unified.train.flops import gemm_peak, matrix_parameters, training_flops
+from unified.train.dry_run.flops import gemm_peak, matrix_parameters, training_flops
 from unified.train.precision import PRECISIONS
 
 BASE = Shape(width=768, depth=12, heads=12, size=224, patch=16, text=16, batch=4, words=8192)

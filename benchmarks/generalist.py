@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unified.errors import UserError
-from unified.evaluate.dense import FLOOR
-from unified.evaluate.nearest import NEAREST
+from unified.core.errors import UserError
+from unified.core.result_files import unpack
+from unified.core.statistics import paired
+from unified.core.types import DataError
+from unified.evaluate.dense.nearest_neighbour import NEAREST
+from unified.evaluate.dense.protocol import FLOOR
 from unified.evaluate.results import read_results
 from unified.evaluate.table import LOWER, MAIN, UNITS, limits, metric_name, number, sample_note
-from unified.intervals import paired
-from unified.result_files import unpack
-from unified.types import DataError
 
 Entry = Mapping[str, Any]
 

@@ -23,16 +23,16 @@ import webdataset
 
 from benchmarks.drawn import glyph, photograph
 from benchmarks.measure import Row, best_seconds, table
-from unified.data.decode import decode
-from unified.data.loader import StepLoader
-from unified.data.order import positions
-from unified.data.shards import Shards
-from unified.data.write import ShardWriter
-from unified.labels import Labels
-from unified.modalities.image import ImageSpec, ImageTokenizer
-from unified.modalities.image_files import decode_image
-from unified.recipe import DataSettings, Recipe
-from unified.task import Match, Task
+from unified.config.labels import Labels
+from unified.config.recipe import DataSettings, Recipe
+from unified.config.task import Match, Task
+from unified.data.samples.decode import decode
+from unified.data.shards.shards import Shards
+from unified.data.shards.write import ShardWriter
+from unified.modalities.image.files import decode_image
+from unified.modalities.image.tokenizer import ImageSpec, ImageTokenizer
+from unified.pipeline.loader import StepLoader
+from unified.pipeline.permutation import positions
 
 BATCH = 64
 SETS: dict[str, tuple[int, int, str]] = {"JPEG 224": (512, 224, "jpg"), "glyph PNG 32": (4096, 32, "png")}

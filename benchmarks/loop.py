@@ -27,19 +27,21 @@ import torch
 
 from benchmarks.drawn import glyph
 from benchmarks.measure import Row, best_seconds, table
-from unified.data.loader import StepLoader
-from unified.data.order import positions
-from unified.data.schedule import schedule
-from unified.data.write import ShardWriter
-from unified.model_settings import ImageSettings, ModelSettings, TextSettings
-from unified.recipe import EngineSettings, Recipe, TrainSettings
-from unified.task import Match, Task
+from unified.config.model import ModelSettings
+from unified.config.recipe import EngineSettings, Recipe, TrainSettings
+from unified.config.task import Match, Task
+from unified.core.transfers import HostCopy
+from unified.data.shards.write import ShardWriter
+from unified.modalities.image.settings import ImageSettings
+from unified.modalities.text.settings import TextSettings
+from unified.pipeline.loader import StepLoader
+from unified.pipeline.permutation import positions
+from unified.pipeline.schedule import schedule
 from unified.train import loop
+from unified.train.monitor.progress import Progress
+from unified.train.monitor.run_folder import RunFolder
 from unified.train.outcome import Launched
-from unified.train.progress import Progress
-from unified.train.run_folder import RunFolder
 from unified.train.trainer import Trainer
-from unified.transfers import HostCopy
 
 STEPS, SAMPLES, SIDE, BATCH = 61, 64, 32, 8
 EVERY = TrainSettings.log_every

@@ -12,17 +12,18 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.measure import Row, best_seconds
-from unified import seed
-from unified.answers.match import loss_of_class, similarity
-from unified.conditions import plain
-from unified.configuration import UnifiedConfig
-from unified.folding import folded_config, merged_state
-from unified.layout import Attributes
-from unified.matching import read_caption
-from unified.modalities.image import patches
-from unified.model import UnifiedModel, text_tokens
-from unified.model_settings import ExpertSettings
+from unified.answers.match.similarity import loss_of_class, similarity
+from unified.answers.score import read_caption
+from unified.core import seed
+from unified.hub.fold import folded_config, merged_state
+from unified.modalities.image.patches import patches
+from unified.modalities.sequence import Attributes
+from unified.modalities.text.tokenizer import text_tokens
+from unified.model.config import UnifiedConfig
+from unified.model.pretrained import UnifiedModel
+from unified.model.routing_attributes import plain
 from unified.nn.encoder import Noise
+from unified.nn.moe.settings import ExpertSettings
 
 SPE, END = 0, 1
 PICTURE, NAME = "10011000", "10010110"

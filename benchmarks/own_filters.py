@@ -11,16 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from unified import log
-from unified.config import build, read_yaml
-from unified.data.loader import StepLoader
-from unified.errors import UserError
+from unified.config.recipe import Recipe
+from unified.core import log
+from unified.core.errors import UserError
+from unified.core.schema import build, read_yaml
 from unified.evaluate.run import evaluate
 from unified.evaluate.spec import Spec, load_spec
 from unified.evaluate.table import MAIN, UNITS, number
-from unified.recipe import Recipe
+from unified.pipeline.loader import StepLoader
 from unified.train.build import build as build_parts
-from unified.train.engine import make_accelerator
+from unified.train.engines.accelerator import make_accelerator
 from unified.train.first_samples import begin_at_baselines
 from unified.train.trainer import Trainer
 

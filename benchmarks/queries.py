@@ -20,16 +20,17 @@ from transformers.models.detr.modeling_detr import DetrDecoder
 from transformers.models.maskformer.modeling_maskformer import MaskFormerTransformerModule
 
 from benchmarks.measure import Row, best_seconds
-from unified import seed
-from unified.configuration import UnifiedConfig
-from unified.layout import Attributes
+from unified.answers.spec import QuerySpec
+from unified.answers.table import answers
+from unified.config.model import ModelSettings
+from unified.core import seed
 from unified.modalities import load_tokenizers
-from unified.model import UnifiedModel
-from unified.model_settings import ModelSettings, QuerySettings
-from unified.nn.queries import Memory, PointEmbedding, grid_points
-from unified.nn.query_decoder import QueryDecoder
-from unified.query_spec import QuerySpec
-from unified.readings import answers
+from unified.modalities.sequence import Attributes
+from unified.model.config import UnifiedConfig
+from unified.model.pretrained import UnifiedModel
+from unified.nn.queries.decoder import QueryDecoder
+from unified.nn.queries.modules import Memory, PointEmbedding, grid_points
+from unified.nn.queries.settings import QuerySettings
 
 
 @dataclass(frozen=True)

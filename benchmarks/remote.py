@@ -23,13 +23,13 @@ from tempfile import TemporaryDirectory
 from benchmarks.drawn import glyph, photograph
 from benchmarks.measure import Row, best_seconds, table
 from tests.shard_server import serve
-from unified.data.index import IndexBuilder, build_index, index_path, write_index
-from unified.data.loader import StepLoader
-from unified.data.write import ShardWriter
-from unified.labels import Labels
-from unified.modalities.image import ImageSpec, ImageTokenizer
-from unified.recipe import DataSettings, Recipe
-from unified.task import Match, Task
+from unified.config.labels import Labels
+from unified.config.recipe import DataSettings, Recipe
+from unified.config.task import Match, Task
+from unified.data.shards.index import IndexBuilder, build_index, index_path, write_index
+from unified.data.shards.write import ShardWriter
+from unified.modalities.image.tokenizer import ImageSpec, ImageTokenizer
+from unified.pipeline.loader import StepLoader
 
 RATE = 12e6
 STEP_SECONDS, BATCH = 0.1, 64

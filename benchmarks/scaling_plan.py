@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from unified.config import build, read_yaml
-from unified.recipe import EngineSettings, Recipe
-from unified.train.plan import Plan, make_plan
-from unified.train.traffic import seconds
+from unified.config.recipe import EngineSettings, Recipe
+from unified.core.schema import build, read_yaml
+from unified.train.dry_run.communication import seconds
+from unified.train.dry_run.plan import Plan, make_plan
 
 GPUS = (8, 64, 256, 1000)
 KINDS = {"DDP": EngineSettings("ddp"), "ZeRO 1": EngineSettings("deepspeed", 1)}

@@ -13,8 +13,8 @@ import numpy as np
 from webdataset import TarWriter
 
 from benchmarks.measure import Row, best_seconds, table
-from unified.data import index as indexes
-from unified.data.index import WORD, Index, open_index, write_index
+from unified.data.shards import index as indexes
+from unified.data.shards.index import WORD, Index, open_index, write_index
 
 SAMPLES = 1_000_000
 KEY = 9  # letters

@@ -11,16 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.generalist import table
-from unified import checkpoint, hub, log
+from unified import checkpoint
 from unified.checkpoint.place import checkpoints_of
-from unified.config import build, nearest, read_yaml
-from unified.data.schedule import count
-from unified.errors import UserError
+from unified.config.recipe import Recipe
+from unified.core import log
+from unified.core.errors import UserError
+from unified.core.log import logger
+from unified.core.schema import build, nearest, read_yaml
 from unified.evaluate.results import read_results, write_results
 from unified.evaluate.run import evaluate
 from unified.evaluate.spec import Spec, load_spec
-from unified.log import logger
-from unified.recipe import Recipe
+from unified.hub.load import load
+from unified.pipeline.schedule import count
 from unified.train import loop
 
 
@@ -49,7 +51,7 @@ def train_and_score(recipe: Recipe, spec: Spec, task: str, folder: Path) -> None
     if newest is None or (step := checkpoint.opened(newest, groups=(), hashes=False).step) < own.max_steps:
         reached = 0 if newest is None else step
         sys.exit(f"{folder}: stopped at step {reached} of {own.max_steps}; the same command goes on from there")
-    model, processor = hub.load(folder)
+    model, processor = load(folder)
     asked = replace(spec, evaluations={task: spec.evaluations[task]})
     write_results(folder / "results.json", evaluate(model, processor, [asked], name=str(folder)))
 

@@ -15,14 +15,15 @@ import torch
 from transformers import CLIPConfig, CLIPModel
 
 from benchmarks.measure import Row, best_seconds
-from unified import seed
-from unified.configuration import UnifiedConfig
-from unified.matching import score
-from unified.modalities.image import patches
-from unified.model import UnifiedModel, text_tokens
-from unified.task import Match, Task
+from unified.answers.score import score
+from unified.config.task import Match, Task
+from unified.core import seed
+from unified.core.types import Batch
+from unified.modalities.image.patches import patches
+from unified.modalities.text.tokenizer import text_tokens
+from unified.model.config import UnifiedConfig
+from unified.model.pretrained import UnifiedModel
 from unified.train.precision import PRECISIONS, has_fast_bf16
-from unified.types import Batch
 
 CPU = torch.device("cpu")
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import adam, adamw, optimizer
 from torch.overrides import TorchFunctionMode
 
-from unified import transfers
+from unified.core import transfers
 from unified.train import step as step_module
 
 META = torch.device("meta")
@@ -29,7 +29,7 @@ class WaitError(Exception):
 
 
 class OnlyAllowed(TorchFunctionMode):
-    """Within it nothing goes to the device but by `unified.transfers`, and nothing in a way that is waited for."""
+    """Within it nothing goes to the device but by `unified.core.transfers`, and nothing in a way that is waited for."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = function(*args, **(kwargs or {}))

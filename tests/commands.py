@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from unified import cli
-from unified.data.write import ShardWriter
-from unified.log import logger
+from unified.cli.main import main
+from unified.core.log import logger
+from unified.data.shards.write import ShardWriter
 
 RECIPE = {
     "max_steps": 2,
@@ -39,7 +39,7 @@ def run(capfd: pytest.CaptureFixture[str], *command: str) -> tuple[object, str]:
     before, sys.argv = sys.argv, ["unified", *command]
     handlers = list(logger.handlers)
     try:
-        cli.main()
+        main()
         status: object = 0
     except SystemExit as end:
         status = end.code

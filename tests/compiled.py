@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from small_models import random_inputs, small_model, written
 
-from unified import hub
-from unified.folding import fold
-from unified.model import UnifiedModel
-from unified.model_settings import ExpertSettings
+from unified.hub.fold import fold
+from unified.hub.load import load
+from unified.model.pretrained import UnifiedModel
+from unified.nn.moe.settings import ExpertSettings
 
 
 def model_of(kind: str) -> UnifiedModel:
@@ -28,7 +28,7 @@ def model_of(kind: str) -> UnifiedModel:
     with tempfile.TemporaryDirectory() as name:
         source = written(made, Path(name) / "moe")
         fold(source, Path(name) / "folded")
-        return hub.load(Path(name) / "folded")[0]
+        return load(Path(name) / "folded")[0]
 
 
 def answers(call: Any, inputs: dict[str, Any]) -> torch.Tensor:

@@ -5,14 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unified import seed
-from unified.conditions import Conditioner, plain, shape
-from unified.configuration import UnifiedConfig
-from unified.layout import Attributes, Layout, layout, visibility
-from unified.model import UnifiedModel, text_tokens
-from unified.model_settings import ExpertSettings
+from unified.core import seed
+from unified.core.types import Conditions, Segment, Tokens
+from unified.modalities.sequence import Attributes, Layout, layout, visibility
+from unified.modalities.text.tokenizer import text_tokens
+from unified.model.config import UnifiedConfig
+from unified.model.pretrained import UnifiedModel
+from unified.model.routing_attributes import Conditioner, plain, shape
 from unified.nn.encoder import Encoder
-from unified.types import Conditions, Segment, Tokens
+from unified.nn.moe.settings import ExpertSettings
 
 ROUTERS = ("attribute", "task", "modality", "hash", "token", "context")
 BY_ROW, BY_TOKEN = ROUTERS[:4], ROUTERS[4:]

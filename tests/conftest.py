@@ -17,13 +17,11 @@ CHECKED = [
     "answers",
     "modalities.image",
     "modalities.text",
-    "layout",
-    "conditions",
-    "model",
-    "matching",
-    "generation",
-    "dist",
-    "types",
+    "modalities.sequence",
+    "model.network",
+    "model.routing_attributes",
+    "core.distributed",
+    "core.types",
 ]
 install_import_hook([f"unified.{name}" for name in CHECKED], "beartype.beartype")
 

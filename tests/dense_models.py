@@ -5,13 +5,16 @@ from functools import cache
 import torch
 from small_models import words_and_images
 
-from unified import seed
-from unified.configuration import UnifiedConfig
-from unified.model import UnifiedModel
-from unified.model_settings import ImageSettings, ModelSettings, QuerySettings, TextSettings
-from unified.nn.queries import ZeroLinear
-from unified.processor import UnifiedProcessor
-from unified.query_spec import QuerySpec
+from unified.answers.spec import QuerySpec
+from unified.config.model import ModelSettings
+from unified.core import seed
+from unified.modalities.image.settings import ImageSettings
+from unified.modalities.text.settings import TextSettings
+from unified.model.config import UnifiedConfig
+from unified.model.pretrained import UnifiedModel
+from unified.model.processor import UnifiedProcessor
+from unified.nn.queries.modules import ZeroLinear
+from unified.nn.queries.settings import QuerySettings
 
 SIZE = (32, 48)
 CLASSES, POINTS = ("sky", "red square", "green square"), ("left eye", "right eye", "nose")

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unified.data.build.dense import Options, build_dense
-from unified.data.commands import DENSE
-from unified.data.decode import decode
-from unified.data.shards import Shards
+from unified.data.builders.dense import Options, build_dense
+from unified.data.commands.shards import DENSE
+from unified.data.samples.decode import decode
+from unified.data.shards.shards import Shards
 
 HEIGHT, WIDTH = 6, 8
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.official import spatial
-from unified import seed
+from unified.core import seed
 
 State = dict[str, Tensor]
 FAMILIES = ["img_cls", "video_cls", "text_mlm", "text_caption", "caption", "mlm", "retrieve"]

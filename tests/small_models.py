@@ -8,15 +8,19 @@ from typing import Any
 
 import torch
 
-from unified import hub, seed
-from unified.configuration import UnifiedConfig
-from unified.matching import token_kinds
+from unified.answers.score import token_kinds
+from unified.config.model import ModelSettings
+from unified.config.task import Match, Task
+from unified.core import seed
+from unified.hub.load import Loaded, write
 from unified.modalities import load_tokenizers
 from unified.modalities.base import Tokenizer
-from unified.model import UnifiedModel
-from unified.model_settings import ExpertSettings, ImageSettings, ModelSettings, TextSettings
-from unified.processor import UnifiedProcessor
-from unified.task import Match, Task
+from unified.modalities.image.settings import ImageSettings
+from unified.modalities.text.settings import TextSettings
+from unified.model.config import UnifiedConfig
+from unified.model.pretrained import UnifiedModel
+from unified.model.processor import UnifiedProcessor
+from unified.nn.moe.settings import ExpertSettings
 
 IMAGE = ImageSettings("image_glyph", 8, frames=1)
 SETTINGS = ModelSettings(
@@ -58,7 +62,7 @@ def small_model(
 def written(model: UnifiedModel, folder: Path) -> Path:
     """The model as a folder for `unified.load`."""
     folder.mkdir(parents=True)
-    hub.write(hub.Loaded(model, UnifiedProcessor.from_tokenizers(words_and_images()), "a test"), folder, folder.name)
+    write(Loaded(model, UnifiedProcessor.from_tokenizers(words_and_images()), "a test"), folder, folder.name)
     return folder
 
 

@@ -8,14 +8,14 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from unified import seed
-from unified.config import build
-from unified.data.loader import StepLoader
-from unified.data.write import ShardWriter
-from unified.recipe import Recipe
+from unified.config.recipe import Recipe
+from unified.core import seed
+from unified.core.schema import build
+from unified.data.shards.write import ShardWriter
+from unified.pipeline.loader import StepLoader
 from unified.train.build import Parts
 from unified.train.build import build as build_parts
-from unified.train.engine import make_accelerator
+from unified.train.engines.accelerator import make_accelerator
 from unified.train.first_samples import begin_at_baselines
 from unified.train.trainer import Trainer
 

@@ -21,9 +21,9 @@ USED = {
     "pytest-randomly": ("CONTRIBUTING.md", "in any order"),
     "pytest-xdist": ("Makefile", "-n auto"),
     "ruff": ("Makefile", "$(BIN)/ruff check"),
-    "trackio": ("unified/train/trackers.py", '"trackio"'),
+    "trackio": ("unified/train/monitor/trackers.py", '"trackio"'),
     "types-pyyaml": ("pyproject.toml", "[tool.mypy]"),
-    "wandb": ("unified/train/trackers.py", '"wandb"'),
+    "wandb": ("unified/train/monitor/trackers.py", '"wandb"'),
 }
 """Packages that no code imports by name: where they are used."""
 

@@ -13,7 +13,7 @@ from tiny import write_recipe
 
 pytestmark = pytest.mark.distributed
 ROOT = Path(__file__).parent.parent
-UNIFIED = [sys.executable, "-c", "from unified.cli import main; main()"]
+UNIFIED = [sys.executable, "-c", "from unified.cli.main import main; main()"]
 
 
 def run(*arguments: str, expected: int = 0, folder: Path = ROOT) -> str:

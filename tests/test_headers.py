@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from unified.config import read_yaml
+from unified.core.schema import read_yaml
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes"

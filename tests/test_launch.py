@@ -9,10 +9,10 @@ from accelerate.commands.config.config_args import load_config_from_file
 from tiny import tiny_recipe
 
 from unified.cli.flags import with_flags
-from unified.config import build, read_yaml
-from unified.data.loader import check_split
-from unified.recipe import Recipe
-from unified.train.deepspeed_settings import deepspeed_settings
+from unified.config.recipe import Recipe
+from unified.core.schema import build, read_yaml
+from unified.pipeline.loader import check_split
+from unified.train.engines.deepspeed import deepspeed_settings
 
 LAUNCH = Path(__file__).parent.parent / "recipes" / "launch"
 SETTINGS = [(0, "none"), *[(n, kind) for n in (1, 2, 3) for kind in ("none", "optimizer")], (3, "all")]

@@ -1,129 +1,87 @@
-"""Imports go down the layers only; see docs/architecture.md."""
+"""Imports go one way: fourteen packages in strict order, and no circle of files; see docs/architecture.md."""
 
 import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "unified"
-WORDS = {
+ORDER = [
     "core",
-    "types",
-    "task",
-    "recipe",
-    "model_settings",
-    "bounds",
-    "config",
-    "log",
-    "seed",
-    "dist",
     "checkpoint",
-    "paths",
-    "errors",
-    "stopwatch",
-    "training_record",
-    "transfers",
-}
-TENSORS = {"nn", "modalities", "answers"}
-MEANING = {
-    "card",
-    "card_head",
-    "clients",
-    "configuration",
+    "nn",
+    "modalities",
+    "config",
+    "data",
+    "answers",
     "model",
-    "model_inputs",
-    "initial",
-    "baselines",
-    "queries",
-    "query_spec",
-    "asking",
-    "readings",
-    "object_readings",
-    "views",
-    "post_process",
-    "processor",
-    "publish",
-    "processor_files",
-    "processor_options",
+    "pipeline",
     "hub",
-    "export",
-    "labels",
-    "buckets",
-    "language_loss",
-    "layout",
-    "conditions",
-    "config_bounds",
-    "metrics",
-    "matching",
-    "task_loss",
-    "generation",
-    "intervals",
-    "small_samples",
-    "result_files",
-    "folding",
-    "upcycling",
-    "official",
-    "parameters",
-    "registration",
-    "weight_files",
-}
-MOVEMENT = ["data", "evaluate", "train", "reports"]  # each may import only what stands to its left
-LEVELS = {
-    **dict.fromkeys(WORDS, 0),
-    **dict.fromkeys(TENSORS, 1),
-    **dict.fromkeys(MEANING, 2),
-    **dict.fromkeys(MOVEMENT, 3),
-}
+    "evaluate",
+    "train",
+    "reports",
+    "cli",
+]
+"""Lowest first; a package imports only packages before it."""
+BESIDE = {"model", "pipeline"}
+"""Packages that stand beside each other, and do not import each other."""
+ROOT = {"__init__.py", "__main__.py", "py.typed", "_recipes", "_tokenizers", "testing", "integrations", "__pycache__"}
 ONLY_IN = {
     "webdataset": {"data"},
     "accelerate": {"train"},
     "deepspeed": {"train"},
     "tyro": {"cli"},
-    "huggingface_hub": {"core", "export", "publish"},
+    "huggingface_hub": {"core", "hub"},
 }
-FILES = sorted(
-    path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem not in ("__init__", "__main__")
-)
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE)
+NAMES = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in FILES]
+MODULES = dict(zip((name.removesuffix(".__init__") for name in NAMES), FILES, strict=True))
 
 
-def part(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-
-
-def imported(path: Path) -> set[str]:
-    names: set[str] = set()
+def imported(path: Path) -> Iterator[str]:
+    """The modules that a file imports, wherever the import stands."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import; write the full name"
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return names
+            whole = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in MODULES else str(node.module) for name in whole)
 
 
-def may_import(importer: str, imported_part: str) -> bool:
-    if importer == "cli" or importer == imported_part:
-        return True
-    above, below = LEVELS[importer], LEVELS[imported_part]
-    if above == below == 3:
-        return MOVEMENT.index(imported_part) < MOVEMENT.index(importer)
-    return below < above or (above == below and above in (0, 2))
+def package(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0]
+
+
+def test_the_root_holds_packages_alone() -> None:
+    assert {path.name for path in PACKAGE.iterdir()} <= {*ORDER, *ROOT}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_go_down(path: Path) -> None:
-    importer = part(path)
-    assert importer == "cli" or importer in LEVELS, f"{path}: name its layer in tests/test_layers.py"
+    own = package(path)
+    below = {*ORDER[: ORDER.index(own) + 1]} - (BESIDE - {own} if own in BESIDE else set())
     for name in imported(path):
         top, *rest = name.split(".")
-        if top == "unified" and rest and rest[0] != "__version__":
-            assert may_import(importer, rest[0]), f"{path}: imports {name}, which is not below {importer}"
+        if top == "unified":
+            assert rest, f"{path}: imports the whole package"
+            assert rest[0] in below, f"{path}: imports {name}, which is not below {own}"
         if top in ONLY_IN:
-            assert importer in ONLY_IN[top], f"{path}: imports {top}, which belongs to {sorted(ONLY_IN[top])}"
+            assert own in ONLY_IN[top], f"{path}: imports {top}, which belongs to {sorted(ONLY_IN[top])}"
+
+
+def test_no_circle_of_files() -> None:
+    files = {name: {other for other in imported(path) if other in MODULES} - {name} for name, path in MODULES.items()}
+    try:
+        list(TopologicalSorter(files).static_order())
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
 def test_tensor_code_knows_no_tasks_and_no_collectives() -> None:
     for path in FILES:
-        if part(path) == "nn":
+        if package(path) == "nn":
             for name in imported(path):
-                assert not name.startswith(("torch.distributed", "unified.task", "unified.recipe")), f"{path}: {name}"
+                assert not name.startswith(("torch.distributed", "unified.config")), f"{path}: {name}"

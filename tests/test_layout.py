@@ -3,7 +3,6 @@
 import ast
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -47,7 +46,7 @@ def test_no_global_randomness() -> None:
     for path in SOURCES:
         if "unified" in path.parts and path.name != "seed.py":
             for word in ("torch.manual_seed", "np.random.seed", "random.seed(", "import random"):
-                assert word not in path.read_text(), f"{path}: {word}; draw from unified/seed.py"
+                assert word not in path.read_text(), f"{path}: {word}; draw from unified/core/seed.py"
 
 
 @pytest.mark.slow
@@ -57,10 +56,3 @@ def test_wheel_contains_specs_and_recipes(tmp_path: Path) -> None:
     names = ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     assert any(name.startswith("unified/_tokenizers/text/") for name in names)
     assert any(name.startswith("unified/_recipes/") for name in names)
-
-
-def test_files_of_tests_have_names_of_their_own() -> None:
-    names = Counter(
-        path.name for path in (ROOT / "tests").rglob("*.py")
-    )  # without packages pytest takes equal ones for the same
-    assert [name for name, count in names.items() if count > 1] == []

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from unified.config import RecipeError, build, read_yaml
-from unified.data.augment import build_transforms
-from unified.data.commands import KINDS
-from unified.data.scenes import SceneCollator
+from unified.config.labels import load_labels
+from unified.config.recipe import Recipe
+from unified.config.task import Match
+from unified.core.schema import RecipeError, build, read_yaml
+from unified.data.augment.augment import build_transforms
+from unified.data.commands.shards import KINDS
 from unified.evaluate.spec import load_spec
-from unified.labels import load_labels
 from unified.modalities import load_tokenizers
-from unified.modalities.image import ImageTokenizer
-from unified.model_settings import ExpertSettings
-from unified.recipe import Recipe
-from unified.task import Match
-from unified.train.build import check_task
+from unified.modalities.image.tokenizer import ImageTokenizer
+from unified.nn.moe.settings import ExpertSettings
+from unified.pipeline.dense_collate import SceneCollator
+from unified.train.validate import check_task
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unified import cli
-from unified.log import logger
-from unified.modalities.image import ImageTokenizer
-from unified.model_settings import ImageSettings, ModelSettings, TextSettings
+from unified.cli.main import call
+from unified.cli.train import train
+from unified.config.model import ModelSettings
+from unified.core.log import logger
+from unified.modalities.image.settings import ImageSettings
+from unified.modalities.image.tokenizer import ImageTokenizer
+from unified.modalities.text.settings import TextSettings
 
 PAGE = Path(__file__).parent.parent / "docs" / "your-own-data.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -41,9 +44,9 @@ def command(line: str) -> str:
     words = [str(found) for word in arguments for found in (sorted(Path().glob(word)) if "*" in word else [word])]
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         if words[0] == "train":
-            cli.train(words[1:])
+            train(words[1:])
         else:
-            cli.app.call(words, "")
+            call(words, "")
     return printed.getvalue()
 
 

@@ -11,12 +11,12 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from unified import seed
-from unified.config import build
-from unified.data.write import ShardWriter
-from unified.dist import rank
-from unified.model_settings import ExpertSettings
-from unified.recipe import Recipe
+from unified.config.recipe import Recipe
+from unified.core import seed
+from unified.core.distributed import rank
+from unified.core.schema import build
+from unified.data.shards.write import ShardWriter
+from unified.nn.moe.settings import ExpertSettings
 from unified.train.trainer import Trainer
 
 COLOURS = {"red": (230, 40, 40), "green": (40, 200, 60), "blue": (40, 60, 230), "grey": (128, 128, 128)}

@@ -16,26 +16,25 @@ from typing import TYPE_CHECKING, Any
 # slow each other down many times over. Read when torch is imported, so it stands before anything that imports it.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-__version__ = "0.1.0.dev0"
-
-from unified import registration
+from unified.core.version import __version__
+from unified.hub import registration
 
 if TYPE_CHECKING:
-    from unified.hub import load
-    from unified.model import UnifiedModel
-    from unified.processor import UnifiedProcessor
-    from unified.recipe import Recipe
-    from unified.task import Match, Task
+    from unified.config.recipe import Recipe
+    from unified.config.task import Match, Task
+    from unified.hub.load import load
+    from unified.model.pretrained import UnifiedModel
+    from unified.model.processor import UnifiedProcessor
 
 __all__ = ["Match", "Recipe", "Task", "UnifiedModel", "UnifiedProcessor", "__version__", "load"]
 
 _HOMES = {
-    "Match": "task",
-    "Recipe": "recipe",
-    "Task": "task",
-    "UnifiedModel": "model",
-    "UnifiedProcessor": "processor",
-    "load": "hub",
+    "Match": "config.task",
+    "Recipe": "config.recipe",
+    "Task": "config.task",
+    "UnifiedModel": "model.pretrained",
+    "UnifiedProcessor": "model.processor",
+    "load": "hub.load",
 }
 
 

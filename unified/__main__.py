@@ -1,6 +1,6 @@
 """`python -m unified`, and so `torchrun -m unified train RECIPE`: the `unified` command."""
 
-from unified.cli import main
+from unified.cli.main import main
 
 if __name__ == "__main__":
     main()

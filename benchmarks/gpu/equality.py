@@ -13,10 +13,13 @@ from torch import Tensor
 from benchmarks.gpu.made import CLASSES, write_squares
 from benchmarks.gpu.setting import MissedError, Setting, experts_of
 from benchmarks.step import Shape
-from unified.data.loader import StepLoader
-from unified.model_settings import ImageSettings, ModelSettings, QuerySettings, TextSettings
-from unified.recipe import DataSettings, Recipe
-from unified.task import Map, Match, Regress, Task
+from unified.config.model import ModelSettings
+from unified.config.recipe import DataSettings, Recipe
+from unified.config.task import Map, Match, Regress, Task
+from unified.modalities.image.settings import ImageSettings
+from unified.modalities.text.settings import TextSettings
+from unified.nn.queries.settings import QuerySettings
+from unified.pipeline.loader import StepLoader
 from unified.train.build import Parts, build
 from unified.train.step import Item, StepModel
 

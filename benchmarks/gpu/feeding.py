@@ -14,11 +14,11 @@ from accelerate.state import AcceleratorState
 
 from benchmarks.gpu.made import write_photographs
 from benchmarks.gpu.setting import Setting, pinned, recipe_of, seconds_of, slots_of
-from unified.data.loader import StepLoader
+from unified.config.recipe import DataSettings, Recipe, TrainSettings
+from unified.core.types import Tokens
 from unified.modalities import load_tokenizers
-from unified.recipe import DataSettings, Recipe, TrainSettings
+from unified.pipeline.loader import StepLoader
 from unified.train import loop
-from unified.types import Tokens
 
 SHARE = 0.9
 """Of the cores for loader processes."""

@@ -13,9 +13,9 @@ from PIL import Image
 
 from benchmarks.drawn import glyph, photograph
 from benchmarks.gpu.setting import SkippedError
-from unified import seed
-from unified.data.build import characters
-from unified.data.write import ShardWriter
+from unified.core import seed
+from unified.data.builders import characters
+from unified.data.shards.write import ShardWriter
 
 CLASSES = ("ground", "red", "green")
 NAMES = ("one", "two", "three", "four", "five", "six", "seven", "eight")

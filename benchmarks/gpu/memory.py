@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.setting import MissedError, Setting, pinned, recipe_of, slots_of, trainer_of
-from unified.errors import UserError
-from unified.train.plan import make_plan
+from unified.core.errors import UserError
+from unified.train.dry_run.plan import make_plan
 
 SHARE, PRETENDED = 0.95, 64 * 2**20
 SMALLER = 0.9

@@ -6,9 +6,9 @@ from typing import Any
 from benchmarks.gpu.feeding import last_records
 from benchmarks.gpu.made import write_quickstart
 from benchmarks.gpu.setting import Setting
-from unified.config import build, read_yaml
-from unified.paths import data_folder
-from unified.recipe import Recipe
+from unified.config.recipe import Recipe
+from unified.core.paths import data_folder
+from unified.core.schema import build, read_yaml
 
 STEPS = 200
 

@@ -13,19 +13,22 @@ from accelerate.state import AcceleratorState
 
 from benchmarks.gemm import BASE
 from benchmarks.step import Shape, draw
-from unified.data.loader import Report, Step
-from unified.data.schedule import Slot
-from unified.modalities.image import patches
-from unified.model import text_tokens
-from unified.model_settings import ExpertSettings, ImageSettings, ModelSettings, TextSettings
-from unified.recipe import Recipe, TrainSettings
-from unified.task import Match, Task
+from unified.config.model import ModelSettings
+from unified.config.recipe import Recipe, TrainSettings
+from unified.config.task import Match, Task
+from unified.core.types import Batch
+from unified.modalities.image.patches import patches
+from unified.modalities.image.settings import ImageSettings
+from unified.modalities.text.settings import TextSettings
+from unified.modalities.text.tokenizer import text_tokens
+from unified.nn.moe.settings import ExpertSettings
+from unified.pipeline.loader import Report, Step
+from unified.pipeline.schedule import Slot
 from unified.train.build import Parts, build
-from unified.train.engine import make_accelerator
+from unified.train.engines.accelerator import make_accelerator
+from unified.train.monitor.progress import used
 from unified.train.precision import has_fast_bf16
-from unified.train.progress import used
 from unified.train.trainer import Trainer
-from unified.types import Batch
 
 WORDS = 2048
 """Of the text tokenizer that comes with the project."""

@@ -1,7 +1,8 @@
 """A training step of base size in bf16 as the trainer makes it, and beside `transformers`' CLIP of equal size.
 
-MFU: operations of forward and backward pass (`unified.train.flops`) over time and peak, that of products measured here
-and that of the data sheet. Stalls: calls that make the host wait, of which `torch.cuda.set_sync_debug_mode` warns.
+MFU: operations of forward and backward pass (`unified.train.dry_run.flops`) over time and peak, that of products
+measured here and that of the data sheet. Stalls: calls that make the host wait, of which
+`torch.cuda.set_sync_debug_mode` warns.
 """
 
 import re
@@ -17,9 +18,9 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.gpu.setting import Setting, pinned, recipe_of, seconds_of, slots_of, stepping, trainer_of
 from benchmarks.measure import best_seconds
 from benchmarks.step import clip, draw, ours
-from unified.train.flops import gemm_peak
+from unified.train.dry_run.flops import gemm_peak
+from unified.train.dry_run.workload import Cost, bucketed_on, work
 from unified.train.precision import PRECISIONS
-from unified.train.work import Cost, bucketed_on, work
 
 DATA_SHEET = ((r"H[12]00(?!.*PCIe)", 989e12), (r"H100.*PCIe", 756e12), (r"A100|A800", 312e12), (r"L40S", 362e12))
 """Dense bf16 operations a second, by what the device's name holds (NVIDIA's data sheets)."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.setting import MissedError, Setting, pinned, recipe_of, seconds_of, slots_of, stepping, trainer_of
-from unified.recipe import EngineSettings
+from unified.config.recipe import EngineSettings
 
 STEPS = 5
 APART = 0.05

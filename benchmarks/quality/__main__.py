@@ -19,10 +19,10 @@ from benchmarks.quality.scores import Question, asked_of, questions
 from benchmarks.quality.summary import sampling, summarise
 from benchmarks.quality.table import markdown
 from benchmarks.quality.variants import VARIANTS
-from unified import log
-from unified.config import build, read_yaml
-from unified.errors import UserError
-from unified.recipe import Recipe
+from unified.config.recipe import Recipe
+from unified.core import log
+from unified.core.errors import UserError
+from unified.core.schema import build, read_yaml
 
 STEPS = 500
 

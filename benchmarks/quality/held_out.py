@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unified.data.augment import augment, build_transforms
-from unified.data.decode import decode
-from unified.data.shards import Shards
-from unified.data.write import ShardWriter, complete_folder
-from unified.labels import load_labels
-from unified.task import Match, Task
+from unified.config.labels import load_labels
+from unified.config.task import Match, Task
+from unified.data.augment.augment import augment, build_transforms
+from unified.data.samples.decode import decode
+from unified.data.shards.shards import Shards
+from unified.data.shards.write import ShardWriter, complete_folder
 
 FONTS = ("data/glyphs/test_fonts", "data/glyphs/validation")
 """Fonts that no training data hold; glyphs that equal a glyph of training are left out in them."""

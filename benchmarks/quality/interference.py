@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 
-from unified.recipe import Recipe
-from unified.reports.interference import ALL, measure
+from unified.config.recipe import Recipe
+from unified.reports.experts.interference import ALL, measure
 from unified.reports.source import Questions, open_subject
 
 BATCHES = 8

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.variants import SPECIALISTS, VARIANTS, Variant
-from unified.config import RecipeError, build, merge, nearest, read_yaml
-from unified.data.schedule import count
-from unified.recipe import Recipe
+from unified.config.recipe import Recipe
+from unified.core.schema import RecipeError, build, merge, nearest, read_yaml
+from unified.pipeline.schedule import count
 
 BASE = "recipes/quickstart.yaml"
 OWN: dict[str, Any] = {

@@ -9,10 +9,10 @@ from typing import Any
 
 from benchmarks.quality.plan import Run
 from benchmarks.quality.scores import Score
-from unified.config import RecipeError, build, read_yaml
-from unified.data.schedule import samples_before
-from unified.recipe import Recipe
-from unified.train.recipe_diff import differences, plain
+from unified.config.recipe import Recipe
+from unified.core.schema import RecipeError, build, read_yaml
+from unified.pipeline.schedule import samples_before
+from unified.train.monitor.recipe_diff import differences, plain
 
 FORMAT = 1
 FILE = "result.json"

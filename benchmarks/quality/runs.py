@@ -11,13 +11,15 @@ from benchmarks.quality.interference import between_tasks
 from benchmarks.quality.plan import Run
 from benchmarks.quality.results import Result
 from benchmarks.quality.scores import Question, asked_of, spec
-from unified import checkpoint, hub, parameters
-from unified.data.schedule import samples_before
+from unified import checkpoint
 from unified.evaluate.results import write_results
 from unified.evaluate.run import evaluate
+from unified.hub.load import load
+from unified.model import parameter_count
+from unified.pipeline.schedule import samples_before
 from unified.train import loop
-from unified.train.progress import duration
-from unified.train.records import read_metrics
+from unified.train.monitor.progress import duration
+from unified.train.monitor.records import read_metrics
 
 
 def carry_out(runs: Sequence[Run], out: Path, questions: Mapping[str, Question]) -> Iterator[tuple[Run, Result]]:
@@ -78,7 +80,7 @@ def _carry_out(run: Run, folder: Path, questions: Mapping[str, Question]) -> Res
 
 def _scored(run: Run, folder: Path, asked: Mapping[str, Question]) -> Result:
     """The run's weights on every question."""
-    model, processor = hub.load(folder)
+    model, processor = load(folder)
     found = evaluate(model, processor, [spec(asked)], name=run.name, command="python -m benchmarks.quality")
     write_results(folder / "results.json", found)  # with every item, for `unified compare`
     return Result(
@@ -88,8 +90,8 @@ def _scored(run: Run, folder: Path, asked: Mapping[str, Question]) -> Result:
         samples=samples_before(run.recipe, run.seed, run.recipe.max_steps),
         seconds=results.training_seconds(run.recipe, read_metrics(folder / "metrics.jsonl")),
         threads=torch.get_num_threads(),
-        stored=parameters.stored(model.config).total,
-        active=parameters.active(model.config).total,
+        stored=parameter_count.stored(model.config).total,
+        active=parameter_count.active(model.config).total,
         interference=between_tasks(folder, run.recipe) if len(run.tasks) > 1 else {},
         scores={name: question.score(found) for name, question in asked.items()},
     )

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unified import seed
 from unified.answers.boxes import corners, overlap
-from unified.answers.map import (
+from unified.answers.map.maps import (
     bin_centres,
     class_loss,
     density,
@@ -26,9 +25,9 @@ from unified.answers.map import (
     sig_loss,
 )
 from unified.answers.masks import MaskWeights, class_mask_loss, class_scores
-from unified.answers.objects import boxes_of, detections, masks_of, panoptic
-from unified.answers.presence import presence_loss
-from unified.answers.regress import (
+from unified.answers.regress.attributes import presence_loss
+from unified.answers.regress.objects import boxes_of, detections, masks_of, panoptic
+from unified.answers.regress.set_prediction import (
     ObjectQueries,
     Objects,
     SetWeights,
@@ -37,9 +36,10 @@ from unified.answers.regress import (
     set_loss,
     triplet_loss,
 )
-from unified.nn.queries import Interpreter, Memory, PointEmbedding, Pyramid, grid_points
-from unified.nn.query_decoder import QueryDecoder
-from unified.types import IGNORE
+from unified.core import seed
+from unified.core.types import IGNORE
+from unified.nn.queries.decoder import QueryDecoder
+from unified.nn.queries.modules import Interpreter, Memory, PointEmbedding, Pyramid, grid_points
 
 BATCH, GRID, FINE, ENCODER, WIDTH, CLASSES = 4, 8, 32, 48, 64, 3
 STEPS, LR = 200, 5e-3

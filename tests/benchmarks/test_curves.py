@@ -10,10 +10,10 @@ from PIL import Image
 from squares import content, write_squares
 
 from benchmarks.curves import HELD_OUT, SEEN, TRAINING, WINDOW, averaged, main, metric_panels
-from unified.config import build
+from unified.config.recipe import Recipe
+from unified.core.schema import build
 from unified.evaluate.results import read_results
-from unified.recipe import Recipe
-from unified.reports.run import Curve
+from unified.reports.run.read import Curve
 from unified.train import loop
 
 BLUE, ORANGE = (31, 119, 180), (255, 127, 14)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from benchmarks.generalist import main, table
+from unified.core.types import DataError
 from unified.evaluate.table import MAIN
-from unified.types import DataError
 
 
 def entry(name: str, features: str, protocol: str, value: float, low: float, high: float, *of: float) -> dict[str, Any]:

@@ -6,9 +6,9 @@ import yaml
 from squares import recipe, write_squares
 
 from benchmarks.own_filters import SLOTS, TASKS, company, scores
-from unified.config import build, read_yaml
+from unified.config.recipe import Recipe
+from unified.core.schema import build, read_yaml
 from unified.evaluate.spec import load_spec
-from unified.recipe import Recipe
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "queries_cpu.yaml"
 

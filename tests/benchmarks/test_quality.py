@@ -18,11 +18,11 @@ from benchmarks.quality.scores import Question, Score, questions
 from benchmarks.quality.summary import Estimate, estimate, gap, relative, sampling, summarise
 from benchmarks.quality.table import markdown
 from benchmarks.quality.variants import SPECIALISTS, VARIANTS
-from unified.config import RecipeError, build, read_yaml
-from unified.data.schedule import samples_before
+from unified.config.recipe import Recipe
+from unified.core.schema import RecipeError, build, read_yaml
 from unified.evaluate.spec import Masked, Retrieval
-from unified.recipe import Recipe
-from unified.train.stop import StopRequest
+from unified.pipeline.schedule import samples_before
+from unified.train.faults.stop_signal import StopRequest
 
 HIGHER = {"names": True, "words": False}
 TASKS = ("names", "words")

@@ -8,9 +8,9 @@ import yaml
 from squares import content, write_squares
 
 from benchmarks.specialists import main, specialist
-from unified.config import build, read_yaml
-from unified.data.schedule import samples_before
-from unified.recipe import Recipe
+from unified.config.recipe import Recipe
+from unified.core.schema import build, read_yaml
+from unified.pipeline.schedule import samples_before
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "queries_cpu.yaml"
 

@@ -11,18 +11,18 @@ import yaml
 from commands import RECIPE, recipe_file, run
 from failing_store import FailingStore
 from PIL import Image
-from test_export import SETTINGS, write_run
 
-from unified import hub
+from tests.hub.test_export import SETTINGS, write_run
 from unified.checkpoint.place import CheckpointError, checkpoints_of
-from unified.config import build, read_yaml
+from unified.config.recipe import Recipe
 from unified.core.consent import ConsentError, allow_commands
+from unified.core.schema import build, read_yaml
+from unified.core.types import DataError
 from unified.evaluate.sources import open_source
 from unified.evaluate.spec import load_spec
-from unified.recipe import Recipe
+from unified.hub.load import Loaded, write
 from unified.reports.source import find_recipe
 from unified.train.build import build as build_parts
-from unified.types import DataError
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_commands_of_run_folders_need_consent(tmp_path: Path, trace: Path, capfd
     recipe = recipe_file(tmp_path, tasks=words(trace), data={"workers": 0, "retries": 0})
     parts, folder = build_parts(build(Recipe, read_yaml(recipe), "a.yaml")), tmp_path / "model"
     folder.mkdir()
-    hub.write(hub.Loaded(parts.model, parts.processor, "x"), folder, "x")
+    write(Loaded(parts.model, parts.processor, "x"), folder, "x")
     (folder / "recipe.yaml").write_text(recipe.read_text())
     command = ("report", "interference", str(folder), "--batches", "2")
     status, told = run(capfd, *command)

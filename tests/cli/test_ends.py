@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from unified import cli, hub
 from unified.cli import ends
-from unified.config import RecipeError
+from unified.cli.export import export
+from unified.cli.train import TRAIN_HELP, train
+from unified.core.schema import RecipeError
 from unified.evaluate.commands import eval_command
+from unified.hub import load
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -34,9 +36,9 @@ def test_ctrl_c_ends_a_command_with_status_130_and_a_word(capsys: pytest.Capture
 
 def test_train_takes_the_flag_that_the_launcher_of_deepspeed_adds(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.train(["--local_rank=0", "--help"])
+        train(["--local_rank=0", "--help"])
     assert caught.value.code == 0
-    assert capsys.readouterr().out == cli.TRAIN_HELP
+    assert capsys.readouterr().out == TRAIN_HELP
 
 
 def test_errors_of_the_file_system_end_a_command_with_their_message() -> None:
@@ -55,7 +57,7 @@ def test_a_place_for_results_is_checked_before_the_model_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Callable[[Path], Path], expected: str
 ) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(hub, "load", lambda _: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(load, "load", lambda _: pytest.fail("the model was loaded"))
     with pytest.raises(RecipeError, match=expected):
         eval_command("anything", ["digits"], out=place(tmp_path))
 
@@ -63,7 +65,7 @@ def test_a_place_for_results_is_checked_before_the_model_is_loaded(
 def test_export_does_not_write_over_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
     with pytest.raises(RecipeError, match="a file is there already"):
-        cli.export(tmp_path / "run", tmp_path / "file")
+        export(tmp_path / "run", tmp_path / "file")
     assert (tmp_path / "file").read_text() == "kept"
 
 
@@ -96,7 +98,7 @@ def test_threads_wait_passively_in_every_command_before_torch_is_loaded() -> Non
 )
 def test_processes_of_a_dry_run_are_a_number(arguments: list[str], expected: str) -> None:
     with pytest.raises(SystemExit, match=f"error: {expected}"):
-        cli.train([str(ROOT / "recipes" / "quickstart.yaml"), *arguments])
+        train([str(ROOT / "recipes" / "quickstart.yaml"), *arguments])
 
 
 SECRET = "Hunter2secret"

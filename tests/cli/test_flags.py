@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from unified.cli.flags import with_flags
-from unified.config import RecipeError, build, read_yaml
-from unified.model_settings import ExpertSettings
-from unified.recipe import Recipe, StartSettings
+from unified.config.recipe import Recipe, StartSettings
+from unified.core.schema import RecipeError, build, read_yaml
+from unified.nn.moe.settings import ExpertSettings
 
 YAML = """
 tasks:

@@ -8,9 +8,11 @@ import pytest
 import torch
 from small_models import random_inputs, small_model, words_and_images, written
 
-from unified import checkpoint, cli, hub
-from unified.model_settings import ExpertSettings
-from unified.processor import UnifiedProcessor
+from unified import checkpoint
+from unified.cli.main import main
+from unified.hub.load import load
+from unified.model.processor import UnifiedProcessor
+from unified.nn.moe.settings import ExpertSettings
 
 EXPERTS = ExpertSettings(count=4, layers="all")
 
@@ -22,7 +24,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     monkeypatch.setattr(sys, "argv", ["unified", "fold", *map(str, arguments)])
-    cli.main()
+    main()
 
 
 def test_a_table_is_printed_and_the_folder_loads(
@@ -39,7 +41,7 @@ def test_a_table_is_printed_and_the_folder_loads(
         assert f"row {row}" in printed
     assert "task caption" in printed
     assert f"written to {out}" in printed
-    before, after = hub.load(source)[0], hub.load(out)[0]
+    before, after = load(source)[0], load(out)[0]
     with torch.no_grad():
         a, b = (model(**random_inputs(before), family="classify").logits_per_image for model in (before, after))
     torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
@@ -49,7 +51,7 @@ def test_rows_may_be_named_themselves_and_what_is_served_is_said(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(monkeypatch, source, tmp_path / "dense", "--rows", "10011000")
-    assert hub.load(tmp_path / "dense")[0].config.experts["rows"] == ["10011000"]
+    assert load(tmp_path / "dense")[0].config.experts["rows"] == ["10011000"]
     printed = capsys.readouterr().out
     assert "serves        row 10011000; other kinds of tokens are refused" in printed
     assert "parameters for 1 row\n" in printed
@@ -66,13 +68,13 @@ def test_a_run_is_folded_from_its_newest_checkpoint(tmp_path: Path, monkeypatch:
     )
     pixels = random_inputs(model)["pixel_values"]
     with torch.no_grad():
-        expected, found = (each.embed(pixel_values=pixels) for each in (model, hub.load(tmp_path / "dense")[0]))
+        expected, found = (each.embed(pixel_values=pixels) for each in (model, load(tmp_path / "dense")[0]))
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
 def test_experts_are_kept_where_asked(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(monkeypatch, source, tmp_path / "same", "--keep-experts")
-    before, after = (hub.load(folder)[0] for folder in (source, tmp_path / "same"))
+    before, after = (load(folder)[0] for folder in (source, tmp_path / "same"))
     assert after.config.experts == before.config.experts
     assert all(torch.equal(tensor, after.state_dict()[name]) for name, tensor in before.state_dict().items())
 

@@ -12,7 +12,8 @@ import yaml
 from commands import recipe_file, run
 from PIL import Image
 
-from unified import cli
+from unified.cli.export import export
+from unified.cli.train import train
 from unified.core.atomic_files import replace_file, replacing_files
 
 RECORDS = ("log.txt", ".lock")
@@ -43,14 +44,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data, an image, a recipe, a spec, a run of two steps and its export."""
     folder = tmp_path_factory.mktemp("trained")
     recipe = recipe_file(folder, train={"log_every": 1, "save_every": 1})
-    cli.train([str(recipe), "--out", str(folder / "run")])
+    train([str(recipe), "--out", str(folder / "run")])
     words = {"kind": "masked", "data": str(folder / "data")}
     (folder / "spec.yaml").write_text(yaml.safe_dump({"evaluations": {"words": words}}))
     for name in ("a", "b"):
         (folder / "photos" / name).mkdir(parents=True)
         for number in range(3):
             Image.effect_noise((40, 40), 90).convert("RGB").save(folder / "photos" / name / f"{number}.png")
-    cli.export(folder / "run", folder / "exported")
+    export(folder / "run", folder / "exported")
     return folder
 
 
@@ -127,7 +128,7 @@ def test_an_export_replaces_an_earlier_one_and_its_other_files(trained: Path, tm
     shutil.copytree(trained / "exported", out)
     for name in ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "notes.txt"):
         (out / name).write_text("old")
-    cli.export(trained / "run", out)
+    export(trained / "run", out)
     assert contents(out) == {
         **contents(trained / "exported"),
         "notes.txt": b"old",

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from unified import __version__, cli, hub
+from unified import __version__
 from unified.cli import ends
-from unified.config import RecipeError
+from unified.cli.main import main
+from unified.core.schema import RecipeError
 from unified.evaluate.commands import eval_command
+from unified.hub import load
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -28,7 +30,7 @@ def test_the_package_is_a_program_that_tells_its_version() -> None:
 def test_help_versions_and_wrong_commands_are_told_without_torch() -> None:
     code = """
 import contextlib, io, json, sys
-from unified.cli import main
+from unified.cli.main import main
 found = {}
 for line in ["--help", "--version", "eval --help", "shards build --help", "train --help", "help push", "evaluate",
              "export --no-such-flag"]:
@@ -60,7 +62,7 @@ print(json.dumps(found))
 def test_misspelt_commands_name_the_nearest(line: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["unified", *line.split()])
     with pytest.raises(SystemExit, match=f"error: .*{message}"):
-        cli.main()
+        main()
 
 
 def test_a_closed_pipe_ends_a_command_without_a_word() -> None:
@@ -84,13 +86,13 @@ def test_the_help_of_eval_shows_that_several_specs_may_follow(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["unified", "eval", "--help"])
     with pytest.raises(SystemExit):
-        cli.main()
+        main()
     assert "SPEC [SPEC ...]" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("specs", [["digtis"], ["digits", "no/such/folder"]])
 def test_a_wrong_spec_is_told_before_the_model_is_loaded(specs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "load", lambda _: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(load, "load", lambda _: pytest.fail("the model was loaded"))
     with pytest.raises(RecipeError, match="neither a name in recipes/eval, a YAML file nor a data folder"):
         eval_command("anything", specs)
 
@@ -98,4 +100,4 @@ def test_a_wrong_spec_is_told_before_the_model_is_loaded(specs: list[str], monke
 def test_push_is_private_or_public_not_both(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["unified", "push", "out", "org/name", "--private", "--public"])
     with pytest.raises(SystemExit, match="--private and --public exclude each other"):
-        cli.main()
+        main()

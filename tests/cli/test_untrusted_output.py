@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from commands import recipe_file, run
 
-from unified.data.write import ShardWriter
+from unified.data.shards.write import ShardWriter
 
 SECRET = "Hunter2secret"
 URL = f"http://user:{SECRET}@127.0.0.1:9/x.tar"

@@ -9,8 +9,8 @@ from commands import recipe_file, run
 from unified.cli import app
 from unified.cli.flags import flags_of, with_flags
 from unified.cli.wrong_flags import describe
-from unified.config import build, read_yaml
-from unified.recipe import Recipe
+from unified.config.recipe import Recipe
+from unified.core.schema import build, read_yaml
 
 UNKNOWN = "expected one of its flags, got"
 

@@ -18,7 +18,7 @@ from unified.core.folders import (
     subfolders,
     walk_folder,
 )
-from unified.types import DataError
+from unified.core.types import DataError
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 

@@ -15,15 +15,16 @@ from transformers import AutoModel, AutoProcessor
 
 import tests.loopback_strange as loopback
 from tests.loopback_hub import COMMIT
-from unified import hub, publish
+from unified.config.recipe import Recipe, StartSettings
+from unified.config.task import Match, Task
 from unified.core import hub_files
+from unified.core.errors import UserError
 from unified.core.hub_files import AbsentError, HubError, HubName, hub_name, is_hub_name
-from unified.errors import UserError
-from unified.modalities.text import TextTokenizer
-from unified.processor import UnifiedProcessor
-from unified.recipe import Recipe, StartSettings
-from unified.task import Match, Task
-from unified.train.run_folder import RunFolder
+from unified.hub import publish
+from unified.hub.load import load, model_folder, open_model, pinned, repository, training_record, write
+from unified.modalities.text.tokenizer import TextTokenizer
+from unified.model.processor import UnifiedProcessor
+from unified.train.monitor.run_folder import RunFolder
 from unified.train.training_data import with_pinned_start
 
 
@@ -78,22 +79,22 @@ def test_names_on_the_hub(reference: str, name: HubName | None) -> None:
 )
 def test_revisions_that_are_none_are_told(revision: str, exported: Path) -> None:
     with pytest.raises(HubError, match=r"expected a branch, a tag or a commit after org/tiny@, got") as caught:
-        hub.load(f"org/tiny@{revision}")
+        load(f"org/tiny@{revision}")
     assert "\n" not in str(caught.value)
     with pytest.raises(HubError, match="expected a branch, a tag or a commit"):
-        hub.load("org/tiny", revision=revision)
+        load("org/tiny", revision=revision)
     with pytest.raises(HubError, match="expected it once"):
-        hub.load("org/tiny@v1", revision="v1")
+        load("org/tiny@v1", revision="v1")
 
 
 def test_a_folder_with_an_at_sign_is_a_folder(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "org").mkdir()
     (tmp_path / "org" / "tiny@v1").symlink_to(exported)
     monkeypatch.chdir(tmp_path)
-    assert hub.open_model("org/tiny@v1").hub_name is None
-    assert hub.pinned("org/tiny@v1") == "org/tiny@v1"
+    assert open_model("org/tiny@v1").hub_name is None
+    assert pinned("org/tiny@v1") == "org/tiny@v1"
     with pytest.raises(HubError, match="revision: expected a name on the hub"):
-        hub.load("org/tiny@v1", revision="v1")
+        load("org/tiny@v1", revision="v1")
 
 
 @pytest.mark.parametrize(
@@ -110,9 +111,9 @@ def test_a_folder_with_an_at_sign_is_a_folder(exported: Path, tmp_path: Path, mo
         ("numbers", "the hub gave none: "),
     ],
 )
-@pytest.mark.parametrize("door", [hub.load, UnifiedProcessor.from_pretrained, hub.training_record, hub.pinned])
+@pytest.mark.parametrize("door", [load, UnifiedProcessor.from_pretrained, training_record, pinned])
 def test_what_a_hub_answers_is_one_line(server: str, kind: str, message: str, door: object) -> None:
-    if kind == "lost" and door is hub.pinned:
+    if kind == "lost" and door is pinned:
         pytest.skip("no file but the configuration is fetched")
     with pytest.raises(HubError, match=message) as caught:
         door(f"org/{kind}")  # type: ignore[operator]
@@ -138,19 +139,19 @@ def test_what_a_hub_answers_to_an_upload_is_one_line(server: str, exported: Path
 def test_a_revision_is_resolved_and_recorded_wherever_a_name_is_taken(
     server: str, exported: Path, tmp_path: Path
 ) -> None:
-    loaded = hub.open_model("org/tiny@v1")
-    assert loaded.source == f"org/tiny@{COMMIT}" == hub.pinned("org/tiny")
-    assert hub.repository("org/tiny@v1") == "org/tiny"
-    hub.write(loaded, tmp_path, "copy")
+    loaded = open_model("org/tiny@v1")
+    assert loaded.source == f"org/tiny@{COMMIT}" == pinned("org/tiny")
+    assert repository("org/tiny@v1") == "org/tiny"
+    write(loaded, tmp_path, "copy")
     card = (tmp_path / "README.md").read_text()
     assert f"made from | org/tiny@{COMMIT}" in card
     assert "base_model: org/tiny\n" in card
     mian = r"org/tiny: no revision 'mian'; did you mean 'main'\? There are: main, v1"
-    for door in (hub.load, hub.training_record, hub.model_folder, UnifiedProcessor.from_pretrained):
+    for door in (load, training_record, model_folder, UnifiedProcessor.from_pretrained):
         with pytest.raises(AbsentError, match=mian):
             door("org/tiny@mian")
     with pytest.raises(AbsentError, match=mian):
-        hub.load("org/tiny", revision="mian")
+        load("org/tiny", revision="mian")
     with pytest.raises(UserError, match=mian):
         TextTokenizer.load("org/tiny@mian", 8)
     text = TextTokenizer.load("org/tiny@v1", 8)
@@ -160,7 +161,7 @@ def test_a_revision_is_resolved_and_recorded_wherever_a_name_is_taken(
 
 
 def test_the_auto_classes_fetch_as_load_does(server: str, exported: Path) -> None:
-    expected = hub.load(exported)[0].state_dict()
+    expected = load(exported)[0].state_dict()
     for name in ("org/tiny", "org/outside"):
         model = AutoModel.from_pretrained(name, revision="v1")
         assert all(torch.equal(tensor, expected[key]) for key, tensor in model.state_dict().items())
@@ -169,20 +170,20 @@ def test_the_auto_classes_fetch_as_load_does(server: str, exported: Path) -> Non
 
 
 def test_files_beside_a_repository_are_never_fetched(server: str, exported: Path, tmp_path: Path) -> None:
-    folder = hub.model_folder("org/outside")
+    folder = model_folder("org/outside")
     assert {path.name for path in folder.iterdir()} == {path.name for path in exported.iterdir()}
     assert not list(tmp_path.rglob("evil*"))
 
 
 def test_without_a_connection_the_copy_of_before_is_read(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub.load("org/tiny@v1")
+    load("org/tiny@v1")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert hub.open_model("org/tiny@v1").source == f"org/tiny@{COMMIT}"
+    assert open_model("org/tiny@v1").source == f"org/tiny@{COMMIT}"
     with pytest.raises(AbsentError, match="HF_HUB_OFFLINE"):
-        hub.load("org/tiny@v2")
+        load("org/tiny@v2")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert hub.open_model("org/tiny@v1").source == f"org/tiny@{COMMIT}"
+    assert open_model("org/tiny@v1").source == f"org/tiny@{COMMIT}"
 
 
 def test_a_run_keeps_the_commit_that_it_began_with(server: str, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from unified.core.atomic_files import replace_file, replacing
+from unified.core.errors import DataError
 from unified.core.json_files import parse_json, read_json
-from unified.errors import DataError
 
 
 @pytest.mark.parametrize(

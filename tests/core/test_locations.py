@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from unified.checkpoint.place import CheckpointError, Store, place
+from unified.core.errors import UserError
 from unified.core.locations import shown, without_secrets
-from unified.errors import UserError
-from unified.log import logger
+from unified.core.log import logger
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 import pytest
 
+from unified.core.errors import DataError
 from unified.core.yaml_files import parse_yaml
-from unified.errors import DataError
 
 BOMB = "[&a0 [x,x,x,x,x,x,x,x,x,x]" + "".join(f", &a{i} [{','.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 8)) + "]"
 

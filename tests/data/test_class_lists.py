@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from unified.config import RecipeError
+from unified.config.labels import Labels, check_unique, load_labels
+from unified.config.recipe import DataSettings, Recipe
+from unified.config.task import Match, Task
+from unified.core.schema import RecipeError
+from unified.core.types import DataError
 from unified.data.class_lists import ClassNumbers, match_names
-from unified.data.loader import StepLoader
-from unified.data.write import ShardWriter
-from unified.labels import Labels, check_unique, load_labels
-from unified.modalities.image import ImageSpec, ImageTokenizer
-from unified.modalities.text import TextTokenizer
-from unified.recipe import DataSettings, Recipe
-from unified.task import Match, Task
-from unified.types import DataError
+from unified.data.shards.write import ShardWriter
+from unified.modalities.image.tokenizer import ImageSpec, ImageTokenizer
+from unified.modalities.text.tokenizer import TextTokenizer
+from unified.pipeline.loader import StepLoader
 
 
 @pytest.mark.parametrize(

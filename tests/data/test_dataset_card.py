@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unified.data import commands
-from unified.data.build.dense import Options
+from unified.data.builders.dense import Options
+from unified.data.commands import shards
 from unified.data.dataset_card import CARD, SHARD_INDEX
-from unified.data.write import ShardWriter, complete_folder
+from unified.data.shards.write import ShardWriter, complete_folder
 
 datasets = pytest.importorskip("datasets", reason="loading a card needs Hugging Face datasets (extra dev)")
 
@@ -39,7 +39,7 @@ def classes(tmp_path: Path) -> Path:
 
 
 def test_class_folders_load_with_the_names_of_their_classes(classes: Path, tmp_path: Path) -> None:
-    commands.build(str(classes), tmp_path / "out", options=Options(held_out=0.4, samples_per_shard=4))
+    shards.build(str(classes), tmp_path / "out", options=Options(held_out=0.4, samples_per_shard=4))
     found = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
     assert {name: part.num_rows for name, part in found.items()} == {"train": 6, "test": 4}
     assert found["train"].features["cls"].names == ["cat", "dog"]
@@ -49,7 +49,7 @@ def test_class_folders_load_with_the_names_of_their_classes(classes: Path, tmp_p
 
 
 def test_a_folder_without_parts_is_the_split_train(classes: Path, tmp_path: Path) -> None:
-    commands.build(str(classes), tmp_path / "out")
+    shards.build(str(classes), tmp_path / "out")
     found = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
     assert {name: part.num_rows for name, part in found.items()} == {"train": 10}
 
@@ -73,7 +73,7 @@ def test_columns_that_only_some_samples_have_load(tmp_path: Path) -> None:
 
 
 def test_the_index_of_wids_counts_the_samples_of_each_shard(classes: Path, tmp_path: Path) -> None:
-    commands.build(str(classes), tmp_path / "out", options=Options(held_out=0.4, samples_per_shard=4))
+    shards.build(str(classes), tmp_path / "out", options=Options(held_out=0.4, samples_per_shard=4))
     for part in ("train", "test"):
         content = json.loads((tmp_path / "out" / part / SHARD_INDEX).read_text())
         assert (content["__kind__"], content["wids_version"]) == ("wids-shard-index-v1", 1)
@@ -87,10 +87,10 @@ def test_the_index_of_wids_counts_the_samples_of_each_shard(classes: Path, tmp_p
 def test_indexing_shards_of_others_adds_card_and_index_and_keeps_a_readme(tmp_path: Path) -> None:
     with ShardWriter(tmp_path / "theirs", kind="test", source="here") as writer:
         writer.write("0", {"txt": "a cup"})
-    commands.index(str(tmp_path / "theirs"))
+    shards.index(str(tmp_path / "theirs"))
     found = datasets.load_dataset(str(tmp_path / "theirs"), cache_dir=str(tmp_path / "cache"))
     assert found["train"]["txt"][:] == ["a cup"]
     (tmp_path / "theirs" / CARD).write_text("mine")
-    commands.index(str(tmp_path / "theirs"))
+    shards.index(str(tmp_path / "theirs"))
     assert (tmp_path / "theirs" / CARD).read_text() == "mine"
     assert json.loads((tmp_path / "theirs" / SHARD_INDEX).read_text())["shardlist"][0]["nsamples"] == 1

@@ -15,27 +15,29 @@ from dense_sources import fill, picture, png
 from PIL import Image
 from torch import Tensor
 
-from unified import cli, hub
-from unified.config import build
-from unified.data import commands
-from unified.data.augment import augment, build_transforms
-from unified.data.build.dense import Options
-from unified.data.collate import Collator
-from unified.data.decode import decode, decode_map, read_image
-from unified.data.patterns import read_manifest
-from unified.data.scenes import SceneCollator
-from unified.data.shards import Shards
-from unified.data.verify import verify
-from unified.data.write import ShardWriter
-from unified.modalities.image import ImageSpec, ImageTokenizer
-from unified.modalities.image_files import count_frames_in, decode_frames, decode_image
-from unified.modalities.text import TextTokenizer
-from unified.recipe import Recipe
-from unified.task import Map, Match, Task
+from unified.cli.ends import guarded
+from unified.cli.main import call
+from unified.config.recipe import Recipe
+from unified.config.task import Map, Match, Task
+from unified.core.schema import build
+from unified.core.types import DataError
+from unified.data.augment.augment import augment, build_transforms
+from unified.data.builders.dense import Options
+from unified.data.commands import shards
+from unified.data.samples.decode import decode, decode_map, read_image
+from unified.data.shards.patterns import read_manifest
+from unified.data.shards.shards import Shards
+from unified.data.shards.verify import verify
+from unified.data.shards.write import ShardWriter
+from unified.hub.load import load
+from unified.modalities.image.files import count_frames_in, decode_frames, decode_image
+from unified.modalities.image.tokenizer import ImageSpec, ImageTokenizer
+from unified.modalities.text.tokenizer import TextTokenizer
+from unified.pipeline.collate import Collator
+from unified.pipeline.dense_collate import SceneCollator
+from unified.train.dry_run.plan import make_plan
+from unified.train.dry_run.report import dry_run
 from unified.train.loop import run
-from unified.train.plan import make_plan
-from unified.train.plan_text import dry_run
-from unified.types import DataError
 
 SPEC = ImageSpec(16, 16, (0.5,) * 3, (0.5,) * 3)
 Capture = pytest.CaptureFixture[str]
@@ -260,7 +262,7 @@ def test_videos_train(trained: Path) -> None:
 
 
 def test_a_video_is_embedded_alike_alone_and_beside_longer_ones(trained: Path) -> None:
-    model, processor = hub.load(trained)
+    model, processor = load(trained)
     image = processor.tokenizers["image"]
     videos = [image.prepare(torch.from_numpy(clip(number, frames))) for number, frames in enumerate((4, 2, 3))]
     together = model.embed({"image": image.tokens(videos)})
@@ -287,9 +289,7 @@ def test_a_dry_run_counts_the_tokens_of_videos(clips: Path, capsys: Capture, cap
 def test_videos_are_evaluated(clips: Path, trained: Path, tmp_path: Path) -> None:
     spec = {"pairs": {"kind": "retrieval", "data": str(clips), "inputs": {"npy;gif": "image"}, "ks": [1]}}
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump({"evaluations": spec}))
-    cli.guarded(
-        cli.app.call, ["eval", str(trained), str(tmp_path / "spec.yaml"), "--out", str(tmp_path / "r.json")], ""
-    )
+    guarded(call, ["eval", str(trained), str(tmp_path / "spec.yaml"), "--out", str(tmp_path / "r.json")], "")
     found = json.loads((tmp_path / "r.json").read_text())["results"]
     assert {row["n"] for row in found} == {12}
 
@@ -301,7 +301,7 @@ def test_more_frames_than_the_model_reads_are_bad_samples(clips: Path, tmp_path:
 
 
 def test_inspect_shows_videos(clips: Path, tmp_path: Path, capsys: Capture) -> None:
-    commands.inspect(str(clips), tmp_path / "sheet.png")
+    shards.inspect(str(clips), tmp_path / "sheet.png")
     printed = capsys.readouterr().out
     assert "4 frames of 16×12" in printed
     assert "uint8 3×3×16×16" in printed
@@ -322,21 +322,21 @@ def test_builders_say_how_many_frames_images_have(kind: str, tmp_path: Path, cap
         (source / "t.csv").write_text("image,caption\na.gif,x\nb.png,y\nd/more.webp,z\n")
         source, options = source / "t.csv", Options(columns="image=path,caption=txt")
     with caplog.at_level("INFO", "unified"):
-        commands.build(str(source), tmp_path / "out", kind=kind, options=options)
+        shards.build(str(source), tmp_path / "out", kind=kind, options=options)
     printed = capsys.readouterr().out
     assert "2 of 3 images are animated (3 to 4 frames)" in printed
     assert "model.image.frames" in printed
     assert ": 4" in caplog.text
     assert read_manifest(tmp_path / "out")["frames"] == {"1": 1, "3": 1, "4": 1}
-    commands.verify(str(tmp_path / "out"))
+    shards.verify(str(tmp_path / "out"))
     assert "2 of 3 images are animated (3 to 4 frames)" in capsys.readouterr().out
-    commands.build(str(source), tmp_path / "out", kind=kind, options=options, skip_existing=True)
+    shards.build(str(source), tmp_path / "out", kind=kind, options=options, skip_existing=True)
     assert "2 of 3 images are animated" in capsys.readouterr().out
 
 
 def test_stills_are_not_spoken_of(tmp_path: Path, capsys: Capture) -> None:
     files = {"a.gif": animated(1), "a.txt": "one", "b.png": picture(), "b.txt": "still"}
-    commands.build(str(fill(tmp_path / "raw", files)), tmp_path / "out", kind="pairs")
+    shards.build(str(fill(tmp_path / "raw", files)), tmp_path / "out", kind="pairs")
     assert "animated" not in capsys.readouterr().out
     assert "frames" not in read_manifest(tmp_path / "out")
 

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unified import seed
-from unified.data import commands
-from unified.data.build.dense import Options
-from unified.data.build.folders import build_imagefolder
-from unified.data.build.held_out import split_items
-from unified.data.build.sources import Item
-from unified.data.patterns import read_manifest
-from unified.data.shards import Shards
-from unified.data.verify import verify
-from unified.types import DataError
+from unified.core import seed
+from unified.core.types import DataError
+from unified.data.builders.dense import Options
+from unified.data.builders.folders import build_imagefolder
+from unified.data.builders.held_out import split_items
+from unified.data.builders.sources import Item
+from unified.data.commands import shards as commands
+from unified.data.shards.patterns import read_manifest
+from unified.data.shards.shards import Shards
+from unified.data.shards.verify import verify
 
 
 def png(*key: object) -> bytes:

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from unified.data import commands
-from unified.data.build.dense import Options
+from unified.core.types import DataError
+from unified.data.builders.dense import Options
 from unified.data.class_folders import class_name, class_names, split_folders
-from unified.data.patterns import parts, shard_paths
-from unified.data.shards import Shards
-from unified.data.verify import verify
+from unified.data.commands import shards as commands
+from unified.data.shards.patterns import parts, shard_paths
+from unified.data.shards.shards import Shards
+from unified.data.shards.verify import verify
 from unified.evaluate.sources import class_names as names_of
 from unified.evaluate.sources import open_source
-from unified.types import DataError
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 

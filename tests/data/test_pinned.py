@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from unified.data.loader import Report, Step
+from unified.core.types import Batch, Tokens
 from unified.data.pinned import pinned, tensors
-from unified.data.schedule import Slot
 from unified.modalities.base import timeline
-from unified.types import Batch, Tokens
+from unified.pipeline.loader import Report, Step
+from unified.pipeline.schedule import Slot
 
 Pair = namedtuple("Pair", "left right")
 

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from unified.data.decode import decode
-from unified.data.operators import OPERATORS, reshaded
-from unified.data.scenes import SceneCollator
-from unified.modalities.image import ImageSpec, ImageTokenizer
-from unified.task import Map, Regress, Task
-from unified.types import Sample
+from unified.config.task import Map, Regress, Task
+from unified.core.types import Sample
+from unified.data.augment.image_operators import OPERATORS, reshaded
+from unified.data.samples.decode import decode
+from unified.modalities.image.tokenizer import ImageSpec, ImageTokenizer
+from unified.pipeline.dense_collate import SceneCollator
 
 TOKENIZER = ImageTokenizer(ImageSpec(16, 16, (0.5,) * 3, (0.5,) * 3), 8)
 

@@ -8,10 +8,11 @@ import torch
 from tiny import COLOURS
 from torch import Tensor
 
+from unified.core.types import Tokens
 from unified.modalities import load_tokenizers
-from unified.modalities.text import TextTokenizer
-from unified.model_settings import ImageSettings, TextSettings
-from unified.types import Tokens
+from unified.modalities.image.settings import ImageSettings
+from unified.modalities.text.settings import TextSettings
+from unified.modalities.text.tokenizer import TextTokenizer
 
 TOKENIZERS = load_tokenizers(ImageSettings(tokenizer="image_glyph", patch=8), TextSettings(max_length=16))
 PROCESSOR: Any = SimpleNamespace(tokenizers=TOKENIZERS)

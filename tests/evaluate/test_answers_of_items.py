@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from oracle import PROCESSOR, Oracle
 from sklearn.metrics import confusion_matrix
 from tiny import write_shards
 
+from tests.evaluate.oracle import PROCESSOR, Oracle
 from unified.evaluate.answers import best_classes, scale_of
 from unified.evaluate.results import read_results, write_results, write_rows
 from unified.evaluate.run import evaluate

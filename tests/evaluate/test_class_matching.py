@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from oracle import PROCESSOR, Oracle
 from PIL import Image
 from tiny import COLOURS
 
-from unified.config import RecipeError
-from unified.data import commands
-from unified.data.write import ShardWriter
+from tests.evaluate.oracle import PROCESSOR, Oracle
+from unified.core.schema import RecipeError
+from unified.core.types import DataError
+from unified.data.commands import shards as commands
+from unified.data.shards.write import ShardWriter
 from unified.evaluate.run import evaluate
-from unified.types import DataError
 
 
 def png(colour: str) -> bytes:

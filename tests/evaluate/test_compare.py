@@ -2,15 +2,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from oracle import PROCESSOR, Oracle
 from tiny import write_shards
 
+from tests.evaluate.oracle import PROCESSOR, Oracle
+from unified.core.types import DataError
 from unified.evaluate.commands import compare_command
 from unified.evaluate.compare import compare, comparison_table
 from unified.evaluate.results import write_results
 from unified.evaluate.run import evaluate
 from unified.evaluate.spec import Classification, Spec
-from unified.types import DataError
 
 NAMES = ("red", "green", "blue", "grey")
 

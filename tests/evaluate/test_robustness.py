@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from oracle import PROCESSOR, Oracle
 from PIL import Image
 from tiny import COLOURS, tiny_recipe
 
-from unified import seed
-from unified.config import RecipeError
-from unified.data.augment import augment
-from unified.data.write import ShardWriter
+from tests.evaluate.oracle import PROCESSOR, Oracle
+from unified.core import seed
+from unified.core.schema import RecipeError
+from unified.core.types import DataError
+from unified.data.augment.augment import augment
+from unified.data.shards.write import ShardWriter
 from unified.evaluate.commands import eval_command
 from unified.evaluate.robustness import AXES, changes
 from unified.evaluate.robustness_figure import save_figure
@@ -22,7 +23,6 @@ from unified.evaluate.run import evaluate
 from unified.evaluate.spec import Robustness
 from unified.evaluate.table import results_table
 from unified.train.build import build
-from unified.types import DataError
 
 IMAGE = torch.from_numpy(seed.generator("robust").integers(0, 256, (3, 32, 32)).astype(np.uint8))
 NONE: dict[str, list[float]] = {kind: [] for kind in AXES}

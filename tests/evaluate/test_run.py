@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from oracle import PROCESSOR, Oracle
 from PIL import Image
 from tiny import tiny_recipe, with_experts, write_shards
 
-from unified import seed
-from unified.config import RecipeError
-from unified.data.write import ShardWriter
+from tests.evaluate.oracle import PROCESSOR, Oracle
+from unified.core import seed
+from unified.core.result_files import FORMAT, unpack
+from unified.core.schema import RecipeError
+from unified.core.types import DataError
+from unified.data.shards.write import ShardWriter
 from unified.evaluate.commands import compare_command, eval_command
 from unified.evaluate.results import flat_metrics, read_results, write_results
 from unified.evaluate.run import evaluate
 from unified.evaluate.table import results_table
-from unified.result_files import FORMAT, unpack
 from unified.train.build import build
-from unified.types import DataError
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ import pytest
 from PIL import Image
 from tiny import write_shards
 
-from unified.config import RecipeError
-from unified.errors import UserError
+from unified.core.errors import UserError
+from unified.core.paths import data_folder
+from unified.core.schema import RecipeError
+from unified.core.types import DataError
 from unified.evaluate.sources import ImageFolder, open_source
 from unified.evaluate.spec import Classification, Masked, Retrieval, load_spec
-from unified.paths import data_folder
-from unified.types import DataError
 
 
 def spec_file(folder: Path, text: str) -> Path:

@@ -12,20 +12,20 @@ from accelerate.state import AcceleratorState
 from tiny import COLOURS, tiny_recipe, write_shards
 
 import unified
-from unified import hub
-from unified.config import RecipeError
-from unified.data.patterns import read_manifest
-from unified.data.write import ShardWriter
+from unified.config.recipe import Recipe, StartSettings
+from unified.core.schema import RecipeError
+from unified.core.training_record import FILE, read_record
+from unified.data.shards.patterns import read_manifest
+from unified.data.shards.write import ShardWriter
 from unified.evaluate.commands import compare_command, eval_command
 from unified.evaluate.overlap import find_overlap
 from unified.evaluate.results import flat_metrics
 from unified.evaluate.run import evaluate
 from unified.evaluate.spec import Classification, Masked
 from unified.evaluate.table import results_table
-from unified.export import export
-from unified.recipe import Recipe, StartSettings
+from unified.hub.export import export
+from unified.hub.load import load, open_model, write
 from unified.train import loop
-from unified.training_record import FILE, read_record
 
 NAMES = list(COLOURS)
 
@@ -93,7 +93,7 @@ def spec(folder: Path, test: Path | list[str], **changes: Any) -> Path:
 
 def result(model: Path, *specs: Path, **options: Any) -> tuple[dict[str, Any], str]:
     """The first row of an evaluation, and the table."""
-    results = evaluate(*hub.load(model), specs, **options)
+    results = evaluate(*load(model), specs, **options)
     return results["results"][0], results_table(results)
 
 
@@ -125,7 +125,7 @@ def test_every_kind_of_evaluation_says_so(place: Path, tmp_path: Path) -> None:
         },
     }
     (tmp_path / "all.yaml").write_text(yaml.safe_dump({"evaluations": evaluations}))
-    results = evaluate(*hub.load(place / "run"), [tmp_path / "all.yaml"], shots=(0, 1), seeds=1)
+    results = evaluate(*load(place / "run"), [tmp_path / "all.yaml"], shots=(0, 1), seeds=1)
     own = [row for row in results["results"] if row["features"] == "model"]
     assert {row["dataset"] for row in own} == set("abcde")
     assert {row["training_data"] for row in own} == {"seen"}
@@ -178,7 +178,7 @@ def test_a_part_of_the_training_data_packed_anew_is_found_by_its_bytes(place: Pa
 def test_a_limit_counts_the_items_that_are_evaluated(place: Path, tmp_path: Path) -> None:
     row, _ = result(place / "run", spec(tmp_path, place / "all", limit=20))
     trained = {key for key, _ in samples(place / "data")}
-    results = evaluate(*hub.load(place / "run"), [spec(tmp_path, place / "all", limit=20)])
+    results = evaluate(*load(place / "run"), [spec(tmp_path, place / "all", limit=20)])
     keys = next(iter(results["keys"].values()))
     assert row["notes"]["training_data"]["samples"] == 20
     assert row["notes"]["training_data"]["seen"] == len(trained & set(keys)) < 20
@@ -232,7 +232,7 @@ def test_without_the_training_shards_samples_are_not_checked(tmp_path: Path) -> 
 
 
 def test_a_spec_that_claims_unseen_against_the_hashes_is_an_error(place: Path, tmp_path: Path) -> None:
-    model, processor = hub.load(place / "run")
+    model, processor = load(place / "run")
     for data in (place / "data", packed(tmp_path / "d", samples(place / "data")[:1] + samples(place / "test"))):
         with pytest.raises(RecipeError, match=r"colours\.unseen: expected data that the model was not trained on, got"):
             evaluate(model, processor, [spec(tmp_path, data, unseen=True)])
@@ -265,7 +265,7 @@ def test_exports_carry_the_record_and_their_cards_publish_no_training_data_as_ze
     row, _ = result(tmp_path / "out", spec(tmp_path, place / "data"))
     assert row["training_data"] == "seen"
     (tmp_path / "out" / FILE).unlink()
-    hub.write(hub.open_model(place / "run"), tmp_path / "out", "again")
+    write(open_model(place / "run"), tmp_path / "out", "again")
     assert read_record(tmp_path / "out") == read_record(place / "run" / "model")
 
 
@@ -311,7 +311,7 @@ def test_a_comparison_says_which_model_was_trained_on_the_data(place: Path, tmp_
 
 def test_flat_names_tell_training_data_apart(place: Path, tmp_path: Path) -> None:
     for data, name in ((place / "data", "bare names on training data"), (place / "test", "bare names")):
-        results = evaluate(*hub.load(place / "run"), [spec(tmp_path, data)])
+        results = evaluate(*load(place / "run"), [spec(tmp_path, data)])
         assert f"colours/{name}/acc1" in flat_metrics(results)
 
 

@@ -5,6 +5,8 @@ import os
 import sys
 from pathlib import Path
 
+from unified.cli.train import train
+
 
 def tell() -> None:
     names = [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
@@ -13,6 +15,5 @@ def tell() -> None:
 
 if __name__ == "__main__":
     atexit.register(tell)  # runs last, as it is registered first
-    from unified import cli
 
-    cli.train()
+    train()

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
-from launching import Ended, launch
 from tiny import losses, recipe_content, write_shards
 
+from tests.faults.launching import Ended, launch
 from unified import checkpoint
-from unified.seed import generator
-from unified.train.watchdog import STATUS
+from unified.core.seed import generator
+from unified.train.faults.watchdog import STATUS
 
 pytestmark = [pytest.mark.faults, pytest.mark.distributed]
 STEPS = 12

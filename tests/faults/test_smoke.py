@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState
-from launching import launch
 from tiny import losses, write_recipe
 
-from unified.config import build, read_yaml
-from unified.recipe import Recipe
+from tests.faults.launching import launch
+from unified.config.recipe import Recipe
+from unified.core.schema import build, read_yaml
 from unified.train.loop import run
 
 

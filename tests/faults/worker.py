@@ -21,10 +21,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from unified import cli, seed
-from unified.data.loader import Steps
-from unified.data.shards import Shards
-from unified.dist import rank
+from unified.cli.train import train
+from unified.core import seed
+from unified.core.distributed import rank
+from unified.data.shards.shards import Shards
+from unified.pipeline.loader import Steps
 from unified.train import loop
 from unified.train.outcome import Launched
 from unified.train.step import StepModel
@@ -174,7 +175,7 @@ def main() -> None:
     while arguments:
         end = arguments.index("--") if "--" in arguments else len(arguments)
         AcceleratorState._reset_state(reset_partial_state=True)
-        cli.train(arguments[:end])
+        train(arguments[:end])
         arguments = arguments[end + 1 :]
 
 

@@ -20,7 +20,7 @@ from tests.fuzz.recipes import Recipes, Specs
 from tests.fuzz.runs import Runs
 from tests.fuzz.shards import Members, Shard
 from tests.fuzz.sources import Sources
-from unified.data.write import progress
+from unified.data.shards.write import progress
 
 DOORS: list[type[Door]] = [Models, Shard, Members, Sources, Recipes, Specs, Runs, Arguments]
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from tests.commands import recipe_file
 from tests.fuzz.doors import Door
 from tests.fuzz.mutations import WORDS, bytes_changed
-from unified import cli
+from unified.cli.main import main
+from unified.cli.train import train
 
 LINES = [
     "eval {here}/none digits --shots 0 5 --seeds 3 --out {here}/r.json",
@@ -50,7 +51,7 @@ class Arguments(Door):
     def prepare(self, whole: Path) -> None:
         whole.mkdir()
         recipe_file(whole)
-        cli.train([str(whole / "a.yaml"), "--dry-run"])
+        train([str(whole / "a.yaml"), "--dry-run"])
 
     def damage(self, copy: Path, draw: random.Random) -> str:
         self.words = draw.choice(LINES).format(here=copy).split()
@@ -60,7 +61,7 @@ class Arguments(Door):
 
     def enter(self, copy: Path, draw: random.Random) -> bool:
         sys.argv = ["unified", *self.words]
-        cli.main()
+        main()
         return True
 
 

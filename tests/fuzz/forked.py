@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from unified.errors import UserError
+from unified.core.errors import UserError
 
 OUTCOMES = ("clear", "right", "traceback", "unclear", "hang", "memory", "silent")
 """Of an input: refused in a clear line, read rightly, or one of five faults (a crash counts as a traceback)."""

@@ -8,9 +8,9 @@ import yaml
 from tests.commands import recipe_file
 from tests.fuzz.doors import Door
 from tests.fuzz.mutations import damage_yaml
-from unified import cli
+from unified.cli.train import train
+from unified.core.paths import data_folder
 from unified.evaluate.spec import load_spec
-from unified.paths import data_folder
 
 SPEC = {
     "labels": {
@@ -42,13 +42,13 @@ class Recipes(Door):
         content["model"]["experts"] = {"count": 3, "top": 2, "router": "attribute"}
         content["train"] = {"log_every": 1, "save_every": 2}
         (whole / "a.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-        cli.train([str(whole / "a.yaml"), "--dry-run"])
+        train([str(whole / "a.yaml"), "--dry-run"])
 
     def damage(self, copy: Path, draw: random.Random) -> str:
         return damage_yaml(copy / "a.yaml", draw)
 
     def enter(self, copy: Path, draw: random.Random) -> bool:
-        cli.train([str(copy / "a.yaml"), "--dry-run", "--out", str(copy / "run")])
+        train([str(copy / "a.yaml"), "--dry-run", "--out", str(copy / "run")])
         return not (copy / "run").exists()
 
 

@@ -10,7 +10,8 @@ import unified
 from tests.commands import recipe_file
 from tests.fuzz.doors import Door, files
 from tests.fuzz.mutations import damage_bytes, damage_json, damage_yaml
-from unified import cli
+from unified.cli.main import call
+from unified.cli.train import train
 
 STEPS = 4
 
@@ -24,11 +25,11 @@ class Runs(Door):
     def prepare(self, whole: Path) -> None:
         whole.mkdir()
         self.recipe = recipe_file(whole.parent, train={"log_every": 1, "save_every": 1, "keep_last": 2})
-        cli.train([str(self.recipe), "--out", str(whole / "run"), "--max-steps", "2"])
-        cli.train([str(self.recipe), "--out", str(whole.parent / "right"), "--max-steps", str(STEPS)])
+        train([str(self.recipe), "--out", str(whole / "run"), "--max-steps", "2"])
+        train([str(self.recipe), "--out", str(whole.parent / "right"), "--max-steps", str(STEPS)])
         self.right = losses(whole.parent / "right")
         assert len(self.right) == STEPS
-        cli.app.call(["export", str(whole / "run"), str(whole.parent / "exported")], "")
+        call(["export", str(whole / "run"), str(whole.parent / "exported")], "")
         steps = sorted((whole / "run" / "checkpoints").glob("step_*"))
         assert len(steps) == 2
         self.weights = [unified.load(step)[0].state_dict() for step in steps]
@@ -41,12 +42,12 @@ class Runs(Door):
     def enter(self, copy: Path, draw: random.Random) -> bool:
         how = draw.randrange(4)
         if how == 0:
-            cli.app.call(["export", str(copy / "run"), str(copy / "out")], "")
+            call(["export", str(copy / "run"), str(copy / "out")], "")
             return (copy / "out" / "config.json").exists()
         if how == 1:
             loaded = unified.load(copy / "run")[0].state_dict()
             return any(all(torch.equal(loaded[name], one[name]) for name in one) for one in self.weights)
-        cli.train([str(self.recipe), "--out", str(copy / "run"), "--max-steps", str(STEPS)])
+        train([str(self.recipe), "--out", str(copy / "run"), "--max-steps", str(STEPS)])
         found = losses(copy / "run")
         return {step: loss for step, loss in found.items() if step > 2} == {
             s: self.right[s] for s in self.right if s > 2

@@ -12,11 +12,11 @@ from PIL import Image
 
 from tests.fuzz.doors import Door, files
 from tests.fuzz.mutations import bytes_changed, changed, damage_bytes, damage_json, deep
-from unified.data.index import build_index, index_path, write_index
-from unified.data.inspect import check_sample, describe
-from unified.data.shards import Shards
-from unified.data.verify import verify
-from unified.data.write import ShardWriter
+from unified.data.commands.inspect import check_sample, describe
+from unified.data.shards.index import build_index, index_path, write_index
+from unified.data.shards.shards import Shards
+from unified.data.shards.verify import verify
+from unified.data.shards.write import ShardWriter
 
 SAMPLES = 12
 _BLOCK = 512

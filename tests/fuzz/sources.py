@@ -12,9 +12,9 @@ from PIL import Image
 
 from tests.fuzz.doors import Door, files
 from tests.fuzz.mutations import damage_bytes, damage_json, damage_yaml
-from unified.data import commands
-from unified.data.build.dense import Options
-from unified.data.verify import verify
+from unified.data.builders.dense import Options
+from unified.data.commands import shards
+from unified.data.shards.verify import verify
 
 SIDE = 24
 IMAGES = 4
@@ -50,7 +50,7 @@ def build(source: Path, kind: str, out: Path, *, skip_bad: bool) -> None:
     columns = "image=path,caption=txt" if kind == "table" else None
     source = next(source.glob("*.csv")) if kind == "table" else source
     options = Options(skip_bad=skip_bad, classes=classes, columns=columns)
-    commands.build(str(source), out, kind=kind, options=options)
+    shards.build(str(source), out, kind=kind, options=options)
 
 
 def picture(number: int) -> bytes:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.fuzz.__main__ import DOORS
 from tests.fuzz.forked import FAULTS, attempt, is_clear
-from unified.errors import UserError
+from unified.core.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unified.config import RecipeError
-from unified.modalities.image import ImageEmbedding, ImageSpec, ImageTokenizer, patches, sincos
-from unified.types import DataError
+from unified.core.schema import RecipeError
+from unified.core.types import DataError
+from unified.modalities.image.embedding import ImageEmbedding, sincos
+from unified.modalities.image.patches import patches
+from unified.modalities.image.tokenizer import ImageSpec, ImageTokenizer
 
 SPEC = ImageSpec(height=8, width=12, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
 

@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unified.data.decode import decode
-from unified.modalities import image_files
-from unified.modalities.frames import count_frames
-from unified.modalities.image_files import ImageError, decode_frames, decode_image, read_pixels
-from unified.modalities.image_formats import HAS_AVIF
-from unified.processor import read_images
-from unified.types import DataError
+from unified.core.types import DataError
+from unified.data.samples.decode import decode
+from unified.modalities.image import files
+from unified.modalities.image.files import ImageError, decode_frames, decode_image, read_pixels
+from unified.modalities.image.formats import HAS_AVIF
+from unified.modalities.image.frames import count_frames
+from unified.modalities.image.reading import read_images
 
 RAMP = np.linspace(0, 255, 64)[None].repeat(4, 0)
 
@@ -200,10 +200,10 @@ def test_orientation_of_xmp_is_that_of_all_readers(tmp_path: Path) -> None:
 
 def test_plain_jpegs_are_left_to_the_fast_decoder() -> None:
     plain = encoded(corners(), "JPEG")
-    assert not image_files._may_be_turned(plain)
-    assert not image_files._may_be_turned(segments(plain, PADDING, b"\xe1http://ns.adobe.com/xap/1.0/\0<x/>"))
-    assert image_files._may_be_turned(turned("JPEG", 3))
-    assert image_files._may_be_turned(plain[:8])
+    assert not files._may_be_turned(plain)
+    assert not files._may_be_turned(segments(plain, PADDING, b"\xe1http://ns.adobe.com/xap/1.0/\0<x/>"))
+    assert files._may_be_turned(turned("JPEG", 3))
+    assert files._may_be_turned(plain[:8])
 
 
 def test_an_opened_image_that_was_turned_by_hand_is_not_turned_again(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unified.modalities.image_formats import (
+from unified.modalities.image.formats import (
     FORMATS,
     HAS_AVIF,
     IMAGES,

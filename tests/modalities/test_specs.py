@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from unified.modalities.image import FOREIGN, KEYS, ImageTokenizer
-from unified.modalities.text import TextTokenizer
-from unified.paths import data_folder
+from unified.core.paths import data_folder
+from unified.modalities.image.tokenizer import FOREIGN, KEYS, ImageTokenizer
+from unified.modalities.text.tokenizer import TextTokenizer
 
 FOLDERS = sorted(path for path in data_folder("tokenizers").iterdir() if path.is_dir())
 

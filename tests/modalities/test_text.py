@@ -12,10 +12,11 @@ import torch
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
 
-from unified.config import RecipeError
-from unified.modalities.text import END, SPE, TextEmbedding, TextTokenizer
-from unified.official.tokenizer import load_tokenizer
-from unified.types import DataError
+from unified.core.schema import RecipeError
+from unified.core.types import DataError
+from unified.hub.uni_perceiver.tokenizer import load_tokenizer
+from unified.modalities.text.embedding import TextEmbedding
+from unified.modalities.text.tokenizer import END, SPE, TextTokenizer
 
 DEFAULT = TextTokenizer.load("text", 16)
 

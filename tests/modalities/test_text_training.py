@@ -2,8 +2,8 @@
 
 import pytest
 
-from unified.config import RecipeError
-from unified.modalities.text_training import train_tokenizer
+from unified.core.schema import RecipeError
+from unified.modalities.text.train_tokenizer import train_tokenizer
 
 CORPUS = ["Latin Small Letter A", "latin small letter b", "greek small letter alpha", "digit zero"] * 3
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unified.layout import Attributes, attention_mask, layout
+from unified.modalities.sequence import Attributes, attention_mask, layout
 from unified.nn import scaled_dot_product
 from unified.nn.kernels import ATTENTION, choose
 from unified.nn.scaled_dot_product import _Products, attend, attend_fused

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from tiny import tiny_recipe
 from torch import Tensor
 
-from unified.layout import Attributes
-from unified.modalities.image import patches
-from unified.model import UnifiedModel, text_tokens
+from unified.modalities.image.patches import patches
+from unified.modalities.sequence import Attributes
+from unified.modalities.text.tokenizer import text_tokens
+from unified.model.pretrained import UnifiedModel
 from unified.nn.windows import Windows
 from unified.train.build import build
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from unified.dist import world_size
-from unified.train.deepspeed_settings import deepspeed_settings
-from unified.train.states import Sizes, states
-from unified.train.traffic import of_candidates, of_states
+from unified.core.distributed import world_size
+from unified.train.dry_run.communication import of_candidates, of_states
+from unified.train.dry_run.model_states import Sizes, states
+from unified.train.engines.deepspeed import deepspeed_settings
 from unified.train.trainer import Trainer
 
 

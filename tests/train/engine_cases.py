@@ -21,22 +21,22 @@ from safetensors.torch import save_file
 from tiny import tensors_of, with_experts
 from torch import Tensor
 
-from unified import dist
-from unified.buckets import by_length
 from unified.checkpoint import Writer
-from unified.config import build as build_recipe
-from unified.config import read_yaml
-from unified.data.loader import StepLoader
-from unified.data.schedule import Slot
-from unified.recipe import EngineSettings, Recipe
+from unified.config.recipe import EngineSettings, Recipe
+from unified.core import distributed
+from unified.core.schema import build as build_recipe
+from unified.core.schema import read_yaml
+from unified.core.types import IGNORE, Batch
+from unified.modalities.text.length_buckets import by_length
+from unified.pipeline.loader import StepLoader
+from unified.pipeline.schedule import Slot
 from unified.train.build import build
-from unified.train.engine import import_deepspeed, make_accelerator
-from unified.train.expert_parallel import ExpertShare
+from unified.train.engines.accelerator import import_deepspeed, make_accelerator
+from unified.train.engines.expert_parallel import ExpertShare
+from unified.train.engines.zero import Sharded
 from unified.train.outcome import NonFiniteError
 from unified.train.step import StepModel
 from unified.train.trainer import Trainer
-from unified.train.zero import Sharded
-from unified.types import IGNORE, Batch
 
 VARY = ("retrieve colour caption hidden next", "next hidden", "retrieve", "colour caption", "next", "hidden colour")
 """The tasks of each step: some steps have no image, so that its embedding gets no gradient."""
@@ -98,8 +98,8 @@ def curve(recipe: Recipe, folder: Path) -> Any:
     with trainer.engine.evaluated(trainer.ema) as model:
         right = model is None or all(model.state_dict()[n].equal(t) for n, t in tensors["ema"].items())
     trainer.engine.close()
-    file = folder / f"{dist.world_size()}_{uuid4().hex}.safetensors"
-    if dist.rank() == 0:
+    file = folder / f"{distributed.world_size()}_{uuid4().hex}.safetensors"
+    if distributed.rank() == 0:
         save_file(
             {f"{group}/{name}": t.contiguous() for group, named in tensors.items() for name, t in named.items()}, file
         )
@@ -152,7 +152,9 @@ def skipped(recipe: Recipe, folder: Path) -> Any:
     def spoilt(run: Callable[..., Any], change: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
         def scored(*arguments: Any, **options: Any) -> Any:
             found = run(*arguments, **options)
-            return replace(found, loss=change(found.loss)) if dist.rank() == dist.world_size() - 1 else found
+            return (
+                replace(found, loss=change(found.loss)) if distributed.rank() == distributed.world_size() - 1 else found
+            )
 
         return scored
 
@@ -203,7 +205,7 @@ def bad_expert(recipe: Recipe, folder: Path) -> Any:
     def spoilt(backward: Callable[[Tensor], None], trainer: Trainer) -> Callable[[Tensor], None]:
         def run(loss: Tensor) -> None:
             backward(loss)
-            if dist.rank() == dist.world_size() - 1:
+            if distributed.rank() == distributed.world_size() - 1:
                 gradient = trainer.model.get_parameter("encoder.blocks.0.mlp.down.weight").grad
                 assert gradient is not None
                 gradient[-1, 0, 0] = float("nan")
@@ -264,7 +266,7 @@ def not_averaged(recipe: Recipe, folder: Path) -> Any:
 
 def own_average(recipe: Recipe, folder: Path) -> Any:
     """The curve where processes with the same experts do not add up their gradients."""
-    return with_average(recipe, folder, lambda _share, found: [each.div_(dist.world_size()) for each in found])
+    return with_average(recipe, folder, lambda _share, found: [each.div_(distributed.world_size()) for each in found])
 
 
 def with_average(recipe: Recipe, folder: Path, average: Callable[[ExpertShare, list[Tensor]], Any]) -> Any:
@@ -277,15 +279,15 @@ def with_average(recipe: Recipe, folder: Path, average: Callable[[ExpertShare, l
 
 def uneven(recipe: Recipe, folder: Path) -> Any:
     """A step where texts of rank 1 alone differ in length, so that it would encode them in two buckets."""
-    recipe = replace(recipe, tasks={"next": replace(recipe.tasks["next"], batch=64 * dist.world_size())})
+    recipe = replace(recipe, tasks={"next": replace(recipe.tasks["next"], batch=64 * distributed.world_size())})
     trainer, loader = start(recipe, folder)
     slots = loader.probe()
     text = slots[0][1].inputs["text"]
-    short = slice(None, None, 1 + dist.rank())
+    short = slice(None, None, 1 + distributed.rank())
     text.mask[short, 3:] = False
     slots[0][1].target[short, 3:] = IGNORE
     slots = [(slot, replace(batch, asked=None)) for slot, batch in slots]  # other words are asked for now
-    buckets = dist.gather_objects(len(by_length(text) or [text]))
+    buckets = distributed.gather_objects(len(by_length(text) or [text]))
     result = trainer.train_step(slots)
     trainer.engine.close()
     return {"buckets": buckets, "finite": math.isfinite(result.norm)}
@@ -296,7 +298,7 @@ def resumed(recipe: Recipe, folder: Path) -> Any:
 
     `differ` names the tensors that a run which went on from its own checkpoint ends with other values of.
     """
-    own = f"{dist.world_size()}{Path(recipe.engine.deepspeed or 'none').stem}"
+    own = f"{distributed.world_size()}{Path(recipe.engine.deepspeed or 'none').stem}"
     vary = steps_of(recipe)
     half = len(vary) // 2
     trainer, loader = start(recipe, folder)
@@ -348,11 +350,11 @@ def main() -> None:
             results[case] = {"error": traceback.format_exc()}
             print(f"{case}:\n{results[case]['error']}", file=sys.stderr, flush=True)
             break
-    if dist.rank() == 0:
-        (Path(folder) / f"results{dist.world_size()}.json").write_text(json.dumps(results))
+    if distributed.rank() == 0:
+        (Path(folder) / f"results{distributed.world_size()}.json").write_text(json.dumps(results))
     faulthandler.cancel_dump_traceback_later()
-    dist.leave()
-    dist.let_go()
+    distributed.leave()
+    distributed.let_go()
     names = [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
     # A thread of gloo that outlives the interpreter aborts its process now and then.
     assert "pt_gloo_runloop" not in names, "groups are still held by something"

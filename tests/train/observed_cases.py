@@ -7,14 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import counted
-import engine_cases
-from engine_cases import VARY, slots_of, start
-
-from unified.dist import of_ranks, rank
-from unified.recipe import Recipe
+from tests.train import counted, engine_cases
+from tests.train.engine_cases import VARY, slots_of, start
+from unified.config.recipe import Recipe
+from unified.core.distributed import of_ranks, rank
 from unified.train import step
-from unified.train.progress import Progress, Record
+from unified.train.monitor.progress import Progress, Record
 
 SLEEP = 0.05
 """Seconds that rank 1 takes longer for each slot."""

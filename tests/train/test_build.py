@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from tiny import recipe_content, tiny_recipe, with_experts
 
-from unified.config import RecipeError, build, merge
-from unified.recipe import Recipe
-from unified.train.build import check, check_task
+from unified.config.recipe import Recipe
+from unified.core.schema import RecipeError, build, merge
+from unified.train.validate import check, check_task
 
 WRONG = [
     ("train.keep_last", 0),

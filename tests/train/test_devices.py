@@ -6,13 +6,13 @@ import pytest
 import torch
 from tiny import tiny_recipe, with_experts, write_recipe
 
-from unified import cli
-from unified.config import RecipeError
+from unified.cli.train import train
+from unified.core.schema import RecipeError
 from unified.nn.kernels import Capability
 from unified.train import devices
 from unified.train.devices import check_architecture, check_gpu, one_line, run_device, runs_on, unusable_gpu, ways
-from unified.train.plan import make_plan
-from unified.train.plan_text import describe
+from unified.train.dry_run.plan import make_plan
+from unified.train.dry_run.report import describe
 
 OLD_DRIVER = (
     "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver by downloading "
@@ -96,9 +96,9 @@ def test_the_dry_run_and_the_log_say_the_kernels(tmp_path: Path, monkeypatch: py
     assert "experts: loop" in ways(with_experts(recipe, "token"), torch.device("cpu"))
     assert "experts: blocks" in ways(with_experts(recipe, "token"), torch.device("meta"))
     assert "experts" not in ways(with_experts(recipe, "attribute"), torch.device("meta"))
-    monkeypatch.setattr("unified.train.plan_text.seems_here", lambda: not torch.cuda.is_available())
+    monkeypatch.setattr("unified.train.dry_run.report.seems_here", lambda: not torch.cuda.is_available())
     if not torch.cuda.is_available():
         assert "an NVIDIA GPU seems to be here, but cannot be used: torch" in describe(make_plan(recipe))
     path = write_recipe(tmp_path, max_steps=1)
-    cli.train([str(path), "--out", str(tmp_path / "run")])
+    train([str(path), "--out", str(tmp_path / "run")])
     assert line in (tmp_path / "run" / "log.txt").read_text()

@@ -5,19 +5,19 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from test_loop import short
 from tiny import losses, tiny_recipe
 
+from tests.train.test_loop import short
 from unified import checkpoint
-from unified.data.loader import StepLoader
+from unified.config.recipe import Recipe
+from unified.core.types import DataError
 from unified.data.pinned import tensors
-from unified.data.schedule import schedule
-from unified.recipe import Recipe
+from unified.pipeline.loader import StepLoader
+from unified.pipeline.schedule import schedule
 from unified.train import feeding, loop
 from unified.train.build import build
+from unified.train.faults.stop_signal import StopRequest
 from unified.train.feeding import Feeder, steps_ahead
-from unified.train.stop import StopRequest
-from unified.types import DataError
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 

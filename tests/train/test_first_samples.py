@@ -14,22 +14,24 @@ from squares import LISTS, content, matching, picture, tasks, trainer_of, write_
 from squares import recipe as recipe_of
 from torch import Tensor
 
-from unified import checkpoint, hub, seed
-from unified.baselines import KINDS
-from unified.config import build
-from unified.data.loader import StepLoader
-from unified.data.write import ShardWriter
-from unified.evaluate.nearest import NEAREST
+from unified import checkpoint
+from unified.answers.baselines import KINDS
+from unified.answers.table import READINGS, answers, loss_and_score
+from unified.config.recipe import Recipe
+from unified.core import seed
+from unified.core.schema import build
+from unified.data.shards.write import ShardWriter
+from unified.evaluate.dense.nearest_neighbour import NEAREST
 from unified.evaluate.run import evaluate
 from unified.evaluate.table import LOWER, MAIN
-from unified.nn.queries import ZeroLinear
-from unified.queries import NEWER
-from unified.readings import READINGS, answers, loss_and_score
-from unified.recipe import Recipe
+from unified.hub.load import Loaded, load, write
+from unified.model.task_queries import NEWER
+from unified.nn.queries.modules import ZeroLinear
+from unified.pipeline.loader import StepLoader
 from unified.train import loop
 from unified.train.build import Parts
 from unified.train.build import build as build_parts
-from unified.train.engine import make_accelerator
+from unified.train.engines.accelerator import make_accelerator
 from unified.train.first_samples import begin_at_baselines
 from unified.train.trainer import Trainer
 
@@ -164,9 +166,9 @@ def test_an_exported_model_of_before_answers_as_it_did(squares: Path, tmp_path: 
         for rows in parts.model.queries.anchors.values():
             rows.uniform_()
     parts.model.processor = parts.processor
-    hub.write(hub.Loaded(parts.model.eval(), parts.processor, "a test"), tmp_path / "old", "old")
+    write(Loaded(parts.model.eval(), parts.processor, "a test"), tmp_path / "old", "old")
     assert drop_newer(tmp_path / "old" / "model.safetensors")
-    loaded, _ = hub.load(tmp_path / "old")
+    loaded, _ = load(tmp_path / "old")
     ((_, batch),) = StepLoader(
         replace(made, tasks={"boxes": made.tasks["boxes"]}), parts.tokenizers, parts.labels
     ).probe()

@@ -12,13 +12,13 @@ from tiny import losses, tiny_recipe, with_experts
 
 import unified
 from unified import checkpoint
-from unified.config import RecipeError
-from unified.data.loader import StepLoader
-from unified.recipe import Recipe
+from unified.config.recipe import Recipe
+from unified.core.schema import RecipeError
+from unified.pipeline.loader import StepLoader
 from unified.train import loop
-from unified.train.plan_text import dry_run
-from unified.train.records import RunFolderError
-from unified.train.stop import StopRequest
+from unified.train.dry_run.report import dry_run
+from unified.train.faults.stop_signal import StopRequest
+from unified.train.monitor.records import RunFolderError
 
 
 def run(recipe: Recipe, out: Path) -> None:

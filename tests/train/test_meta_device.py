@@ -22,15 +22,16 @@ from accelerator import META, OnlyAllowed, WaitError, meta_device
 from squares import content, matching, tasks, write_squares
 from tiny import with_experts
 
-from unified.config import build
-from unified.data.loader import StepLoader
-from unified.generation import _ask, _begin, _grow
-from unified.layout import Attributes
-from unified.modalities.image import patches
-from unified.model import UnifiedModel, text_tokens
-from unified.nn.queries import Interpreter
-from unified.readings import class_logits
-from unified.recipe import Recipe
+from unified.answers.match.generation import _ask, _begin, _grow
+from unified.answers.table import class_logits
+from unified.config.recipe import Recipe
+from unified.core.schema import build
+from unified.modalities.image.patches import patches
+from unified.modalities.sequence import Attributes
+from unified.modalities.text.tokenizer import text_tokens
+from unified.model.pretrained import UnifiedModel
+from unified.nn.queries.modules import Interpreter
+from unified.pipeline.loader import StepLoader
 from unified.train.build import build as build_parts
 from unified.train.outcome import Slots
 from unified.train.trainer import Trainer

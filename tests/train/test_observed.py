@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_cases import VARY, recipe_of, slots_of, start
-from launched import launch
 from tiny import write_recipe
+
+from tests.train.engine_cases import VARY, recipe_of, slots_of, start
+from tests.train.launched import launch
 
 COUNTED = ("ddp", "zero1", "zero2", "zero3", "zero2_offload")
 NORMS = [*(f"{engine}/dense/norms" for engine in ("ddp", "zero2", "zero3_offload")), "zero2+fp16/dense/norms"]

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from unified import checkpoint
 from unified.checkpoint import CheckpointError
-from unified.recipe import OptimSettings
-from unified.seed import seeded, torch_generator
+from unified.config.recipe import OptimSettings
+from unified.core.seed import seeded, torch_generator
 from unified.train.optim import (
     Ema,
     GroupSkipAdamW,

@@ -15,11 +15,11 @@ from accelerate.state import AcceleratorState
 from tiny import losses, tiny_recipe
 
 from unified import checkpoint
-from unified.config import RecipeError
-from unified.data.contents import Content, Contents
-from unified.data.index import build_index, index_path, write_index
-from unified.paths import data_folder
-from unified.recipe import Recipe
+from unified.config.recipe import Recipe
+from unified.core.paths import data_folder
+from unified.core.schema import RecipeError
+from unified.data.shards.contents import Content, Contents
+from unified.data.shards.index import build_index, index_path, write_index
 from unified.train import loop
 from unified.train.origins import check_origins
 

@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from test_loop import short
 from tiny import losses
 
-from unified import checkpoint, cli
-from unified.recipe import EngineSettings, Recipe
+from tests.train.test_loop import short
+from unified import checkpoint
+from unified.cli.ends import guarded
+from unified.config.recipe import EngineSettings, Recipe
 from unified.train import loop
 from unified.train.build import Parts
+from unified.train.dry_run.plan import make_plan
 from unified.train.out_of_memory import Load, OutOfMemoryError, is_out_of_memory, message, told
-from unified.train.plan import make_plan
 
 CPU = torch.device("cpu")
 OF_CUDA = (
@@ -68,7 +69,7 @@ def test_a_step_names_tasks_batches_the_estimate_and_what_to_lower(
     with monkeypatch.context() as patched:
         breaking(patched, fail, after=7)  # two tasks are tried before, and a step has two slots
         with pytest.raises(SystemExit) as caught:
-            cli.guarded(run, recipe, out)
+            guarded(run, recipe, out)
     said = str(caught.value.code)
     assert said.startswith("error: step 4: out of memory on cpu, with task ")
     assert "task 'colour' with 8 of 8 samples" in said

@@ -8,12 +8,13 @@ import pytest
 import torch
 from tiny import tiny_recipe
 
-from unified.config import RecipeError
-from unified.recipe import EngineSettings, Recipe
-from unified.train import engine, loop, precision
-from unified.train.plan import make_plan
+from unified.config.recipe import EngineSettings, Recipe
+from unified.core.schema import RecipeError
+from unified.train import loop, precision
+from unified.train.dry_run.plan import make_plan
+from unified.train.engines import accelerator
+from unified.train.monitor.records import read_recipe
 from unified.train.precision import PRECISIONS, check_precision, has_fast_bf16, resolved
-from unified.train.records import read_recipe
 
 
 def of(recipe: Recipe, name: str) -> Recipe:
@@ -78,7 +79,7 @@ def test_bf16_that_is_slow_is_said_and_fp16_without_a_gpu_refused(
 def test_processes_that_resolve_auto_differently_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "gather_objects", lambda own: [own, "bf16"])
     with pytest.raises(RecipeError, match="got bf16, fp32 from machines that differ"):
-        engine.check_agreed(of(tiny_recipe(tmp_path), "fp32"))
+        accelerator.check_agreed(of(tiny_recipe(tmp_path), "fp32"))
 
 
 def test_this_machine_answers() -> None:

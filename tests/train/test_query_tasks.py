@@ -5,19 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import engine_cases
 import pytest
 import yaml
-from launched import launch
 from safetensors.torch import load_file
 from squares import content, recipe, trainer_of, write_squares
 from torch import Tensor
 
+from tests.train import engine_cases
+from tests.train.launched import launch
 from unified import checkpoint
-from unified.config import RecipeError, build, merge
-from unified.recipe import Recipe
-from unified.train.build import check
-from unified.types import DataError
+from unified.config.recipe import Recipe
+from unified.core.schema import RecipeError, build, merge
+from unified.core.types import DataError
+from unified.train.validate import check
 
 TASKS = ("named", "masks", "who", "attributes")
 MORE = (*TASKS, "classes", "boxes", "count", "points", "depth", "places", "larger")

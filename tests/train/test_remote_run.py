@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState
 from tiny import losses, tiny_recipe, write_shards
 
 from tests.shard_server import serve
-from unified.recipe import DataSettings, MixingSettings, Recipe
+from unified.config.recipe import DataSettings, MixingSettings, Recipe
 from unified.train import loop
 
 

@@ -15,20 +15,20 @@ from tiny import losses, tensors_of, tiny_recipe, with_experts
 import unified
 from unified import checkpoint
 from unified.checkpoint.place import Place, place
-from unified.config import RecipeError
-from unified.data import loader
-from unified.data.loader import StepLoader
-from unified.data.schedule import Origin, schedule
-from unified.errors import UserError
-from unified.export import export
-from unified.recipe import Recipe
-from unified.reports.run import read_run
+from unified.config.recipe import Recipe
+from unified.core.errors import UserError
+from unified.core.schema import RecipeError
+from unified.core.types import DataError
+from unified.hub.export import export
+from unified.pipeline import loader
+from unified.pipeline.loader import StepLoader
+from unified.pipeline.schedule import Origin, schedule
+from unified.reports.run.read import read_run
 from unified.train import loop
 from unified.train.build import build
-from unified.train.engine import make_accelerator
+from unified.train.engines.accelerator import make_accelerator
 from unified.train.outcome import NonFiniteError
 from unified.train.trainer import Trainer
-from unified.types import DataError
 
 
 def run(recipe: Recipe, out: Path) -> None:

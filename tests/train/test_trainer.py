@@ -18,17 +18,17 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from unified.checkpoint import Writer, newest
-from unified.data.loader import StepLoader
-from unified.data.schedule import Slot
-from unified.recipe import Recipe
+from unified.config.recipe import Recipe
+from unified.core.types import IGNORE, Batch, Tokens
+from unified.pipeline.loader import StepLoader
+from unified.pipeline.schedule import Slot
 from unified.train import outcome
 from unified.train.build import build
-from unified.train.engine import make_accelerator
+from unified.train.engines.accelerator import make_accelerator
 from unified.train.optim import learning_rate
 from unified.train.outcome import NonFiniteError
 from unified.train.step import StepModel
 from unified.train.trainer import Trainer
-from unified.types import IGNORE, Batch, Tokens
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -348,9 +348,9 @@ import sys, json
 sys.path[:0] = [{tests!r}]
 from pathlib import Path
 from tiny import tiny_recipe, with_experts
-from unified import dist
+from unified.core import distributed as dist
 sys.path[:0] = [{here!r}]
-from test_trainer import start
+from tests.train.test_trainer import start
 folder = Path({folder!r})
 dense = tiny_recipe(folder, max_steps=4, slots=3)
 attribute = with_experts(dense)

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from unified.errors import UserError
-from unified.transfers import HostCopy, sent
-from unified.types import IGNORE
+from unified.core.errors import UserError
+from unified.core.transfers import HostCopy, sent
+from unified.core.types import IGNORE
 
 LARGE = 1e9
 """The cost of what is not finite: such a query matches last, and its loss is not finite either, for others to see."""

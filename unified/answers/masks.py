@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from unified.answers.presence import presence_loss
-from unified.types import IGNORE
+from unified.answers.regress.attributes import presence_loss
+from unified.core.types import IGNORE
 
 
 class MaskWeights(NamedTuple):

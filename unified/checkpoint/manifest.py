@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
 
-from unified import __version__
 from unified.checkpoint.place import MANIFEST, CheckpointError, Place
 from unified.core.json_files import MOST_BYTES, parse_json
+from unified.core.version import __version__
 
 FORMAT = 1
 HASHED_BELOW = 10**9  # bytes: hashing this much costs about a second, and resuming reads the files anyway

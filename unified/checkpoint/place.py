@@ -19,12 +19,12 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from unified.config import read_yaml
 from unified.core.consent import check_locations
+from unified.core.errors import UserError
 from unified.core.locations import shown
+from unified.core.log import logger
 from unified.core.printed import quoted
-from unified.errors import UserError
-from unified.log import logger
+from unified.core.schema import read_yaml
 
 Location = Path | str
 """A folder, or the URL of one: `s3://bucket/run`, `hf://buckets/org/name/run`, `file:///data/run`."""

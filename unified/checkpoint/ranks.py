@@ -23,7 +23,7 @@ from unified.checkpoint.write import (
     split,
     write_tensors,
 )
-from unified.dist import broadcast_object, gather_objects, rank, world_size
+from unified.core.distributed import broadcast_object, gather_objects, rank, world_size
 
 Parts = dict[str, list[dict[str, Tensor]]]
 """The tensors of a group, for each file that they go to."""

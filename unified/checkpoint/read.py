@@ -10,10 +10,10 @@ from torch import Tensor
 from unified.checkpoint import manifest
 from unified.checkpoint.place import STEP, CheckpointError, Location, Place, place
 from unified.checkpoint.stored import Stored, TensorFile
-from unified.config import nearest
+from unified.core.errors import DataError
+from unified.core.log import logger
 from unified.core.printed import quoted
-from unified.errors import DataError
-from unified.log import logger
+from unified.core.schema import nearest
 
 
 @dataclass(frozen=True)

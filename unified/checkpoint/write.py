@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unified.checkpoint import manifest
 from unified.checkpoint.place import MANIFEST, CheckpointError, Location, Place, place
-from unified.log import logger
+from unified.core.log import logger
 
 MAX_FILE_BYTES = 4 * 2**30  # what is sent to a store at once, and lies on this machine's disk meanwhile
 

@@ -10,8 +10,8 @@ from tyro.conf import FlagCreatePairsOff
 from tyro.extras import SubcommandApp
 
 from unified.cli.wrong_flags import explained
-from unified.config import RecipeError
-from unified.errors import nearest
+from unified.core.errors import nearest
+from unified.core.schema import RecipeError
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from unified.cli.app import command, group
-from unified.config import RecipeError
 from unified.core import consent
 from unified.core.printed import say
+from unified.core.schema import RecipeError
 
 group("convert", "Read and write checkpoints of other code bases.")
 
@@ -44,7 +44,7 @@ def convert_uni_perceiver(
         allow_commands: Let the address be fetched that a run names for its checkpoints; look at it first.
     """
     if reverse:
-        from unified.official.from_hub import revert
+        from unified.hub.uni_perceiver.from_hub import revert
 
         given = {"--heads": heads, "--tokenizer": tokenizer, "--position-scale": position_scale}
         unused = [flag for flag, value in given.items() if value is not None]
@@ -54,7 +54,7 @@ def convert_uni_perceiver(
         with consent.allow_commands(None if allow_commands else ()):
             lines = revert(source, out)
     else:
-        from unified.official.to_hub import convert
+        from unified.hub.uni_perceiver.to_hub import convert
 
         fold = {"auto": None, "yes": True, "no": False}[fold_type_embedding]
         options = {"heads": heads, "fold": fold, "position_scale": position_scale, "tokenizer": tokenizer}

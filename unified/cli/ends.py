@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from unified import log
+from unified.core import log
 from unified.core.atomic_files import reason
+from unified.core.errors import UserError
 from unified.core.locations import shown
 from unified.core.printed import escaped, printable
-from unified.errors import UserError
 
 CLOSED_PIPE = 141
 """What shells report for a program that SIGPIPE ends, as it does most programs whose output goes to `head`."""
@@ -30,7 +30,7 @@ def guarded(command: Callable[..., object], *arguments: object, **options: Any) 
         threading.excepthook = _tell_of_thread
     status = _status(command, arguments, options)
     # Errors hold what their functions held, and are gone only here.
-    if (dist := sys.modules.get("unified.dist")) is not None:
+    if (dist := sys.modules.get("unified.core.distributed")) is not None:
         dist.let_go()
     if status is not None:
         sys.exit(status)

@@ -9,8 +9,8 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from unified.cli.wrong_flags import explained
-from unified.config import RecipeError, coerce
-from unified.recipe import Recipe
+from unified.config.recipe import Recipe
+from unified.core.schema import RecipeError, coerce
 
 _WORDS = Sequence[str]
 _WORD_OR_WORDS = str | Sequence[str]

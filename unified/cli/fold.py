@@ -6,9 +6,9 @@ from typing import Annotated
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from unified.cli.app import command
-from unified.config import RecipeError
 from unified.core import consent
 from unified.core.printed import say
+from unified.core.schema import RecipeError
 
 
 @command("fold")
@@ -36,7 +36,7 @@ def fold(
         keep_experts: Write the model as it is, with all its experts, as `unified export` does for a run.
         allow_commands: Let the address be fetched that a run names for its checkpoints; look at it first.
     """
-    from unified import folding
+    from unified.hub import fold as folding
 
     if keep_experts and (tasks or rows):
         raise RecipeError("--keep-experts: writes the whole model; leave out --tasks and --rows")

@@ -51,8 +51,8 @@ def predict(
     """
     from dataclasses import replace
 
-    from unified.reports.predict import Ask, predict_command
-    from unified.views import Views
+    from unified.model.inference import Views
+    from unified.reports.prediction.predict import Ask, predict_command
 
     ask = Ask(tasks, names, labels, threshold, Views(aspect=aspect, flip=flip, window=window))
     ask = replace(ask, coco=coco or coco_annotations is not None, coco_annotations=coco_annotations)

@@ -44,7 +44,7 @@ def interference(
         allow_commands: Let `pipe:` commands of the run's recipe run, and addresses in it be fetched; read them first.
             Those of --data always may.
     """
-    from unified.reports.commands import Ask, interference_command
+    from unified.reports.experts.commands import Ask, interference_command
 
     ask = Ask(linear=linear, layers=layers, tasks=tasks, batches=batches, seed=seed)
     with consent.allow_commands(None if allow_commands else ()):
@@ -77,7 +77,7 @@ def routing(
         allow_commands: Let `pipe:` commands of the run's recipe run, and addresses in it be fetched; read them first.
             Those of --data always may.
     """
-    from unified.reports.commands import routing_command
+    from unified.reports.experts.commands import routing_command
 
     with consent.allow_commands(None if allow_commands else ()):
         routing_command(model, data=data, batches=batches, seed=seed, out=out)
@@ -102,7 +102,7 @@ def run(
         out: Folder to write; default: reports in the run's folder.
         allow_commands: Let the address of its checkpoints be asked for how many samples were seen.
     """
-    from unified.reports.run_report import run_command
+    from unified.reports.run.report import run_command
 
     with consent.allow_commands(None if allow_commands else ()):
         run_command(path, out)

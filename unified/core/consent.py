@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from unified.core.errors import UserError
 from unified.core.locations import PIPE, is_elsewhere, program, shown
-from unified.errors import UserError
 
 FLAG = "--allow-commands"
 _allowed: ContextVar[frozenset[str] | None] = ContextVar("allowed commands", default=frozenset())

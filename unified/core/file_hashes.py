@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from unified.core.atomic_files import replace_file
+from unified.core.errors import DataError
 from unified.core.json_files import read_json
-from unified.errors import DataError
-from unified.log import logger
+from unified.core.log import logger
 
 FORMAT = 1
 SMALL_BYTES = 1 << 20

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from unified.core.errors import DataError
 from unified.core.text_files import is_text, same_text, shown_text
-from unified.errors import DataError
 
 LITTER = frozenset(
     {

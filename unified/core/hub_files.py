@@ -31,9 +31,9 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
+from unified.core.errors import UserError, nearest
+from unified.core.log import logger
 from unified.core.printed import quoted
-from unified.errors import UserError, nearest
-from unified.log import logger
 
 FILES = ("*.json", "*.safetensors", "README.md")
 """Of a model; nothing else is fetched, least of all pickles or code."""

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from unified.core.errors import DataError
 from unified.core.file_kinds import START, file_kind
 from unified.core.text_files import SMALL as SMALL
 from unified.core.text_files import decode_text
 from unified.core.text_files import read_bytes as read_bytes
-from unified.errors import DataError
 
 MOST_BYTES = 1 << 30
 """COCO's documents of 120,000 images have half of it."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unified.errors import DataError
+from unified.core.errors import DataError
 
 UTF_8 = "utf-8-sig"
 SMALL = 1 << 24

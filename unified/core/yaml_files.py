@@ -5,9 +5,9 @@ from typing import Any
 
 import yaml
 
+from unified.core.errors import DataError
 from unified.core.json_files import read_bytes
 from unified.core.text_files import decode_text, is_text, shown_text
-from unified.errors import DataError
 
 MOST_BYTES = 1 << 23
 MOST_LEVELS = 50

@@ -6,8 +6,8 @@ A class is the name that a model is asked by: that of its folder in composed for
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from unified.config.labels import name_key
 from unified.core.text_files import same_text
-from unified.labels import name_key
 
 SPLITS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing")
 

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from unified.config.labels import CLASS_NAMES, Labels, name_key, read_names
+from unified.core.errors import nearest
+from unified.core.log import logger
 from unified.core.printed import quoted
+from unified.core.types import DataError
 from unified.data.class_folders import class_name
-from unified.data.patterns import MANIFEST, read_manifest
-from unified.errors import nearest
-from unified.labels import CLASS_NAMES, Labels, name_key, read_names
-from unified.log import logger
-from unified.types import DataError
+from unified.data.shards.patterns import MANIFEST, read_manifest
 
 LISTED = 50
 """Classes that an error lists; of more it names the nearest alone."""

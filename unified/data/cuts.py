@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from unified.core.printed import quoted
-from unified.data.decode import place
-from unified.data.scene import FACTS
-from unified.types import DataError, Sample
+from unified.core.types import DataError, Sample
+from unified.data.samples.annotations import FACTS
+from unified.data.samples.decode import place
 
 NAME = "cut"  # of the fact
 

@@ -15,10 +15,10 @@ import numpy as np
 import yaml
 
 from unified.core.atomic_files import replace_file
-from unified.data.index import Header, index_path, open_index, read_header
-from unified.data.patterns import MANIFEST, parts, read_manifest, shard_paths, tars_in
-from unified.modalities.image_formats import IMAGES
-from unified.types import DataError
+from unified.core.types import DataError
+from unified.data.shards.index import Header, index_path, open_index, read_header
+from unified.data.shards.patterns import MANIFEST, parts, read_manifest, shard_paths, tars_in
+from unified.modalities.image.formats import IMAGES
 
 CARD = "README.md"
 SHARD_INDEX = "shardindex.json"

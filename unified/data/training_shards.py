@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from unified.data.contents import Content
-from unified.data.patterns import MANIFEST, read_manifest
-from unified.data.shard_cache import default_folder
-from unified.data.shards import LocalShard, ShardFile
-from unified.log import logger
-from unified.training_record import TrainedShard
-from unified.types import DataError
+from unified.core.log import logger
+from unified.core.training_record import TrainedShard
+from unified.core.types import DataError
+from unified.data.remote.cache import default_folder
+from unified.data.shards.contents import Content
+from unified.data.shards.patterns import MANIFEST, read_manifest
+from unified.data.shards.shards import LocalShard, ShardFile
 
 
 def describe_shards(files: Sequence[ShardFile], contents: Sequence[Content]) -> tuple[TrainedShard, ...]:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unified.metrics import BLOCK, predictions
+from unified.core.metrics import BLOCK, predictions
 
 DIGITS = 6
 

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import torch
 
-from unified import hub
-from unified.config import RecipeError
+from unified.core.log import logger
+from unified.core.paths import cache_folder
 from unified.core.printed import say
+from unified.core.schema import RecipeError
 from unified.evaluate.compare import compare, comparison_table
 from unified.evaluate.results import read_results, write_results, write_rows
 from unified.evaluate.robustness_figure import save_figure
 from unified.evaluate.run import evaluate
 from unified.evaluate.spec import load_spec
 from unified.evaluate.table import results_table
-from unified.log import logger
-from unified.paths import cache_folder
+from unified.hub.load import open_model
 
 
 def eval_command(
@@ -31,7 +31,7 @@ def eval_command(
     opened = [load_spec(spec) for spec in specs]  # a wrong name is said before the model is loaded
     if out is not None:
         _check_out(out)
-    loaded = hub.open_model(model_reference)
+    loaded = open_model(model_reference)
     command = shlex.join(
         ["unified", "eval", model_reference, *specs, "--shots", *map(str, shots), "--seeds", str(seeds)]
     )

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from unified import intervals
+from unified.core import statistics
+from unified.core.result_files import unpack
+from unified.core.statistics import Paired, Seeds
+from unified.core.types import DataError
 from unified.evaluate.table import UNITS, aligned, metric_name, sample_note
-from unified.intervals import Paired, Seeds
-from unified.result_files import unpack
-from unified.types import DataError
 
 HEAD = (
     *("data", "protocol", "metric", "A", "B", "A − B"),
@@ -80,7 +80,7 @@ def _compared(a: Mapping[str, Any], b: Mapping[str, Any], metric: str) -> Compar
     clusters = a["items"]["clusters"]
     seeds = None
     if scores[0].ndim == 2:
-        seeds = intervals.over_seeds((scores[0] - scores[1]).mean(1).tolist())
+        seeds = statistics.over_seeds((scores[0] - scores[1]).mean(1).tolist())
         # One subset keeps its 0 and 1, so that the exact test applies.
         scores = [found.mean(0) if len(found) > 1 else found[0] for found in scores]
     terms = a["items"]["terms"].get(metric)
@@ -91,7 +91,7 @@ def _compared(a: Mapping[str, Any], b: Mapping[str, Any], metric: str) -> Compar
                 "different tokenizers cannot be compared"
             )
         metric = "loss (nats)" if metric == "perplexity" else metric
-    paired = intervals.paired(scores[0], scores[1], clusters, None if terms is None else unpack(terms))
+    paired = statistics.paired(scores[0], scores[1], clusters, None if terms is None else unpack(terms))
     own = [float(np.sum(found) / (len(found) if terms is None else np.sum(unpack(terms)))) for found in scores]
     return Comparison(a["dataset"], a["label"], metric, own[0], own[1], paired, seeds)
 
@@ -99,7 +99,7 @@ def _compared(a: Mapping[str, Any], b: Mapping[str, Any], metric: str) -> Compar
 def comparison_table(found: list[Comparison]) -> str:
     """One row a metric; shares in percentage points; p after Holm for the number of rows."""
     with_p = [row for row in found if row.paired.p is not None]
-    adjusted = dict(zip(map(id, with_p), intervals.holm([float(r.paired.p or 0.0) for r in with_p]), strict=True))
+    adjusted = dict(zip(map(id, with_p), statistics.holm([float(r.paired.p or 0.0) for r in with_p]), strict=True))
     rows = []
     for row in found:
         factor = 1.0 if row.metric.startswith("loss") or row.metric in UNITS else 100.0

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unified import seed
+from unified.core import seed
+from unified.core.types import DataError
 from unified.evaluate.features import Encoder, ModelEncoder, PixelEncoder, embed_items
 from unified.evaluate.items import Items
 from unified.modalities.base import Tokenizer
-from unified.types import DataError
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,13 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from unified.core.atomic_files import replace_file
-from unified.data.collate import frames_read_by, prepare_images
-from unified.data.decode import decode, read_image, read_string
-from unified.data.write import progress
+from unified.core.types import DataError, Sample, Tokens
+from unified.data.samples.decode import decode, read_image, read_string
+from unified.data.shards.write import progress
 from unified.evaluate.items import Items
 from unified.modalities.base import Tokenizer
-from unified.types import DataError, Sample, Tokens
+from unified.modalities.image.prepare import prepare_images
+from unified.pipeline.collate import frames_read_by
 
 SCHEMA = 2  # of this file's arithmetic: raise it when features of equal inputs change
 

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from unified.core.locations import named
 from unified.core.printed import quoted
+from unified.core.seed import generator
+from unified.core.types import DataError
 from unified.data.class_lists import ClassNumbers
-from unified.data.decode import column, decode, place, resolve
-from unified.data.write import progress
+from unified.data.samples.decode import column, decode, place, resolve
+from unified.data.shards.write import progress
 from unified.evaluate.sources import Source, class_lists, open_source
-from unified.seed import generator
-from unified.types import DataError
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from unified.config import RecipeError
 from unified.core.locations import named
-from unified.data.decode import decode, read_string
-from unified.data.write import progress
+from unified.core.schema import RecipeError
+from unified.core.seed import generator
+from unified.core.types import IGNORE, Batch, DataError, Tokens
+from unified.data.samples.decode import decode, read_string
+from unified.data.shards.write import progress
 from unified.evaluate.items import Items, number_through
 from unified.evaluate.ngrams import NGrams
 from unified.evaluate.sources import open_source
-from unified.modalities.text import TextTokenizer
-from unified.seed import generator
-from unified.types import IGNORE, Batch, DataError, Tokens
+from unified.modalities.text.tokenizer import TextTokenizer
 
 ORDER = 4
 ADDED = 0.1

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unified.data.decode import resolve
-from unified.data.shards import LocalShard, Shards
+from unified.core.training_record import TrainingRecord
+from unified.data.samples.decode import resolve
+from unified.data.shards.shards import LocalShard, Shards
+from unified.data.shards.write import progress
 from unified.data.training_shards import shard_at_hand
-from unified.data.write import progress
 from unified.evaluate.items import choose_items
 from unified.evaluate.sources import Source, open_source
 from unified.evaluate.spec import Evaluation
-from unified.training_record import TrainingRecord
 
 MOST_BYTES = 8_000_000_000
 """Of training samples that are hashed for one evaluation; more would take minutes."""

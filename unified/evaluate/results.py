@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from unified.core.atomic_files import replace_file, replacing_files
 from unified.core.json_files import MOST_BYTES, read_json
+from unified.core.result_files import FORMAT, check_items, check_rows, pack, upgraded
+from unified.core.statistics import Interval, Seeds
+from unified.core.types import DataError
 from unified.evaluate.answers import ItemAnswers
-from unified.intervals import Interval, Seeds
-from unified.result_files import FORMAT, check_items, check_rows, pack, upgraded
-from unified.types import DataError
 
 UNTUNED, ZERO_SHOT, PROBE, BASELINE = "w/o tuning", "zero-shot", "probe", "baseline"
 TRAINED, SEEN = "trained task", "trained on this data"

@@ -8,22 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unified import intervals
+from unified.core import statistics
 from unified.core.locations import named
 from unified.core.printed import quoted
-from unified.data.augment import augment
+from unified.core.types import DataError
+from unified.data.augment.augment import augment
+from unified.data.augment.transforms import Affine, Contrast, Noise, PixelTransform
 from unified.data.class_lists import ClassNumbers
-from unified.data.collate import prepare_images
-from unified.data.decode import decode, read_image
-from unified.data.transforms import Affine, Contrast, Noise, PixelTransform
-from unified.data.write import progress
-from unified.evaluate.classification import find_labels
+from unified.data.samples.decode import decode, read_image
+from unified.data.shards.write import progress
 from unified.evaluate.context import Context
 from unified.evaluate.items import Items, clusters_of, read_items, targets
+from unified.evaluate.protocols.classification import find_labels
+from unified.evaluate.protocols.zero_shot import class_ranks, class_weights
 from unified.evaluate.results import UNTUNED, ZERO_SHOT, Measure, Result
 from unified.evaluate.spec import Robustness
-from unified.evaluate.zero_shot import class_ranks, class_weights
-from unified.types import DataError
+from unified.modalities.image.prepare import prepare_images
 
 DRAWN, UNCHANGED = "drawn size", "unchanged"
 KEY = "robustness"  # of the noise: the same in every evaluation and at every strength
@@ -177,7 +177,7 @@ def _row(
         base,
         protocol=UNCHANGED if change.kind == UNCHANGED else f"{change.kind}_{change.value:g}".replace(" ", "_"),
         label=change.label,
-        measures=(Measure("acc1", intervals.proportion(scores, clusters), values=scores),),
+        measures=(Measure("acc1", statistics.proportion(scores, clusters), values=scores),),
         keys=tuple(items.keys[row] for row in rows),
         clusters=clusters,
         notes={**base.notes, "change": change.kind, "value": change.value, "size_column": evaluation.size_column},

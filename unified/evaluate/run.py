@@ -11,17 +11,18 @@ import sklearn
 import torch
 import transformers
 
-from unified import __version__
-from unified.conditions import by_family
-from unified.config import RecipeError, nearest
-from unified.evaluate.classification import evaluate_classification
+from unified.core.log import logger
+from unified.core.schema import RecipeError, nearest
+from unified.core.training_record import TrainingRecord
+from unified.core.version import __version__
 from unified.evaluate.context import Context, evaluating
-from unified.evaluate.dense import evaluate_dense, find_spec
+from unified.evaluate.dense.protocol import evaluate_dense, find_spec
 from unified.evaluate.features import weights_hash
-from unified.evaluate.few_shot import ALL
-from unified.evaluate.language import evaluate_caption, evaluate_masked
+from unified.evaluate.protocols.classification import evaluate_classification
+from unified.evaluate.protocols.few_shot import ALL
+from unified.evaluate.protocols.language import evaluate_caption, evaluate_masked
+from unified.evaluate.protocols.retrieval import evaluate_retrieval
 from unified.evaluate.results import Result, collect, flat_metrics
-from unified.evaluate.retrieval import evaluate_retrieval
 from unified.evaluate.robustness import evaluate_robustness
 from unified.evaluate.spec import (
     Caption,
@@ -35,8 +36,7 @@ from unified.evaluate.spec import (
     load_spec,
 )
 from unified.evaluate.training_data import examine, mark, tell
-from unified.log import logger
-from unified.training_record import TrainingRecord
+from unified.model.routing_attributes import by_family
 
 __all__ = ["evaluate", "flat_metrics"]
 

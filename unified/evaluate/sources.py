@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from unified.core.folders import Folder, holds_file, subfolders, walk_folder
+from unified.core.log import logger
 from unified.core.text_files import read_text
-from unified.data.build.sources import read_file, sample_key
+from unified.core.types import DataError
+from unified.data.builders.sources import read_file, sample_key
 from unified.data.class_folders import SPLITS, read_class_folders
 from unified.data.class_lists import class_list_file, lists_of_shards, manifest_classes
-from unified.data.patterns import MANIFEST, tars_in
-from unified.data.shards import Shards
-from unified.log import logger
-from unified.modalities.image_formats import (
+from unified.data.shards.patterns import MANIFEST, tars_in
+from unified.data.shards.shards import Shards
+from unified.modalities.image.formats import (
     FORMATS,
     IMAGE_ENDINGS,
     describe_unread,
@@ -21,7 +22,6 @@ from unified.modalities.image_formats import (
     read_start,
     sort_images,
 )
-from unified.types import DataError
 
 SUFFIXES = frozenset(f".{ending}" for ending in IMAGE_ENDINGS)
 COUNT = "nshards.txt"  # CLIP_benchmark's mark of a folder of shards

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from unified.config import RecipeError, build, nearest, read_yaml
 from unified.core.consent import check_commands
 from unified.core.folders import subfolders
+from unified.core.paths import find
 from unified.core.printed import quoted
+from unified.core.schema import RecipeError, build, nearest, read_yaml
 from unified.core.text_files import read_text
-from unified.data.patterns import MANIFEST, read_manifest, several
+from unified.data.shards.patterns import MANIFEST, read_manifest, several
 from unified.evaluate.sources import COUNT, class_names, holds_class_folders
-from unified.paths import find
 
 FORMAT = 1
 IMAGE = "png;jpg;jpeg;webp"

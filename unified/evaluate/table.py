@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unified.core.small_samples import FEW_CLUSTERS
+from unified.core.training_record import training_note
 from unified.evaluate.results import UNTUNED, ZERO_SHOT
-from unified.small_samples import FEW_CLUSTERS
-from unified.training_record import training_note
 
 HEAD = ("data", "protocol", "features", "metric", "value", "95 % sampling", "over seeds", "n", "notes")
 LEFT = {0, 1, 2, 3, 8}

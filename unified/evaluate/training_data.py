@@ -8,12 +8,21 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from unified.config import RecipeError
+from unified.config.labels import load_labels
 from unified.core.locations import named
-from unified.data.shards import Shards
+from unified.core.log import logger
+from unified.core.schema import RecipeError
+from unified.core.training_record import (
+    ZERO_SHOT_LABEL,
+    TrainedTask,
+    TrainingRecord,
+    names_hash,
+    training_note,
+)
+from unified.data.shards.shards import Shards
 from unified.data.training_shards import datasets_of
-from unified.evaluate.classification import find_labels
 from unified.evaluate.overlap import find_overlap
+from unified.evaluate.protocols.classification import find_labels
 from unified.evaluate.results import PROBE, SEEN, TRAINED, Result
 from unified.evaluate.sources import open_source
 from unified.evaluate.spec import (
@@ -27,9 +36,6 @@ from unified.evaluate.spec import (
     Spec,
     load_spec,
 )
-from unified.labels import load_labels
-from unified.log import logger
-from unified.training_record import ZERO_SHOT_LABEL, TrainedTask, TrainingRecord, names_hash, training_note
 
 CLASS_COLUMNS = {"cls", "txt"}
 """Columns in which class folders hold the same answer, as a number and as a name."""

@@ -7,9 +7,12 @@ from typing import Any
 from torch import nn
 
 from unified.modalities.base import Tokenizer
-from unified.modalities.image import ImageEmbedding, ImageTokenizer
-from unified.modalities.text import TextEmbedding, TextTokenizer
-from unified.model_settings import ImageSettings, TextSettings
+from unified.modalities.image.embedding import ImageEmbedding
+from unified.modalities.image.settings import ImageSettings
+from unified.modalities.image.tokenizer import ImageTokenizer
+from unified.modalities.text.embedding import TextEmbedding
+from unified.modalities.text.settings import TextSettings
+from unified.modalities.text.tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True)

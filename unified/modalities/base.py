@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unified.config import RecipeError
 from unified.core import json_files
 from unified.core.printed import quoted
-from unified.types import Tokens
+from unified.core.schema import RecipeError
+from unified.core.types import Tokens
 
 FORMAT = 1
 """Version of the specs and configurations that this package writes."""

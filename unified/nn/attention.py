@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from unified.nn.experts import Dense
+from unified.nn.moe.experts import Dense
 from unified.nn.scaled_dot_product import attend, attend_fused
 from unified.nn.windows import Windows
 

@@ -6,13 +6,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from unified.core.types import Conditions, Segment
 from unified.nn.attention import Attention, Cache, QueryKeyValue
-from unified.nn.experts import ConditionalLayer, ConditionalLinear, Dense, Experts
 from unified.nn.mlp import Mlp
+from unified.nn.moe.experts import ConditionalLayer, ConditionalLinear, Dense, Experts
+from unified.nn.moe.routing import BY_TOKEN, Usage
 from unified.nn.prompts import Prompts
-from unified.nn.routing import BY_TOKEN, Usage
 from unified.nn.windows import Windows
-from unified.types import Conditions, Segment
 
 DENSE = Dense()
 

@@ -10,13 +10,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from unified.core.types import Conditions, Segment
 from unified.nn.attention import Cache
 from unified.nn.block import Block
-from unified.nn.experts import ConditionalLayer, Experts
+from unified.nn.moe.experts import ConditionalLayer, Experts
+from unified.nn.moe.routing import Usage
 from unified.nn.prompts import Prompts
-from unified.nn.routing import Usage
 from unified.nn.windows import Windows
-from unified.types import Conditions, Segment
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unified.nn.attention import MakeLinear
-from unified.nn.experts import Dense
+from unified.nn.moe.experts import Dense
 
 
 class Mlp(nn.Module):

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unified.errors import UserError
-from unified.types import weight_of
+from unified.core.errors import UserError
+from unified.core.types import weight_of
 
 
 class PromptError(UserError):

@@ -9,8 +9,8 @@ from typing import Any
 
 from unified.core.atomic_files import replace_file
 from unified.core.json_files import MOST_BYTES, read_json
-from unified.log import logger
-from unified.reports.prediction_facts import Shown, facts
+from unified.core.log import logger
+from unified.reports.prediction.facts import Shown, facts
 from unified.reports.source import ReportError
 
 OBJECTS, POINTS = ("boxes", "masks"), ("points", "places")

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from unified.configuration import UnifiedConfig
-from unified.labels import Labels, load_labels
-from unified.task import Match, Task
-from unified.train.records import read_recipe
+from unified.config.labels import Labels, load_labels
+from unified.config.task import Match, Task
+from unified.model.config import UnifiedConfig
+from unified.train.monitor.records import read_recipe
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
-from unified.reports.run import TRAINED, Curve, Run
+from unified.reports.run.read import TRAINED, Curve, Run
 from unified.reports.run_findings import MEDIAN_DIFFERENCE, TAIL, THIRD, Diagnosis, Limit
 
 CLIPPED = Limit(0.9, "fraction of the records after warm-up with a clipped gradient: more is a limit that always holds")

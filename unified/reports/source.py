@@ -9,22 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unified import hub
-from unified.config import RecipeError, build, nearest, read_yaml
+from unified.answers.score import score
+from unified.config.labels import load_labels
+from unified.config.recipe import Recipe
+from unified.config.recipe_facts import label_sets
 from unified.core.consent import check_locations
-from unified.data.loader import Report, StepLoader
-from unified.data.schedule import Slot
-from unified.errors import UserError
-from unified.labels import load_labels
-from unified.log import logger
-from unified.matching import score
-from unified.model import UnifiedModel
-from unified.paths import find
-from unified.recipe import Recipe
-from unified.train.build import check_task, label_sets
-from unified.train.progress import duration
-from unified.train.records import read_recipe
-from unified.types import Batch, DataError, Tokens
+from unified.core.errors import UserError
+from unified.core.log import logger
+from unified.core.paths import find
+from unified.core.schema import RecipeError, build, nearest, read_yaml
+from unified.core.types import Batch, DataError, Tokens
+from unified.hub.load import open_model
+from unified.model.pretrained import UnifiedModel
+from unified.pipeline.loader import Report, StepLoader
+from unified.pipeline.schedule import Slot
+from unified.train.monitor.progress import duration
+from unified.train.monitor.records import read_recipe
+from unified.train.validate import check_task
 
 FORMAT = 1
 SILENCE = 10.0
@@ -47,7 +48,7 @@ class Subject:
 
 def open_subject(reference: str | Path) -> Subject:
     """The model that `unified.load` finds under `reference`, on a GPU where there is one."""
-    loaded = hub.open_model(reference)
+    loaded = open_model(reference)
     if loaded.source != str(reference):  # a run says at which step it is, a folder its own name
         logger.info("%s: %s", reference, loaded.source)
     loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,38 +1,31 @@
 """From a recipe to objects: the one place where they are made."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from unified import seed
-from unified.conditions import bits, by_family
-from unified.config import RecipeError, nearest
-from unified.configuration import UnifiedConfig
+from unified.answers.score import token_kinds
+from unified.answers.spec import QuerySpec, query_spec
+from unified.config.labels import Labels, check_unique, load_labels
+from unified.config.recipe import Recipe
+from unified.config.recipe_facts import families, label_sets, made_of_names, query_names
+from unified.config.task import Match, Task
+from unified.core import seed
 from unified.core.locations import named
-from unified.data.operators import OPERATORS, RESHADE
-from unified.data.patterns import MANIFEST, read_manifest, several
-from unified.data.together import TARGET
-from unified.evaluate.spec import load_spec
-from unified.labels import Labels, check_unique, load_labels
-from unified.layout import Attributes
-from unified.log import logger
-from unified.matching import token_kinds
-from unified.modalities import MODALITIES, load_tokenizers
+from unified.core.log import logger
+from unified.core.types import Tokens
+from unified.data.shards.patterns import MANIFEST, read_manifest, several
+from unified.modalities import load_tokenizers
 from unified.modalities.base import Tokenizer
-from unified.modalities.image import ImageTokenizer
-from unified.modalities.text import TextTokenizer
-from unified.model import UnifiedModel
-from unified.processor import UnifiedProcessor
-from unified.query_spec import QuerySpec, query_spec
-from unified.recipe import Recipe
-from unified.task import Map, Match, Regress, Task
-from unified.train.step import TASK_METRICS
-from unified.types import Tokens
-from unified.upcycling import begin
+from unified.modalities.image.tokenizer import ImageTokenizer
+from unified.modalities.text.tokenizer import TextTokenizer
+from unified.model.config import UnifiedConfig
+from unified.model.pretrained import UnifiedModel
+from unified.model.processor import UnifiedProcessor
+from unified.model.routing_attributes import by_family
+from unified.train.validate import check
+from unified.train.warm_start import begin
 
 
 @dataclass(frozen=True)
@@ -72,66 +65,6 @@ def build(recipe: Recipe, *, fresh: bool = True) -> Parts:
 def _names_of(reference: str) -> Labels:
     """The names that queries answer for, each once."""
     return check_unique(load_labels(reference), reference)
-
-
-def check(recipe: Recipe) -> None:
-    """Refuse tasks and evaluations that cannot be, before any data is read."""
-    for name, task in recipe.tasks.items():
-        check_task(name, task)
-        if not isinstance(task.answer, Match) and recipe.model.queries is None:
-            raise RecipeError(f"tasks.{name}.answer: queries need a decoder; write `queries: {{}}` below `model`")
-        if recipe.model.queries is not None and recipe.model.queries.sharing == "head":
-            _check_head(name, task)
-        inside = recipe.model.queries is not None and recipe.model.queries.place == "encoder"
-        if inside and getattr(task.answer, "parts", False):
-            raise RecipeError(
-                f"tasks.{name}.answer.parts: they begin with what a decoder looks at; leave them out with "
-                "model.queries.place: encoder"
-            )
-        _check_size(name, task, recipe.model.image.patch)
-    for spec in recipe.evaluate:
-        load_spec(spec)  # otherwise a wrong name would end the run at its first evaluation
-    _check_bits(recipe)
-
-
-def _check_size(name: str, task: Task, patch: int) -> None:
-    if task.size is not None and any(side < 1 or side % patch for side in task.size):
-        height, width = task.size
-        raise RecipeError(
-            f"tasks.{name}.size: {height} x {width} pixels cannot be cut into patches of {patch}; give multiples of it"
-        )
-
-
-def _check_bits(recipe: Recipe) -> None:
-    """Refuse attributes that do not exist; warn of families without a task, which a model to go on from may have."""
-    known = families(recipe)
-    for name in recipe.model.experts.bits if recipe.model.experts else ():
-        bits(Attributes("text"), [name])
-        kind, _, family = name.partition(":")
-        if kind == "family" and family not in known:
-            logger.warning("model.experts.bits: no task is of the family %r%s", family, nearest(family, known))
-
-
-def families(recipe: Recipe) -> list[str]:
-    """The families of a recipe's tasks, in their order."""
-    return list(dict.fromkeys(task.family or name for name, task in recipe.tasks.items()))
-
-
-def label_sets(recipe: Recipe) -> dict[str, str]:
-    """What names the label set of each task that picks from one."""
-    answers = {name: task.answer.candidates for name, task in recipe.tasks.items() if isinstance(task.answer, Match)}
-    return {name: reference for name, reference in answers.items() if reference not in ("batch", "vocabulary")}
-
-
-def query_names(recipe: Recipe) -> dict[str, str]:
-    """What names the queries, or the classes of objects, of each task that has them."""
-    answers = {name: task.answer for name, task in recipe.tasks.items()}
-    return {name: a.names for name, a in answers.items() if not isinstance(a, Match) and a.names is not None}
-
-
-def made_of_names(task: Task) -> bool:
-    """Whether a task's queries are made from names by the text encoder."""
-    return not isinstance(task.answer, Match) and task.answer.from_names
 
 
 def network(
@@ -217,110 +150,3 @@ def _positives(task: Task, names: Sequence[str]) -> tuple[float, ...]:
         "%s: no manifest says how often attributes hold, so what holds weighs as what does not", named(task.data)
     )
     return ()
-
-
-def check_task(name: str, task: Task) -> None:
-    """Refuse what a task cannot be, before any data is read."""
-    where = f"tasks.{name}"
-    answer = task.answer
-    for column, modality in task.inputs.items():
-        if modality not in MODALITIES:
-            known = nearest(modality, list(MODALITIES))
-            raise RecipeError(f"{where}.inputs.{column}: {modality!r} is not a modality{known}")
-    if task.metric not in TASK_METRICS:
-        raise RecipeError(f"{where}.metric: {task.metric!r} is not a metric{nearest(task.metric, list(TASK_METRICS))}")
-    for key, value in (("sample_weight", task.sample_weight), ("loss_weight", task.loss_weight)):
-        if not 0 < value < math.inf:
-            raise RecipeError(
-                f"{where}.{key}: expected a positive finite number, got {value}. Hint: leave out a task that is not to "
-                "be trained"
-            )
-    _check_together(where, task)
-    if hasattr(nn.ParameterDict(), task.family or name):
-        raise RecipeError(
-            f"{where}: torch keeps the name {task.family or name!r} for itself; name another `family`, or the task anew"
-        )
-    if isinstance(answer, Match):
-        _check_match(where, task, answer)
-    else:
-        _check_queries(where, name, task, answer)
-
-
-def _check_together(where: str, task: Task) -> None:
-    if task.together == 1:
-        return
-    if task.target != TARGET:
-        raise RecipeError(
-            f"{where}.together: for tasks whose target is {TARGET}, found {task.target!r}; leave it out, as the data "
-            "are shuffled then"
-        )
-    if not 1 < task.together <= task.batch // 2:
-        raise RecipeError(
-            f"{where}.together: expected 1 to {max(task.batch // 2, 1)}, half of the batch, so that it has several "
-            f"identities; found {task.together}"
-        )
-    if task.data_weights:
-        raise RecipeError(
-            f"{where}.together: data sets that are mixed part what belongs together; leave one of them out"
-        )
-
-
-def _check_match(where: str, task: Task, answer: Match) -> None:
-    words = answer.candidates == "vocabulary"
-    if words != (answer.read != "prefix"):
-        fits = "masked, caption or causal" if words else "prefix"
-        raise RecipeError(f"{where}.answer.read: {answer.read!r} does not fit {answer.candidates!r}; expected {fits}")
-    if answer.read in ("masked", "causal") and "text" not in task.inputs.values():
-        raise RecipeError(f"{where}.inputs: reading {answer.read!r} needs a text column among the inputs")
-    if answer.read == "causal" and len(task.inputs) > 1:
-        raise RecipeError(f"{where}.inputs: reading 'causal' takes text alone; 'caption' reads text about other inputs")
-    for key, share in (("label_smoothing", answer.label_smoothing), ("mask_fraction", answer.mask_fraction)):
-        if not 0 <= share < 1:
-            raise RecipeError(f"{where}.answer.{key}: expected at least 0 and below 1, found {share}")
-
-
-def _check_head(name: str, task: Task) -> None:
-    """Refuse what heads without queries cannot read."""
-    answer = task.answer
-    if isinstance(answer, Match) or (isinstance(answer, Map) and not answer.from_names):
-        return
-    if not isinstance(answer, Regress) or answer.regress != "presence":
-        what = "queries from names" if answer.from_names else repr(getattr(answer, "regress", ""))
-        raise RecipeError(
-            f"tasks.{name}.answer: {what} needs queries, and model.queries.sharing 'head' has none; it reads maps and "
-            "presence"
-        )
-
-
-def _check_queries(where: str, name: str, task: Task, answer: Map | Regress) -> None:
-    if hasattr(nn.ParameterDict(), name):
-        raise RecipeError(f"{where}: torch keeps the name {name!r} for itself; name the task anew")
-    if set(task.inputs.values()) != {"image"}:
-        raise RecipeError(f"{where}.inputs: queries are asked about one image, found {task.inputs}")
-    kind = answer.map if isinstance(answer, Map) else answer.regress
-    named = kind in ("classes", "points", "boxes", "masks", "presence", "places")
-    if named != (answer.names is not None) and kind != "density":
-        needs = "needs the names of its classes, points or attributes" if named else "has no names"
-        raise RecipeError(f"{where}.answer.names: {kind!r} {needs}; found {answer.names!r}")
-    if answer.from_names and not named:
-        raise RecipeError(f"{where}.answer.from_names: {kind!r} has no names to make queries from")
-    if isinstance(answer, Regress):
-        if answer.queries < 1:
-            raise RecipeError(f"{where}.answer.queries: expected at least 1, found {answer.queries}")
-        if (kind == "identity") != (answer.identities is not None):
-            raise RecipeError(f"{where}.answer.identities: for 'identity' alone, which needs it; found {kind!r}")
-        if answer.parts and kind != "identity":
-            raise RecipeError(f"{where}.answer.parts: for 'identity' alone; found {kind!r}")
-        return
-    if answer.bins < 2 or not 0 < answer.limits[0] < answer.limits[1] or answer.scale < 1:
-        raise RecipeError(
-            f"{where}.answer: expected at least 2 bins, 0 < nearest < farthest limit and a scale of at least 1; found "
-            f"{answer.bins}, {list(answer.limits)} and {answer.scale}"
-        )
-    if (kind == "pixels") != (answer.operator is not None):
-        raise RecipeError(f"{where}.answer.operator: for 'pixels' alone, which needs it; found {kind!r}")
-    if answer.residual and kind != "pixels":
-        raise RecipeError(f"{where}.answer.residual: for 'pixels' alone; found {kind!r}")
-    if answer.operator is not None and answer.operator not in (*OPERATORS, RESHADE):
-        known = nearest(answer.operator, [*OPERATORS, RESHADE])
-        raise RecipeError(f"{where}.answer.operator: {answer.operator!r} is not an image operator{known}")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from unified.config import RecipeError
-from unified.log import logger
+from unified.config.recipe import Recipe
+from unified.core.log import logger
+from unified.core.schema import RecipeError
 from unified.nn.kernels import Capability, describe, has_whole_rows, machine
-from unified.nn.routing import BY_TOKEN
-from unified.recipe import Recipe
+from unified.nn.moe.routing import BY_TOKEN
 from unified.train.precision import PRECISIONS
 
 _BUILDS = "Hint: install a build of torch that fits, see https://pytorch.org/get-started/locally"

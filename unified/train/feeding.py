@@ -14,11 +14,11 @@ from typing import Self
 
 import torch
 
-from unified.data.loader import StepLoader
+from unified.core.errors import UserError
+from unified.core.types import Batch
 from unified.data.pinned import tensors
-from unified.data.schedule import Slot
-from unified.errors import UserError
-from unified.types import Batch
+from unified.pipeline.loader import StepLoader
+from unified.pipeline.schedule import Slot
 
 
 def steps_ahead(device: torch.device) -> int:

@@ -4,12 +4,12 @@ from time import perf_counter
 
 from torch import Tensor
 
-from unified.baselines import SLOTS, baseline_shapes, measure
-from unified.data.loader import StepLoader
-from unified.dist import broadcast_object, rank
-from unified.log import logger
-from unified.queries import TaskQueries
-from unified.query_spec import QuerySpec
+from unified.answers.baselines import SLOTS, baseline_shapes, measure
+from unified.answers.spec import QuerySpec
+from unified.core.distributed import broadcast_object, rank
+from unified.core.log import logger
+from unified.model.task_queries import TaskQueries
+from unified.pipeline.loader import StepLoader
 from unified.train.build import Parts
 
 SAMPLES = 256

@@ -6,12 +6,12 @@ from statistics import median
 
 from torch import Tensor
 
-from unified.configuration import UnifiedConfig
-from unified.data.decode import column, decode
-from unified.data.shards import Shards
-from unified.modalities.image import ImageTokenizer
-from unified.task import Task
-from unified.types import DataError
+from unified.config.task import Task
+from unified.core.types import DataError
+from unified.data.samples.decode import column, decode
+from unified.data.shards.shards import Shards
+from unified.modalities.image.tokenizer import ImageTokenizer
+from unified.model.config import UnifiedConfig
 
 SAMPLES = 16
 LOST = 0.5

@@ -11,36 +11,36 @@ from accelerate import Accelerator
 
 from unified import checkpoint
 from unified.checkpoint.place import checkpoints_of
+from unified.config.recipe import Recipe
 from unified.core.atomic_files import replacing_files
 from unified.core.consent import allow_commands
-from unified.data.contents import read_contents
-from unified.data.loader import StepLoader
-from unified.data.schedule import START, record, resume
-from unified.data.sources import TaskData, open_data
-from unified.dist import barrier, broadcast_object, leave, of_ranks, rank, world_size
+from unified.core.distributed import barrier, broadcast_object, leave, of_ranks, rank, world_size
+from unified.core.log import logger
+from unified.core.training_record import joined, read_record, write_record
+from unified.core.types import DataError
+from unified.data.shards.contents import read_contents
 from unified.evaluate.run import evaluate, flat_metrics
 from unified.evaluate.training_data import check_unseen
-from unified.log import logger
-from unified.official.kept import keep_of_start
-from unified.recipe import Recipe
+from unified.hub.uni_perceiver.kept import keep_of_start
+from unified.pipeline.loader import StepLoader
+from unified.pipeline.schedule import START, record, resume
+from unified.pipeline.sources import TaskData, open_data
 from unified.train.build import Parts, build
-from unified.train.engine import make_accelerator
+from unified.train.dry_run.flops import gemm_peak
+from unified.train.engines.accelerator import make_accelerator
+from unified.train.faults.stop_signal import StopRequest
+from unified.train.faults.watchdog import Watchdog
 from unified.train.feeding import Feeder
 from unified.train.first_samples import begin_at_baselines
-from unified.train.flops import gemm_peak
+from unified.train.monitor.progress import Progress
+from unified.train.monitor.run_folder import RunFolder
+from unified.train.monitor.trackers import Trackers
 from unified.train.origins import check_origins, describe_origins
 from unified.train.out_of_memory import Load, OutOfMemoryError, told
 from unified.train.outcome import Launched, NonFiniteError
 from unified.train.precision import PRECISIONS, resolved
-from unified.train.progress import Progress
-from unified.train.run_folder import RunFolder
-from unified.train.stop import StopRequest
-from unified.train.trackers import Trackers
 from unified.train.trainer import Trainer
 from unified.train.training_data import record_before, record_training, with_pinned_start
-from unified.train.watchdog import Watchdog
-from unified.training_record import joined, read_record, write_record
-from unified.types import DataError
 
 Tell = Callable[[dict[str, Any]], None]
 

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unified.checkpoint import CheckpointError
-from unified.log import logger
+from unified.config.recipe import OptimSettings
+from unified.core.log import logger
 from unified.nn.kernels import OPTIMIZER, chosen
-from unified.recipe import OptimSettings
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 HEAD = ("ln_post", "proj", "log_scales")  # modules after the last block; all else outside the blocks comes before them

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unified.config import RecipeError
+from unified.config.labels import Labels, load_labels
+from unified.config.recipe import Recipe
+from unified.config.recipe_facts import label_sets, query_names
 from unified.core.atomic_files import naming
-from unified.data.contents import Content, Contents
-from unified.labels import Labels, load_labels
-from unified.log import logger
+from unified.core.log import logger
+from unified.core.schema import RecipeError
+from unified.data.shards.contents import Content, Contents
 from unified.modalities.base import Tokenizer
-from unified.recipe import Recipe
-from unified.train.build import label_sets, query_names
 
 NAMED = 3
 """Differences that a message names; the others are counted."""

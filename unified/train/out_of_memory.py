@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from unified.dist import world_size
-from unified.errors import UserError
-from unified.recipe import Recipe
-from unified.train.plan import Plan, make_plan
+from unified.config.recipe import Recipe
+from unified.core.distributed import world_size
+from unified.core.errors import UserError
+from unified.train.dry_run.plan import Plan, make_plan
 
 GIB = 2**30
 SAID = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")

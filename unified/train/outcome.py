@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unified.data.schedule import Slot
-from unified.dist import gather_objects
-from unified.errors import UserError
-from unified.stopwatch import Lap
-from unified.transfers import HostCopy
-from unified.types import Batch
+from unified.core.distributed import gather_objects
+from unified.core.errors import UserError
+from unified.core.timer import Lap
+from unified.core.transfers import HostCopy
+from unified.core.types import Batch
+from unified.pipeline.schedule import Slot
 
 Slots = Sequence[tuple[Slot, Batch]]
 

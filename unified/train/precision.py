@@ -6,13 +6,13 @@ from typing import Literal
 
 import torch
 
-from unified.config import RecipeError
-from unified.dist import gather_objects
-from unified.log import logger
+from unified.config.recipe import Recipe
+from unified.core.distributed import gather_objects
+from unified.core.log import logger
+from unified.core.schema import RecipeError
 from unified.nn.kernels import Capability
-from unified.recipe import Recipe
-from unified.train.deepspeed_settings import deepspeed_settings
-from unified.train.records import read_recipe
+from unified.train.engines.deepspeed import deepspeed_settings
+from unified.train.monitor.records import read_recipe
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -11,19 +11,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unified import seed
 from unified.answers.assignment import assign
-from unified.buckets import whole_batches
-from unified.dist import rank, reduce_sum, rows_of_rank, waits_measured, world_size
-from unified.matching import Begun, Drawn, Scores, begin
-from unified.model import UnifiedModel
+from unified.answers.score import Begun, Drawn, Scores, begin
+from unified.config.task import Match, Task
+from unified.core import seed
+from unified.core.distributed import rank, reduce_sum, rows_of_rank, waits_measured, world_size
+from unified.core.timer import Stopwatch
+from unified.core.transfers import sent
+from unified.core.types import Batch, Tokens
+from unified.modalities.text.length_buckets import whole_batches
+from unified.model.pretrained import UnifiedModel
 from unified.nn.encoder import Noise
-from unified.stopwatch import Stopwatch
-from unified.task import Match, Task
-from unified.train.load import routing_loss
+from unified.train.expert_load import routing_loss
 from unified.train.precision import PRECISIONS
-from unified.transfers import sent
-from unified.types import Batch, Tokens
 
 T = TypeVar("T")
 

@@ -10,18 +10,23 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from unified import checkpoint
-from unified.answers.match import TEMPERATURES
-from unified.data.schedule import Slot
-from unified.log import logger
-from unified.nn.routing import GateError
-from unified.queries import NEWER
-from unified.recipe import Recipe
+from unified.answers.match.similarity import TEMPERATURES
+from unified.config.recipe import Recipe
+from unified.core.log import logger
+from unified.core.transfers import HostCopy
+from unified.core.types import Batch
+from unified.model.task_queries import NEWER
+from unified.nn.moe.routing import GateError
+from unified.pipeline.schedule import Slot
 from unified.train.build import Parts
-from unified.train.engine import check_running, collective_timeout
-from unified.train.expert_parallel import ExpertShare, beside_experts
-from unified.train.gradient_norms import parts as parts_of
-from unified.train.load import ExpertLoad
-from unified.train.loss_scale import LossScale
+from unified.train.dry_run.workload import Cost, Work, bucketed_on, work
+from unified.train.engines.accelerator import check_running, collective_timeout
+from unified.train.engines.expert_parallel import ExpertShare, beside_experts
+from unified.train.engines.zero import wrapped
+from unified.train.expert_load import ExpertLoad
+from unified.train.faults.loss_scale import LossScale
+from unified.train.faults.skipped_steps import LASTS, Skipped
+from unified.train.monitor.gradient_norms import parts as parts_of
 from unified.train.optim import (
     MOMENTS,
     Ema,
@@ -32,12 +37,7 @@ from unified.train.optim import (
 )
 from unified.train.out_of_memory import Load, told
 from unified.train.outcome import Launched, NonFiniteError, Slots, StepResult, not_finite, where
-from unified.train.skipped import LASTS, Skipped
 from unified.train.step import TASK_METRICS, Item, StepModel, draw_noise, in_chunks
-from unified.train.work import Cost, Work, bucketed_on, work
-from unified.train.zero import wrapped
-from unified.transfers import HostCopy
-from unified.types import Batch
 
 _NEXT = (
     "Nothing was changed by this step: look at these samples, or lower optim.lr, and start again from the last "

@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from unified import hub
-from unified.data.contents import Contents
-from unified.data.sources import TaskData
+from unified.config.labels import Labels
+from unified.config.recipe import Recipe
+from unified.config.task import Map, Match, Task
+from unified.core.training_record import TrainedShard, TrainedTask, TrainingRecord, names_hash
+from unified.data.shards.contents import Contents
 from unified.data.training_shards import describe_shards
-from unified.labels import Labels
-from unified.recipe import Recipe
-from unified.task import Map, Match, Task
-from unified.train.records import read_recipe
-from unified.training_record import TrainedShard, TrainedTask, TrainingRecord, names_hash
+from unified.hub.load import pinned, repository, training_record
+from unified.pipeline.sources import TaskData
+from unified.train.monitor.records import read_recipe
 
 
 def record_training(
@@ -55,7 +55,7 @@ def record_before(recipe: Recipe, stored: TrainingRecord | None, resumed: bool, 
         return nothing if known else TrainingRecord((), (), ("the steps of this run before it kept a record",))
     if recipe.start is None:
         return nothing
-    inherited = hub.training_record(recipe.start.model)
+    inherited = training_record(recipe.start.model)
     return inherited or TrainingRecord((), (), ("the model that this run started from has no record",))
 
 
@@ -68,12 +68,12 @@ def with_pinned_start(recipe: Recipe, out: Path) -> Recipe:
         recipe: The recipe that is trained.
         out: The folder of the run.
     """
-    if recipe.start is None or hub.repository(recipe.start.model) is None:
+    if recipe.start is None or repository(recipe.start.model) is None:
         return recipe
     stored = read_recipe(out / "recipe.yaml")
     began = None if stored is None or stored.start is None else stored.start.model
-    if began is None or hub.repository(began) != hub.repository(recipe.start.model):
-        began = hub.pinned(recipe.start.model)
+    if began is None or repository(began) != repository(recipe.start.model):
+        began = pinned(recipe.start.model)
     return replace(recipe, start=replace(recipe.start, model=began))
 
 

@@ -1,0 +1,303 @@
+"""Pictures of any size as tasks are asked about them: resized, mirrored, in windows; answers are of the whole picture.
+
+`see` is what prediction and evaluation use. A picture is brought to the task's size by squashing it, as in training, or
+with its aspect kept: its longer side becomes the longer side of the task's size, and both become multiples of the
+patch, at least one. So a picture of 1 × 1 pixels is a square, and one of 8000 × 50 is a column of single patches.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from unified.answers.base import QueryStates
+from unified.answers.map import maps
+from unified.answers.spec import QuerySpec
+from unified.answers.table import answers, class_logits, heat_maps, highest
+from unified.config.labels import partners
+from unified.core.errors import UserError
+from unified.core.transfers import constant
+from unified.modalities.image.tokenizer import ImageTokenizer
+from unified.model.pretrained import UnifiedModel
+
+Size = tuple[int, int]
+Answer = dict[str, Any]
+STRIDE = 2 / 3
+"""Of a window, the way to the next one."""
+MAPS = ("classes", "bins", "directions", "share", "pixels", "density")
+"""Readings with a value at each pixel, which windows share and average."""
+SETS = ("boxes", "masks")
+
+
+class ViewError(UserError):
+    """A view that a task cannot be asked in."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """How pictures are shown; without anything each is squashed to the task's size, as in training."""
+
+    aspect: bool = False
+    """Keep the aspect: patches lie in another grid than in training."""
+    flip: bool = False
+    """Show each picture mirrored too, and average."""
+    window: Size | None = None
+    """Height and width in pixels of the picture: show parts of this size, two thirds of one apart, and average."""
+
+
+PLAIN = Views()
+
+
+def input_size(height: int, width: int, size: Size, patch: int) -> Size:
+    """The size at which a picture is shown with its aspect kept: the longer side is that of `size`, all in patches."""
+    by = max(size) / max(height, width)
+    tall, wide = (max(round(side * by / patch), 1) * patch for side in (height, width))
+    return tall, wide
+
+
+def windows(height: int, width: int, window: Size) -> list[tuple[int, int, int, int]]:
+    """The parts (top, left, height, width) that cover a picture; at the far edges they are moved inwards."""
+    tall, wide = min(window[0], height), min(window[1], width)
+    return [(top, left, tall, wide) for top in _starts(height, tall) for left in _starts(width, wide)]
+
+
+def _starts(length: int, part: int) -> list[int]:
+    stride = max(int(part * STRIDE), 1)
+    count = -(-(length - part) // stride) + 1
+    return [min(number * stride, length - part) for number in range(count)]
+
+
+@torch.no_grad()
+def see(
+    model: UnifiedModel,
+    tokenizer: ImageTokenizer,
+    pictures: Sequence[UInt8[Tensor, "3 h w"]],
+    tasks: Sequence[str],
+    views: Views = PLAIN,
+    *,
+    names: Mapping[str, Any] | None = None,
+    batch: int = 16,
+) -> list[dict[str, Answer]]:
+    """The answers of tasks about each picture, at its own size; tasks of one size share the passes over the encoder.
+
+    Answers are those of `unified.answers.table.answers`. `names` as in `UnifiedModel.ask`; `batch`: views at a time.
+    Raises `ViewError` where a task's answers cannot be put together from the views.
+    """
+    specs = _specs(model, tasks, views)
+    _check_names(specs, views, names or {})
+    found: list[dict[str, Answer]] = [{} for _ in pictures]
+    sizes = {name: spec.size if min(spec.size) else (tokenizer.height, tokenizer.width) for name, spec in specs.items()}
+    for size in dict.fromkeys(sizes.values()):
+        here = [name for name in specs if sizes[name] == size]
+        shown = _Shown(model, tokenizer, here, size, views, {n: v for n, v in (names or {}).items() if n in here})
+        for number, answer in shown.of(pictures, batch):
+            found[number] |= answer
+    return found
+
+
+def _specs(model: UnifiedModel, tasks: Sequence[str], views: Views) -> dict[str, QuerySpec]:
+    if model.queries is None:
+        raise ViewError("this model has no task queries; train it with a recipe that has `model.queries`")
+    if views.window is not None and min(views.window) < 1:
+        raise ViewError(f"window: {list(views.window)}; expected height and width in pixels, from 1")
+    specs = model.queries.specs
+    for name in tasks:
+        if name not in specs:
+            raise ViewError(f"task {name!r} has no queries in this model; there are: {', '.join(specs)}")
+        read = specs[name].read
+        if views.window is not None and read not in MAPS:
+            raise ViewError(
+                f"task {name!r}: {read} are not of single pixels, so windows cannot share them; leave it out"
+            )
+        if views.flip and read in SETS:
+            raise ViewError(f"task {name!r}: {read} are found as a set, which has no mean with a mirrored one; no flip")
+    return {name: specs[name] for name in tasks}
+
+
+def _check_names(specs: Mapping[str, QuerySpec], views: Views, names: Mapping[str, Any]) -> None:
+    """Points change sides in a mirror, by their names."""
+    for name, spec in specs.items():
+        given = names.get(name)
+        changes_sides = views.flip and spec.read in ("points", "places")
+        if changes_sides and isinstance(given, Tensor) and len(given) != len(spec.names):
+            raise ViewError(f"task {name!r}: give new points by their words, which tell left from right; or no flip")
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A part of a picture that is shown at once."""
+
+    picture: int
+    place: tuple[int, int, int, int]  # top, left, height, width
+    size: Size  # as shown
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """Tasks of one size, asked about pictures."""
+
+    model: UnifiedModel
+    tokenizer: ImageTokenizer
+    tasks: Sequence[str]
+    size: Size
+    views: Views
+    names: Mapping[str, Any]
+
+    def of(self, pictures: Sequence[Tensor], batch: int) -> Any:
+        """Pairs of a picture's number and its answers."""
+        by_size: dict[Size, list[_Piece]] = {}
+        whole: dict[int, _Whole] = {}
+        for number, picture in enumerate(pictures):
+            height, width = picture.shape[1:]
+            places = [(0, 0, height, width)]
+            if self.views.window is not None:
+                places = windows(height, width, self.views.window)
+                whole[number] = _Whole((height, width), len(places))
+            for place in places:
+                shown = self.size
+                if self.views.aspect:
+                    shown = input_size(place[2], place[3], self.size, self.tokenizer.patch)
+                by_size.setdefault(shown, []).append(_Piece(number, place, shown))
+        for pieces in by_size.values():
+            for start in range(0, len(pieces), batch):
+                some = pieces[start : start + batch]
+                for piece, fields in zip(some, self._look(pictures, some), strict=True):
+                    if self.views.window is None:
+                        yield piece.picture, fields
+                    elif whole[piece.picture].add(piece.place, fields):
+                        yield piece.picture, whole.pop(piece.picture).answers(self._spec)
+
+    def _spec(self, task: str) -> QuerySpec:
+        assert self.model.queries is not None
+        return self.model.queries.specs[task]
+
+    def _look(self, pictures: Sequence[Tensor], pieces: Sequence[_Piece]) -> list[dict[str, Any]]:
+        """By task: the answers about each piece, or with windows what they are made of."""
+        images = []
+        for piece in pieces:
+            top, left, tall, wide = piece.place
+            part = pictures[piece.picture][:, top : top + tall, left : left + wide]
+            images.append(self.tokenizer.resize(part.contiguous(), *piece.size))
+        sizes = [(piece.place[2], piece.place[3]) for piece in pieces]
+        found = self._ask(images)
+        mirrored = self._ask([image.flip(-1).contiguous() for image in images]) if self.views.flip else None
+        result: list[dict[str, Any]] = [{} for _ in pieces]
+        for task in self.tasks:
+            spec = self._spec(task)
+            if mirrored is None and self.views.window is None:
+                of_task: Sequence[Any] = answers(found[task], sizes)
+            else:
+                of_task = fields(found[task], sizes)
+                if mirrored is not None:
+                    given = self.names.get(task, spec.names)
+                    names = spec.names if isinstance(given, Tensor) else given
+                    back = [unmirrored(of, spec.read, names, size[1]) for of, size in
+                            zip(fields(mirrored[task], sizes), sizes, strict=True)]  # fmt: skip
+                    of_task = [(one + other) / 2 for one, other in zip(of_task, back, strict=True)]
+                if self.views.window is None:
+                    of_task = [answer_of(of, spec, size) for of, size in zip(of_task, sizes, strict=True)]
+            for row, of in zip(result, of_task, strict=True):
+                row[task] = of
+        return result
+
+    def _ask(self, images: Sequence[Tensor]) -> dict[str, QueryStates]:
+        return self.model.ask({"image": self.tokenizer.tokens(images)}, self.tasks, names=self.names or None)
+
+
+class _Whole:
+    """A picture that its windows fill."""
+
+    def __init__(self, size: Size, missing: int) -> None:
+        self.size, self.missing = size, missing
+        self.sums: dict[str, Tensor] = {}
+        self.count = torch.zeros(size)
+
+    def add(self, place: tuple[int, int, int, int], fields: Mapping[str, Tensor]) -> bool:
+        """Put a window's fields in; True when all windows are."""
+        top, left, tall, wide = place
+        self.count[top : top + tall, left : left + wide] += 1
+        for task, field in fields.items():
+            scale = field.shape[-1] // wide
+            if task not in self.sums:
+                height, width = self.size
+                self.sums[task] = field.new_zeros(len(field), scale * height, scale * width)
+            rows, columns = (slice(scale * a, scale * (a + n)) for a, n in ((top, tall), (left, wide)))
+            self.sums[task][:, rows, columns] += field
+        self.missing -= 1
+        return self.missing == 0
+
+    def answers(self, spec: Callable[[str], QuerySpec]) -> dict[str, Answer]:
+        """Means over the windows at each pixel, as answers."""
+        found = {}
+        for task, total in self.sums.items():
+            scale = total.shape[-1] // self.size[1]
+            count = self.count.repeat_interleave(scale, 0).repeat_interleave(scale, 1).to(total.device)
+            found[task] = answer_of(total / count, spec(task), self.size)
+        return found
+
+
+def fields(found: QueryStates, sizes: Sequence[Size]) -> list[Float[Tensor, "..."]]:
+    """What answers are made of, as numbers that may be averaged: (c, h, w) at each size; heat maps at their own."""
+    with torch.autocast(found.features.device.type, enabled=False):
+        if found.spec.read == "classes":
+            return [class_logits(found.row(row), size)[0] for row, size in enumerate(sizes)]
+        if found.spec.read == "points":
+            return list(heat_maps(found))
+    return [_FIELDS[found.spec.read](answer, size) for answer, size in zip(answers(found, sizes), sizes, strict=True)]
+
+
+def _density(answer: Answer, size: Size) -> Tensor:
+    """The density for each pixel of the picture; its sum stays."""
+    small = answer["density"]
+    large = maps.resized(small[None, None], size)[0]
+    return large * (small.sum() / large.sum().clamp(min=1e-12))
+
+
+_FIELDS: dict[str, Callable[[Answer, Size], Tensor]] = {
+    "bins": lambda answer, _: answer["values"][None],
+    "directions": lambda answer, _: answer["vectors"],
+    "share": lambda answer, _: answer["share"][None],
+    "pixels": lambda answer, _: answer["image"],
+    "density": _density,
+    "presence": lambda answer, _: answer["presence"],
+    "places": lambda answer, _: torch.cat([answer["points"], answer["scores"][:, None]], dim=1),
+    "identity": lambda answer, _: answer["features"],
+}
+
+
+def unmirrored(field: Tensor, read: str, names: Sequence[str], width: int) -> Tensor:
+    """The field of a mirrored picture, of `width` pixels, as one of the picture itself."""
+    if read in ("presence", "identity"):
+        return field
+    if read == "places":
+        field = torch.cat([width - field[:, :1], field[:, 1:]], dim=1)
+        return field[partners(names)]
+    field = field.flip(-1)
+    if read == "directions":
+        return torch.cat([-field[:1], field[1:]])
+    return field[:, partners(names)] if read == "points" else field
+
+
+def answer_of(field: Tensor, spec: QuerySpec, size: Size) -> Answer:
+    """The answer that a field stands for, in the form of `unified.answers.table.answers`."""
+    if spec.read == "points":
+        point = highest(field[None])[0]
+        return {"points": point[:, :2] * constant((size[1], size[0]), point.device), "scores": point[:, 2]}
+    return _ANSWERS[spec.read](field)
+
+
+_ANSWERS: dict[str, Callable[[Tensor], Answer]] = {
+    "classes": lambda field: {"labels": field.argmax(0)},
+    "bins": lambda field: {"values": field[0]},
+    "directions": lambda field: {"vectors": F.normalize(field, dim=0)},
+    "share": lambda field: {"share": field[0]},
+    "pixels": lambda field: {"image": field},
+    "density": lambda field: {"density": field[0], "count": float(field.sum())},
+    "presence": lambda field: {"presence": field},
+    "places": lambda field: {"points": field[:, :2], "scores": field[:, 2]},
+    "identity": lambda field: {"features": F.normalize(field, dim=0)},
+}

@@ -1,0 +1,191 @@
+"""What `UnifiedModel.forward` answers for one of its tasks, and the loss of the answers against labels.
+
+The losses are those of training (`matching`), as the mean of a batch.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unified.answers import table
+from unified.answers.assignment import assign
+from unified.answers.base import QueryStates
+from unified.answers.match.similarity import loss_of_class, similarity
+from unified.core.schema import nearest
+from unified.core.types import IGNORE, Tokens
+from unified.model.config import UnifiedConfig
+from unified.model.language_loss import IGNORED_ELSEWHERE, predict_tokens, reading
+from unified.model.network import Network
+from unified.model.outputs import UnifiedOutput
+from unified.model.query_forward import ask
+
+TARGETS = {
+    "classes": "labels",
+    "points": "points",
+    "bins": "map",
+    "directions": "map",
+    "share": "map",
+    "pixels": "map",
+    "density": "points",
+    "presence": "presence",
+    "places": "points",
+    "identity": "identity",
+}
+"""The part of a target that labels are which are no mapping, by what is read from queries."""
+
+
+def answer(
+    model: Network, tokens: Mapping[str, Tokens], labels: Any, task: str | None, family: str | None
+) -> UnifiedOutput:
+    """Return what the model answers for a task, with the loss where labels say what is right.
+
+    Args:
+        model: the model.
+        tokens: the inputs by modality. Texts beside images are the candidates of a task that picks among them.
+        labels: class numbers (b,), -100 or -1 where a sample has none; of a task that predicts tokens, their ids; of a
+            task that queries answer, its target as training has it, or the one tensor that is in it. None: no loss is
+            wanted.
+        task: the name of the task; None: the only one whose classes are known, or a choice among the texts.
+        family: the task family that asks; None: that of the task.
+
+    Raises:
+        KeyError: for a task that the model does not have.
+        ValueError: for labels of another shape, and for a task whose candidates are not known.
+    """
+    specs = {} if model.queries is None else model.queries.specs
+    known = list(dict.fromkeys([*specs, *model.config.tasks, *model.config.families]))
+    if task is not None and task not in known:
+        raise KeyError(f"task {task!r} is not one of this model{nearest(task, known)}")
+    if task in specs:
+        return _asked(model, tokens, labels, str(task))
+    family = family or _family(model.config, task)
+    if labels is not None and (read := reading(model.config, task)) is not None:
+        return predict_tokens(model, tokens, labels, str(task), str(family), read)
+    if len(tokens) > 1:
+        output = model.compared(tokens, family)
+        output.logits = output.logits_per_image
+    elif labels is None:
+        return model.compared(tokens, family)
+    else:
+        output = _among_classes(model, tokens, task, family)
+    if labels is not None:
+        assert output.logits is not None
+        output.loss = class_loss(output.logits, labels)
+    return output
+
+
+def class_loss(logits: Tensor, labels: Any) -> Tensor:
+    """Return the mean cross entropy of class numbers; 0 where no sample has one.
+
+    Args:
+        logits: (b, c).
+        labels: whole numbers (b,), -100 or -1 where a sample has none.
+    """
+    found = torch.as_tensor(labels, device=logits.device)
+    if found.dtype.is_floating_point or found.shape != logits.shape[:1]:
+        raise ValueError(
+            f"labels: expected whole numbers of shape {tuple(logits.shape[:1])}, the class of each sample, got "
+            f"{found.dtype} of shape {tuple(found.shape)}. Hint: classes are numbered from 0 to {logits.shape[1] - 1}"
+        )
+    found = found.long()
+    asked = (found != IGNORE) & (found != IGNORED_ELSEWHERE)
+    if found.device.type == "cpu" and bool((asked & ((found < 0) | (found >= logits.shape[1]))).any()):
+        raise ValueError(
+            f"labels: expected classes from 0 to {logits.shape[1] - 1}, got {sorted(set(found[asked].tolist()))}. "
+            "Hint: a class that is left out is -100"
+        )
+    loss = loss_of_class(logits, found.masked_fill(~asked, IGNORED_ELSEWHERE))
+    return loss.sum() / asked.sum().clamp(min=1)
+
+
+def class_names(config: UnifiedConfig, task: str) -> Sequence[str] | None:
+    """Return the names of the classes of a task in their order, None where the configuration has none.
+
+    Args:
+        config: of the model.
+        task: its name.
+    """
+    entry = config.tasks.get(task)
+    names = entry.get("id2label") if isinstance(entry, Mapping) else None
+    return None if not names else [names[key] for key in sorted(names, key=int)]
+
+
+def _family(config: UnifiedConfig, task: str | None) -> str | None:
+    """The family of a task: that of its tokens."""
+    if task is None or task not in config.tasks:
+        return task
+    entry: Any = config.tasks[task]
+    kinds = entry.get("kinds", ()) if isinstance(entry, Mapping) else entry
+    return next((kind["family"] for kind in kinds if kind.get("family")), task)
+
+
+def _among_classes(model: Network, tokens: Mapping[str, Tokens], task: str | None, family: str | None) -> UnifiedOutput:
+    """The similarities of inputs and the classes of a task."""
+    known = {name: own for name in model.config.tasks if (own := class_names(model.config, name))}
+    if task is None and len(known) == 1:
+        task = next(iter(known))
+        family = family or _family(model.config, task)
+    if task not in known:
+        raise ValueError(
+            f"labels: expected a task whose classes this model knows, got task {task!r}; there are "
+            f"{', '.join(sorted(known)) or 'none'}. Hint: give the texts of the classes as input_ids beside the images"
+        )
+    features = model.represent(tokens, family=family, unit=False)
+    names = model.candidates(list(known[task]), given=tokens, family=family)
+    embeds = F.normalize(features, dim=-1)
+    logits = similarity(embeds, names, model.scale(family))
+    if model.classifier is not None:
+        logits = model.classifier(logits, features)
+    where = "image_embeds" if "image" in tokens else "text_embeds"
+    return UnifiedOutput(logits=logits, **{where: embeds})
+
+
+def _asked(model: Network, tokens: Mapping[str, Tokens], labels: Any, task: str) -> UnifiedOutput:
+    """What the queries of a task find."""
+    found = ask(model, tokens, [task])[task]
+    if labels is None:
+        return UnifiedOutput(logits=_logits(found, None))
+    target = labels if isinstance(labels, Mapping) else _target(found, torch.as_tensor(labels), len(tokens["image"]))
+    begun = table.begin(found, target)
+    loss, _ = begun.finish(assign(begun.costs))
+    return UnifiedOutput(loss=loss.mean(), logits=_logits(found, target))
+
+
+def _target(found: QueryStates, labels: Tensor, samples: int) -> dict[str, Tensor]:
+    """The target that labels of one tensor are."""
+    spec = found.spec
+    if spec.read not in TARGETS:
+        raise ValueError(
+            f"labels: expected a mapping of `labels` and `boxes` for objects, got a tensor of {tuple(labels.shape)}"
+        )
+    last = {"presence": (spec.queries,), "points": (spec.queries, 3), "places": (spec.queries, 3), "identity": ()}
+    axes = {"classes": 3, "density": 3}.get(spec.read, 4)
+    expected = (samples, *last[spec.read]) if spec.read in last else None
+    fits = tuple(labels.shape) == expected if expected else labels.dim() == axes and len(labels) == samples
+    if not fits:
+        shape: tuple[int | str, ...] = expected or (samples, *("…" for _ in range(axes - 1)))
+        raise ValueError(f"labels: expected shape {shape} for {spec.read}, got {tuple(labels.shape)}")
+    labels = labels.to(found.features.device)
+    if spec.read == "classes":
+        labels = labels.long().masked_fill(labels == IGNORED_ELSEWHERE, IGNORE)
+    target = {TARGETS[spec.read]: labels}
+    if target.keys() == {"map"}:
+        target["valid"] = torch.ones_like(labels[:, 0], dtype=torch.bool)
+    return target
+
+
+def _logits(found: QueryStates, target: Mapping[str, Any] | None) -> Tensor | None:
+    """What answers are made of, in the last layer; None where it is no logits of something named."""
+    states, read = found.states[-1], found.spec.read
+    if read == "presence":
+        return found.presence(states)
+    if found.spec.objects:
+        return found.class_logits(states)
+    if read == "classes":
+        labels = None if target is None else target["labels"]
+        size = tuple(found.features.shape[1:3]) if labels is None else tuple(labels.shape[-2:])
+        return table.class_logits(found, size)  # type: ignore[arg-type]
+    return found.maps(states) if found.spec.maps else None

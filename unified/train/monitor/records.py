@@ -1,0 +1,117 @@
+"""The records that a run keeps of itself, read as they come: damaged ones are told, and kept aside."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from unified.config.recipe import Recipe
+from unified.core.errors import DataError, UserError
+from unified.core.json_files import MOST_BYTES, parse_json, read_bytes, read_json
+from unified.core.log import logger
+from unified.core.printed import quoted
+from unified.core.schema import RecipeError, build, read_yaml
+from unified.core.text_files import read_text
+
+FORMAT = 1
+RECIPE_HEADER = "# unified recipe, format "
+MOST_STEPS = 2**53
+"""What JSON holds exactly."""
+
+
+class RunFolderError(UserError):
+    """A run folder cannot be used; the message says who uses it or which file is wrong."""
+
+
+def read_metrics(path: Path, damaged: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the records of a metrics.jsonl; a last line that a killed process left unfinished is passed over.
+
+    Args:
+        path: The file; where it is none, there are no records.
+        damaged: Gets a message for each line that is no record; None: they are logged.
+
+    Raises:
+        RunFolderError: The file is of a later format.
+    """
+    found: list[str] = []
+    try:
+        lines = read_bytes(path, MOST_BYTES).split(b"\n") if path.exists() else [b""]
+    except DataError as error:
+        found, lines = [str(error)], [b""]
+    for number, line in enumerate(lines[:-1], start=1):  # what follows the last line end is empty or unfinished
+        try:
+            record = parse_json(line, f"{path}:{number}")
+            if number == 1 and "format" in record:
+                _check_format(path, record["format"])
+            elif is_step(record.get("step")):
+                yield record
+            else:
+                found.append(f"{path}:{number}: expected a record with a step, got {quoted(record.get('step'))}")
+        except DataError as error:
+            found.append(str(error))
+    if found and damaged is None:
+        logger.warning("%s%s", found[0], f" (and {len(found) - 1} more lines)" if len(found) > 1 else "")
+    elif damaged is not None:
+        damaged += found
+
+
+def is_step(value: Any) -> bool:
+    """Whether a value of JSON can be the number of a step."""
+    return type(value) is int and 0 <= value < MOST_STEPS
+
+
+def read_starts(path: Path) -> list[dict[str, Any]] | None:
+    """Return what versions.json says of the starts of a run; none without the file, None where it is damaged.
+
+    Raises:
+        RunFolderError: The file is of a later format.
+    """
+    if not path.exists():
+        return []
+    try:
+        content = read_json(path)
+    except DataError as error:
+        logger.warning("%s", error)
+        return None
+    _check_format(path, content.get("format"))
+    starts = content.get("starts")
+    fits = isinstance(starts, list) and all(isinstance(start, dict) and is_step(start.get("step")) for start in starts)
+    if not fits:
+        logger.warning("%s: expected a list of starts, each with its step, got %s", path, quoted(starts))
+    return starts if fits else None
+
+
+def put_aside(path: Path, ending: str = "damaged") -> Path:
+    """Keep a record beside the one that takes its place, whatever it is; returns where."""
+    aside, number = path.with_name(f"{path.name}.{ending}"), 1
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}.{ending}-{number}")
+    path.replace(aside)
+    return aside
+
+
+def read_recipe(path: Path) -> Recipe | None:
+    """Return the resolved recipe that a run keeps; None where there is no such file.
+
+    Raises:
+        RecipeError: It is damaged.
+        RunFolderError: It is of a later format.
+    """
+    if not path.exists():
+        return None
+    try:
+        read_bytes(path)
+        first = read_text(path).split("\n", maxsplit=1)[0]
+    except DataError as error:
+        raise RecipeError(str(error)) from error
+    number = first.removeprefix(RECIPE_HEADER).split(";")[0]
+    if first.startswith(RECIPE_HEADER) and number.isdecimal():
+        _check_format(path, int(number))
+    return build(Recipe, read_yaml(path), str(path))
+
+
+def _check_format(path: Path, number: Any) -> None:
+    if isinstance(number, int) and number > FORMAT:
+        raise RunFolderError(
+            f"{path}: format {number}; this version of unified reads up to {FORMAT}. Install a later one"
+        )
