@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from unified.answers.kind import QueryKind
+
 
 def presence_loss(
     logits: Float[Tensor, "b q"], target: Float[Tensor, "b q"], ratio: Float[Tensor, "q"] | None = None
@@ -20,3 +22,12 @@ def presence_loss(
     if ratio is not None:
         loss = loss * torch.where(target > 0.5, (1 - ratio.float()).exp(), ratio.float().exp())
     return (loss * known).sum(dim=1) / known.sum(dim=1).clamp(min=1)
+
+
+class Attributes(QueryKind):
+    """Whether each named attribute holds."""
+
+    name = "presence"
+
+
+ATTRIBUTES = Attributes()

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unified.answers.boxes import corners
+from unified.answers.kind import QueryKind
 from unified.answers.map.maps import resized
 
 
@@ -90,3 +91,18 @@ def panoptic(
             if not things[label]:
                 shared[label] = number
     return numbers, parts
+
+
+class Boxes(QueryKind):
+    """Bounding boxes of objects of named classes."""
+
+    name = "boxes"
+
+
+class Masks(Boxes):
+    """Bounding boxes and masks of objects of named classes."""
+
+    name = "masks"
+
+
+BOXES, MASKS = Boxes(), Masks()

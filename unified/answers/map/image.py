@@ -1,0 +1,12 @@
+"""An image."""
+
+from unified.answers.kind import QueryKind
+
+
+class ImageAnswer(QueryKind):
+    """An image."""
+
+    name = "pixels"
+
+
+IMAGE = ImageAnswer()
