@@ -24,7 +24,7 @@ import torch
 ROOT = Path(__file__).parent.parent
 STEPS, MORE = 20, 24
 RUNS = ("quickstart", "quickstart_moe", "sharing_cpu")
-TIMES = ("second", "wait", "time", "mfu", "memory", "traffic", "eta")
+TIMES = ("second", "wait", "time", "mfu", "memory", "traffic", "eta", "imbalance", "slowest")
 RECORD = "record.json"
 
 
@@ -77,7 +77,7 @@ def _answers(out: Path, before: Path | None) -> dict[str, Any]:
     _run(*unified, "fold", out / "quickstart_moe", out / "folded")
     return {
         "evaluation": [{key: row[key] for key in ("dataset", "label", "metrics", "ci", "n")} for row in results],
-        "predictions": _digest(*sorted((out / "predicted").rglob("*.json"))),
+        "predictions": _digest(*sorted((out / "predicted").rglob("*.json")), without=str(out)),
         "export": _tensors(out / "exported"),
         "fold": _tensors(out / "folded"),
         "features of the export": _features((before or out) / "exported"),
@@ -157,9 +157,10 @@ def _images(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def _digest(*files: Path) -> list[str]:
+def _digest(*files: Path, without: str) -> list[str]:
+    """Hashes of text files, whose paths are those of each record."""
     assert files
-    return [sha256(file.read_bytes()).hexdigest()[:16] for file in files]
+    return [sha256(file.read_text().replace(without, "").encode()).hexdigest()[:16] for file in files]
 
 
 if __name__ == "__main__":
