@@ -22,7 +22,7 @@ from benchmarks.measure import Row, best_seconds
 from benchmarks.step import precisions
 from unified.config.model import ModelSettings
 from unified.config.recipe import DataSettings, Recipe, TrainSettings
-from unified.config.task import Match, Task
+from unified.config.task import Answer, Task
 from unified.core import seed
 from unified.data.augment.augment import augment, build_transforms
 from unified.data.shards.write import ShardWriter
@@ -43,7 +43,7 @@ AUGMENT = ({"kind": "flip"}, {"kind": "affine", "translate": 0.1, "fill": "white
 def ours(folder: Path, precision: str) -> Callable[[], None]:
     """`STEPS` steps of a run, its loader in this process."""
     ImageTokenizer(ImageSpec(SIDE, SIDE, mean=(0.5,) * 3, std=(0.5,) * 3), PATCH).save(folder / "tokenizer")
-    answer = Match("labels/digits")
+    answer = Answer.of(candidates="labels/digits")
     task = Task(str(folder / "shards"), {"png": "image"}, "cls", answer, "accuracy", BATCH, augment=AUGMENT)
     model = ModelSettings(
         width=WIDTH, depth=DEPTH, heads=HEADS, hidden=4 * WIDTH, layer_scale=None,

@@ -25,7 +25,7 @@ from benchmarks.drawn import glyph, photograph
 from benchmarks.measure import Row, best_seconds, table
 from unified.config.labels import Labels
 from unified.config.recipe import DataSettings, Recipe
-from unified.config.task import Match, Task
+from unified.config.task import Answer, Task
 from unified.data.samples.decode import decode
 from unified.data.shards.shards import Shards
 from unified.data.shards.write import ShardWriter
@@ -60,7 +60,7 @@ def write_shards(folder: Path, count: int, side: int, column: str) -> None:
 
 def ours(folder: Path, count: int, side: int, column: str, cache_mb: int = 0) -> Callable[[], object]:
     """Our loader: one task with one slot a step, for one epoch."""
-    task = Task(str(folder), {column: "image"}, "cls", Match("labels/digits"), "accuracy", BATCH)
+    task = Task(str(folder), {column: "image"}, "cls", Answer.of(candidates="labels/digits"), "accuracy", BATCH)
     recipe = Recipe({"a": task}, max_steps=count // BATCH, slots=1, data=DataSettings(workers=0, cache_mb=cache_mb))
     spec = ImageSpec(height=side, width=side, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     labels = Labels(tuple(str(number) for number in range(10)))

@@ -29,7 +29,7 @@ from benchmarks.drawn import glyph
 from benchmarks.measure import Row, best_seconds, table
 from unified.config.model import ModelSettings
 from unified.config.recipe import EngineSettings, Recipe, TrainSettings
-from unified.config.task import Match, Task
+from unified.config.task import Answer, Task
 from unified.core.transfers import HostCopy
 from unified.data.shards.write import ShardWriter
 from unified.modalities.image.settings import ImageSettings
@@ -57,8 +57,8 @@ def recipe_of(folder: Path) -> Recipe:
             writer.write(f"{number:04d}", columns)
     image = {"png": "image"}
     tasks = {
-        "classify": Task(str(folder), image, "cls", Match("digits"), "accuracy", BATCH),
-        "retrieve": Task(str(folder), image, "txt", Match("batch"), "accuracy", BATCH),
+        "classify": Task(str(folder), image, "cls", Answer.of(candidates="digits"), "accuracy", BATCH),
+        "retrieve": Task(str(folder), image, "txt", Answer.of(candidates="batch"), "accuracy", BATCH),
     }
     model = ModelSettings(
         width=256, depth=4, heads=4, hidden=1024,

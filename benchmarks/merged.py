@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.measure import Row, best_seconds
+from unified.answers.match.caption import read_caption
 from unified.answers.match.similarity import loss_of_class, similarity
-from unified.answers.score import read_caption
 from unified.core import seed
 from unified.hub.fold import folded_config, merged_state
 from unified.modalities.image.patches import patches

@@ -20,8 +20,7 @@ from transformers.models.detr.modeling_detr import DetrDecoder
 from transformers.models.maskformer.modeling_maskformer import MaskFormerTransformerModule
 
 from benchmarks.measure import Row, best_seconds
-from unified.answers.spec import QuerySpec
-from unified.answers.table import answers
+from unified.answers.table import answers, make_spec
 from unified.config.model import ModelSettings
 from unified.core import seed
 from unified.modalities import load_tokenizers
@@ -124,14 +123,14 @@ def projected(shape: Shape, precision: torch.dtype) -> dict[str, Callable[[], No
 
 
 ASKED = {
-    "parts": QuerySpec("classes", 19, names=tuple(f"part {i}" for i in range(19))),
-    "points": QuerySpec("points", 17, names=tuple(f"point {i}" for i in range(17))),
-    "attributes": QuerySpec("presence", 40, names=tuple(f"attribute {i}" for i in range(40))),
-    "objects": QuerySpec("boxes", 100, names=tuple(f"class {i}" for i in range(80))),
-    "depth": QuerySpec("bins", 64, limits=(0.1, 10.0)),
-    "normals": QuerySpec("directions", 3),
-    "edges": QuerySpec("share", 1),
-    "count": QuerySpec("density", 1),
+    "parts": make_spec("classes", 19, names=tuple(f"part {i}" for i in range(19))),
+    "points": make_spec("points", 17, names=tuple(f"point {i}" for i in range(17))),
+    "attributes": make_spec("presence", 40, names=tuple(f"attribute {i}" for i in range(40))),
+    "objects": make_spec("boxes", 100, names=tuple(f"class {i}" for i in range(80))),
+    "depth": make_spec("bins", 64, limits=(0.1, 10.0)),
+    "normals": make_spec("directions", 3),
+    "edges": make_spec("share", 1),
+    "count": make_spec("density", 1),
 }
 """Tasks with as many queries as such tasks have."""
 SIDE = 224

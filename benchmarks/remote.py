@@ -25,7 +25,7 @@ from benchmarks.measure import Row, best_seconds, table
 from tests.shard_server import serve
 from unified.config.labels import Labels
 from unified.config.recipe import DataSettings, Recipe
-from unified.config.task import Match, Task
+from unified.config.task import Answer, Task
 from unified.data.shards.index import IndexBuilder, build_index, index_path, write_index
 from unified.data.shards.write import ShardWriter
 from unified.modalities.image.tokenizer import ImageSpec, ImageTokenizer
@@ -45,7 +45,7 @@ def _serve(folder: Path, channel: Connection) -> None:
 
 
 def _recipe(data: str, column: str, steps: int, settings: DataSettings) -> Recipe:
-    task = Task(data, {column: "image"}, "cls", Match("labels/digits"), "accuracy", BATCH)
+    task = Task(data, {column: "image"}, "cls", Answer.of(candidates="labels/digits"), "accuracy", BATCH)
     return Recipe({"a": task}, max_steps=steps, slots=1, data=settings)
 
 

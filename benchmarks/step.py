@@ -16,7 +16,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from benchmarks.measure import Row, best_seconds
 from unified.answers.score import score
-from unified.config.task import Match, Task
+from unified.config.task import Answer, Task
 from unified.core import seed
 from unified.core.types import Batch
 from unified.modalities.image.patches import patches
@@ -70,7 +70,7 @@ def ours(
     with seed.seeded(0, "benchmark"):
         model = UnifiedModel(config).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    task = Task("", {"png": "image"}, "txt", Match("batch"), "accuracy", shape.batch, family="retrieve")
+    task = Task("", {"png": "image"}, "txt", Answer.of(candidates="batch"), "accuracy", shape.batch, family="retrieve")
     # [SPE] takes one place of the text, so that both sides encode sequences of `shape.text` tokens.
     target = {"tokens": text_tokens(ids[:, 1:]), "group": torch.arange(shape.batch)}
     images = {"image": patches(pixels, shape.patch)}

@@ -5,7 +5,7 @@ from functools import cache
 import torch
 from small_models import words_and_images
 
-from unified.answers.spec import QuerySpec
+from unified.answers.table import make_spec
 from unified.config.model import ModelSettings
 from unified.core import seed
 from unified.modalities.image.settings import ImageSettings
@@ -20,23 +20,23 @@ SIZE = (32, 48)
 CLASSES, POINTS = ("sky", "red square", "green square"), ("left eye", "right eye", "nose")
 COMMON = {"size": SIZE, "family": "all"}
 SPECS = {
-    "classes": QuerySpec("classes", 3, names=CLASSES, softmax=True, **COMMON),
-    "parts": QuerySpec("classes", 3, names=CLASSES, **COMMON),
-    "open": QuerySpec("classes", 3, names=CLASSES, from_names=True, **COMMON),
-    "points": QuerySpec("points", 3, names=POINTS, **COMMON),
-    "likely points": QuerySpec("points", 3, names=POINTS, softmax=True, **COMMON),
-    "bins": QuerySpec("bins", 8, limits=(0.5, 4.0), **COMMON),
-    "directions": QuerySpec("directions", 3, **COMMON),
-    "share": QuerySpec("share", 1, **COMMON),
-    "pixels": QuerySpec("pixels", 48, operator="denoise", **COMMON),
-    "larger": QuerySpec("pixels", 192, operator="identity", scale=2, **COMMON),
-    "reshade": QuerySpec("pixels", 48, operator="reshade", **COMMON),
-    "density": QuerySpec("density", 1, **COMMON),
-    "boxes": QuerySpec("boxes", 6, names=CLASSES[1:], **COMMON),
-    "masks": QuerySpec("masks", 6, names=CLASSES[1:], **COMMON),
-    "presence": QuerySpec("presence", 2, names=CLASSES[1:], **COMMON),
-    "places": QuerySpec("places", 3, names=POINTS, **COMMON),
-    "identity": QuerySpec("identity", 2, identities=4, **COMMON),
+    "classes": make_spec("classes", 3, names=CLASSES, softmax=True, **COMMON),
+    "parts": make_spec("classes", 3, names=CLASSES, **COMMON),
+    "open": make_spec("classes", 3, names=CLASSES, from_names=True, **COMMON),
+    "points": make_spec("points", 3, names=POINTS, **COMMON),
+    "likely points": make_spec("points", 3, names=POINTS, softmax=True, **COMMON),
+    "bins": make_spec("bins", 8, limits=(0.5, 4.0), **COMMON),
+    "directions": make_spec("directions", 3, **COMMON),
+    "share": make_spec("share", 1, **COMMON),
+    "pixels": make_spec("pixels", 48, operator="denoise", **COMMON),
+    "larger": make_spec("pixels", 192, operator="identity", scale=2, **COMMON),
+    "reshade": make_spec("pixels", 48, operator="reshade", **COMMON),
+    "density": make_spec("density", 1, **COMMON),
+    "boxes": make_spec("boxes", 6, names=CLASSES[1:], **COMMON),
+    "masks": make_spec("masks", 6, names=CLASSES[1:], **COMMON),
+    "presence": make_spec("presence", 2, names=CLASSES[1:], **COMMON),
+    "places": make_spec("places", 3, names=POINTS, **COMMON),
+    "identity": make_spec("identity", 2, identities=4, **COMMON),
 }
 
 

@@ -10,7 +10,7 @@ import torch
 
 from unified.answers.score import token_kinds
 from unified.config.model import ModelSettings
-from unified.config.task import Match, Task
+from unified.config.task import Answer, Task
 from unified.core import seed
 from unified.hub.load import Loaded, write
 from unified.modalities import load_tokenizers
@@ -27,9 +27,16 @@ SETTINGS = ModelSettings(
     width=32, depth=3, heads=2, hidden=48, layer_scale=0.5, image=IMAGE, text=TextSettings(max_length=12, positions=16)
 )
 TASKS = {
-    "classify": Task("", {"png": "image"}, "txt", Match("batch"), "accuracy", 2),
-    "caption": Task("", {"png": "image"}, "txt", Match("vocabulary", "caption"), "perplexity", 2),
-    "hidden": Task("", {"txt": "text"}, "txt", Match("vocabulary", "masked", "encoder"), "perplexity", 2),
+    "classify": Task("", {"png": "image"}, "txt", Answer.of(candidates="batch"), "accuracy", 2),
+    "caption": Task("", {"png": "image"}, "txt", Answer.of(candidates="vocabulary", read="caption"), "perplexity", 2),
+    "hidden": Task(
+        "",
+        {"txt": "text"},
+        "txt",
+        Answer.of(candidates="vocabulary", read="masked", vocabulary="encoder"),
+        "perplexity",
+        2,
+    ),
 }
 
 

@@ -10,26 +10,27 @@ long to import, torch above all, is imported when it is first used.
 
 import importlib
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 # Loader processes share the cores with the threads of a step. Threads that spin while they wait, the default, then
 # slow each other down many times over. Read when torch is imported, so it stands before anything that imports it.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from unified.config.task import Answer
 from unified.core.version import __version__
 from unified.hub import registration
 
 if TYPE_CHECKING:
     from unified.config.recipe import Recipe
-    from unified.config.task import Match, Task
+    from unified.config.task import Task
     from unified.hub.load import load
     from unified.model.pretrained import UnifiedModel
     from unified.model.processor import UnifiedProcessor
 
-__all__ = ["Match", "Recipe", "Task", "UnifiedModel", "UnifiedProcessor", "__version__", "load"]
+__all__ = ["Answer", "Recipe", "Task", "UnifiedModel", "UnifiedProcessor", "__version__", "load"]
 
 _HOMES = {
-    "Match": "config.task",
     "Recipe": "config.recipe",
     "Task": "config.task",
     "UnifiedModel": "model.pretrained",
@@ -51,4 +52,11 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
+def _settings_of(content: Mapping[str, Any], where: str) -> type[Answer]:
+    """Kinds of answers are built on the recipe's schema, and their import takes long; so it is given them here."""
+    found: type[Answer] = importlib.import_module("unified.answers.table").settings_of(content, where)
+    return found
+
+
+Answer.settings_of = staticmethod(_settings_of)  # type: ignore[assignment]
 registration.install()

@@ -15,7 +15,7 @@ from benchmarks.gpu.setting import MissedError, Setting, experts_of
 from benchmarks.step import Shape
 from unified.config.model import ModelSettings
 from unified.config.recipe import DataSettings, Recipe
-from unified.config.task import Map, Match, Regress, Task
+from unified.config.task import Answer, Task
 from unified.modalities.image.settings import ImageSettings
 from unified.modalities.text.settings import TextSettings
 from unified.nn.queries.settings import QuerySettings
@@ -58,13 +58,13 @@ def _recipe(setting: Setting, kind: str) -> Recipe:
     """Tasks of every kind of words, or maps and boxes, over a network of four layers."""
     data, folder, image = str(setting.folder / "data"), setting.folder, {"png": "image"}
     words = {"caption": (image, "caption"), "masked": ({"txt": "text"}, "masked")}
-    tasks = {"retrieve": Task(data, image, "txt", Match("batch"), "accuracy", SAMPLES)}
+    tasks = {"retrieve": Task(data, image, "txt", Answer.of(candidates="batch"), "accuracy", SAMPLES)}
     for name, (inputs, read) in words.items():
-        tasks[name] = Task(data, inputs, "txt", Match("vocabulary", read), "perplexity", SAMPLES)  # type: ignore[arg-type]
+        tasks[name] = Task(data, inputs, "txt", Answer.of(candidates="vocabulary", read=read), "perplexity", SAMPLES)  # type: ignore[arg-type]
     if kind == "queries":
         objects, size = str(folder / "objects.txt"), (SIDE, SIDE)
-        maps = Map("classes", names=str(folder / "classes.txt"))
-        boxes = Regress("boxes", names=objects, queries=2 * len(CLASSES))
+        maps = Answer.of(map="classes", names=str(folder / "classes.txt"))
+        boxes = Answer.of(regress="boxes", names=objects, queries=2 * len(CLASSES))
         tasks = {
             "classes": Task(data, image, "classes.png", maps, "score", SAMPLES, size=size),
             "boxes": Task(data, image, "json.objects", boxes, "score", SAMPLES, size=size),

@@ -15,7 +15,7 @@ from benchmarks.gemm import BASE
 from benchmarks.step import Shape, draw
 from unified.config.model import ModelSettings
 from unified.config.recipe import Recipe, TrainSettings
-from unified.config.task import Match, Task
+from unified.config.task import Answer, Task
 from unified.core.types import Batch
 from unified.modalities.image.patches import patches
 from unified.modalities.image.settings import ImageSettings
@@ -99,7 +99,7 @@ def experts_of(kind: str, shape: Shape) -> ExpertSettings | None:
 def recipe_of(setting: Setting, kind: str = "dense", **changes: Any) -> Recipe:
     """A recipe of one task, images against texts, at the setting's sizes; its data are made by `slots_of`."""
     shape: Shape = changes.pop("shape", setting.shape)
-    task = Task("", {"jpg": "image"}, "txt", Match("batch"), "accuracy", shape.batch, family="retrieve")
+    task = Task("", {"jpg": "image"}, "txt", Answer.of(candidates="batch"), "accuracy", shape.batch, family="retrieve")
     tokenizer = "image_glyph" if setting.tiny else "image"
     model = ModelSettings(
         width=shape.width, depth=shape.depth, heads=shape.heads, hidden=4 * shape.width, layer_scale=0.1,

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from unified.config.labels import load_labels
-from unified.config.task import Match, Task
+from unified.config.task import Task
 from unified.data.augment.augment import augment, build_transforms
 from unified.data.samples.decode import decode
 from unified.data.shards.shards import Shards
@@ -39,8 +39,9 @@ def write_held_out(folder: Path, names: Task) -> Path:
 
 
 def _write_names(folder: Path, task: Task) -> None:
-    assert isinstance(task.answer, Match)
-    known = set(load_labels(task.answer.candidates).names)
+    listed = task.answer.label_set()
+    assert listed is not None
+    known = set(load_labels(listed).names)
     kept = [raw for raw in _samples(FONTS) if decode(raw, ("txt",))["txt"] in known]
     images = [decode(raw, ("png",))["png"] for raw in kept for _ in range(DRAWS)]
     changed = augment(images, build_transforms(task.augment, "names.augment"), np.arange(len(images)), 0, "held out")

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from tests.model.test_official_arithmetic import END, SPE, draw_video, model
 from unified.answers.match import generation
+from unified.answers.match.caption import read_caption
 from unified.answers.match.generation import generate
 from unified.answers.match.similarity import similarity
-from unified.answers.score import read_caption
 from unified.core.types import Tokens
 from unified.modalities.image.patches import pad, patches
 from unified.modalities.sequence import Attributes

@@ -26,7 +26,7 @@ from unified.answers.map.maps import (
 )
 from unified.answers.masks import MaskWeights, class_mask_loss, class_scores
 from unified.answers.regress.attributes import presence_loss
-from unified.answers.regress.objects import boxes_of, detections, masks_of, panoptic
+from unified.answers.regress.detections import boxes_of, detections, masks_of, panoptic
 from unified.answers.regress.set_prediction import (
     ObjectQueries,
     Objects,

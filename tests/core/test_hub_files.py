@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoProcessor
 import tests.loopback_strange as loopback
 from tests.loopback_hub import COMMIT
 from unified.config.recipe import Recipe, StartSettings
-from unified.config.task import Match, Task
+from unified.config.task import Answer, Task
 from unified.core import hub_files
 from unified.core.errors import UserError
 from unified.core.hub_files import AbsentError, HubError, HubName, hub_name, is_hub_name
@@ -187,7 +187,7 @@ def test_without_a_connection_the_copy_of_before_is_read(server: str, monkeypatc
 
 
 def test_a_run_keeps_the_commit_that_it_began_with(server: str, tmp_path: Path) -> None:
-    task = Task("data", {"png": "image"}, "txt", Match("batch"), "accuracy", 2)
+    task = Task("data", {"png": "image"}, "txt", Answer.of(candidates="batch"), "accuracy", 2)
     recipe = Recipe(tasks={"a": task}, max_steps=1, slots=1, start=StartSettings("org/tiny@v1"))
     begun = with_pinned_start(recipe, tmp_path / "run")
     assert begun.start == StartSettings(f"org/tiny@{COMMIT}")

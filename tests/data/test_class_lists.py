@@ -9,7 +9,7 @@ from PIL import Image
 
 from unified.config.labels import Labels, check_unique, load_labels
 from unified.config.recipe import DataSettings, Recipe
-from unified.config.task import Match, Task
+from unified.config.task import Answer, Task
 from unified.core.schema import RecipeError
 from unified.core.types import DataError
 from unified.data.class_lists import ClassNumbers, match_names
@@ -128,7 +128,7 @@ def shards(folder: Path, classes: list[str], *, texts: dict[int, str] | None = N
     return str(folder)
 
 
-def batches(data: Any, target: str, answer: Match, tokenizers: Any, labels: dict[str, Labels]) -> StepLoader:
+def batches(data: Any, target: str, answer: Answer, tokenizers: Any, labels: dict[str, Labels]) -> StepLoader:
     task = Task(data=data, inputs={"png": "image"}, target=target, metric="accuracy", batch=8, answer=answer)
     recipe = Recipe(max_steps=1, slots=1, tasks={"t": task}, data=DataSettings(workers=0))
     return StepLoader(recipe, tokenizers, labels, rank=0, world=1)
@@ -137,7 +137,7 @@ def batches(data: Any, target: str, answer: Match, tokenizers: Any, labels: dict
 def test_training_takes_class_numbers_by_name(tmp_path: Path, tokenizers: Any) -> None:
     data = [shards(tmp_path / "a", ["leaf", "sky"]), shards(tmp_path / "b", ["sky", "apple"])]
     labels = {"t": Labels(("apple", "leaf", "sky"))}
-    loader = batches(data, "cls", Match("labels/fruit"), tokenizers, labels)
+    loader = batches(data, "cls", Answer.of(candidates="labels/fruit"), tokenizers, labels)
     ((_, batch),) = loader.probe()
     named = {"a0": 1, "a1": 2, "b0": 2, "b1": 0}
     assert {key[0] for key in batch.keys} == {"a", "b"}
@@ -153,7 +153,7 @@ def test_texts_with_lone_surrogates_are_bad_samples(
         6: '{"caption": "\\ud83d\\ude00"}',
     }
     folder = shards(tmp_path / "a", ["x"], texts=broken)
-    ((_, batch),) = batches(folder, "json.caption", Match("batch"), tokenizers, {}).probe()
+    ((_, batch),) = batches(folder, "json.caption", Answer.of(candidates="batch"), tokenizers, {}).probe()
     assert set(batch.keys) == {f"a{number}" for number in (0, 1, 2, 4, 6, 7)}
     assert "a3: column 'json': JSON.caption: expected Unicode text, got the lone surrogate" in caplog.text
     assert len(caplog.messages) == 2

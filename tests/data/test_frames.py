@@ -18,7 +18,7 @@ from torch import Tensor
 from unified.cli.ends import guarded
 from unified.cli.main import call
 from unified.config.recipe import Recipe
-from unified.config.task import Map, Match, Task
+from unified.config.task import Answer, Task
 from unified.core.schema import build
 from unified.core.types import DataError
 from unified.data.augment.augment import augment, build_transforms
@@ -144,7 +144,7 @@ def test_other_columns_are_refused_by_name(value: Any, message: str) -> None:
 
 
 def test_task_queries_read_one_image() -> None:
-    task = Task("x", {"gif": "image"}, "edges.png", Map("share"), "score", 1)
+    task = Task("x", {"gif": "image"}, "edges.png", Answer.of(map="share"), "score", 1)
     collator = SceneCollator("edges", task, ImageTokenizer(SPEC, 8, 8), (), (), 0)
     with pytest.raises(DataError, match=r"s\.tar: 7: column 'gif': expected one image, as task queries read it, got 4"):
         collator.example(sample("gif", decode_frames(animated(4))))
@@ -186,7 +186,7 @@ def test_all_frames_are_changed_by_one_draw(entry: dict[str, Any]) -> None:
 def collator(transforms: Any = (), side: int = 16, frames: int = 8) -> Collator:
     image = ImageTokenizer(replace(SPEC, height=side, width=side), 8, frames)
     tokenizers = {"image": image, "text": TextTokenizer.load("text", max_length=16)}
-    task = Task("x", {"npy": "image"}, "txt", Match("batch"), "accuracy", 4, augment=transforms)
+    task = Task("x", {"npy": "image"}, "txt", Answer.of(candidates="batch"), "accuracy", 4, augment=transforms)
     return Collator("clips", task, tokenizers, None, 0)
 
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from unified.config.task import Map, Regress, Task
+from unified.config.task import Answer, Task
 from unified.core.types import Sample
 from unified.data.augment.image_operators import OPERATORS, reshaded
 from unified.data.samples.decode import decode
@@ -50,13 +50,13 @@ def sample(columns: tuple[str, ...]) -> Sample:
     return decode({"__key__": "a", **raw}, columns)
 
 
-def collator(target: str, answer: Map | Regress) -> SceneCollator:
+def collator(target: str, answer: Answer) -> SceneCollator:
     task = Task("x", {"png": "image"}, target, answer, "score", 1)
     return SceneCollator("t", task, TOKENIZER, ("cat", "sky"), (), 0)
 
 
 def test_regions_become_objects_with_the_boxes_of_their_masks() -> None:
-    made = collator("json.segments", Regress("masks", names="x"))
+    made = collator("json.segments", Answer.of(regress="masks", names="x"))
     batch = made.batch([made.example(sample(made.columns))], np.array([0]))
     assert batch.target["labels"].tolist() == [[1, 0]]
     assert batch.target["boxes"].tolist() == [[[0.5, 0.125, 1.0, 0.25], [0.5, 0.75, 0.5, 0.5]]]
@@ -64,7 +64,7 @@ def test_regions_become_objects_with_the_boxes_of_their_masks() -> None:
 
 
 def test_shading_comes_from_normals() -> None:
-    made = collator("normals.png", Map("pixels", operator="reshade"))
+    made = collator("normals.png", Answer.of(map="pixels", operator="reshade"))
     batch = made.batch([made.example(sample(made.columns))], np.array([0]))
     shade, valid = batch.target["map"][0, 0], batch.target["valid"][0, 0]
     assert shade[8, 2].item() == pytest.approx(2 / 6**0.5, abs=0.02)  # lit from the front

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from tests.model.test_official_arithmetic import END, draw_ids, draw_video, model
-from unified.answers.score import Drawn, score
-from unified.config.task import Match, Task
+from unified.answers.base import Drawn
+from unified.answers.score import score
+from unified.config.task import Answer, Task
 from unified.core.types import Batch, Tokens
 from unified.modalities.image.patches import patches
 from unified.modalities.text.length_buckets import by_length, trimmed, whole_batches
@@ -58,7 +59,15 @@ def test_texts_padded_on_the_left_stay_whole(model: UnifiedModel) -> None:
 def test_buckets_change_no_score(model: UnifiedModel, read: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text = texts()
     family = {"family": "caption"}
-    words = Task("", {"txt": "text"}, "txt", Match("vocabulary", read), "accuracy", 48, **family)  # type: ignore[arg-type]
+    words = Task(
+        "",
+        {"txt": "text"},
+        "txt",
+        Answer.of(candidates="vocabulary", read="masked" if read == "prefix" else read),
+        "accuracy",
+        48,
+        **family,
+    )
     image = {"image": patches(draw_video(48, 1, 16, 16)[:, 0], 8)}
     labels = text.values.masked_fill(~text.mask, -1)
     drop = torch.where(torch.arange(4 * 2 * 48).view(4, 2, 48) % 5 == 0, 0.0, 1.25)
@@ -68,14 +77,14 @@ def test_buckets_change_no_score(model: UnifiedModel, read: str, monkeypatch: py
         "masked": (words, Batch("a", {"text": text}, labels.masked_fill(labels % 3 != 0, -1), keys)),
         "causal": (words, Batch("a", {"text": text}, labels, keys)),
         "prefix": (
-            Task("", {"png": "image"}, "txt", Match("batch"), "accuracy", 48, **family),  # type: ignore[arg-type]
+            Task("", {"png": "image"}, "txt", Answer.of(candidates="batch"), "accuracy", 48, **family),
             Batch("a", image, {"tokens": text, "group": torch.arange(48)}, keys),
         ),
     }
     task, batch = batches[read]
     noise = Drawn(Noise(drop), Noise(drop))
     bucketed = score(model, task, batch, noise=noise)
-    for module in ("unified.answers.score", "unified.model.network"):
+    for module in ("unified.answers.match.words", "unified.model.network"):
         monkeypatch.setattr(f"{module}.by_length", lambda *_: None)
     whole = score(model, task, batch, noise=noise)
     torch.testing.assert_close(bucketed.loss, whole.loss, rtol=1e-4, atol=1e-4)

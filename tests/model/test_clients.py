@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoProcessor, Trainer, TrainingArguments
 
 import unified
 from unified.answers.score import score
-from unified.config.task import Match, Task
+from unified.config.task import Answer, Task
 from unified.core.types import IGNORE, Batch, DataError
 from unified.hub.load import load
 from unified.model.pretrained import UnifiedModel
@@ -173,7 +173,7 @@ def test_tasks_that_queries_answer_have_their_loss_too() -> None:
 
 
 READINGS = {
-    read: Task("", inputs, "txt", Match("vocabulary", read, vocabulary), "perplexity", 2)
+    read: Task("", inputs, "txt", Answer.of(candidates="vocabulary", read=read, vocabulary=vocabulary), "perplexity", 2)
     for read, vocabulary, inputs in (
         ("masked", "encoder", {"txt": "text"}),
         ("causal", "embedding", {"txt": "text"}),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unified.answers.score import read_caption
+from unified.answers.match.caption import read_caption
 from unified.core import seed
 from unified.modalities.image.patches import patches
 from unified.modalities.sequence import Attributes

@@ -12,8 +12,8 @@ from transformers.models.detr.modeling_detr import DetrObjectDetectionOutput
 
 import unified
 from unified.answers.base import QueryStates
-from unified.answers.regress.object_readings import object_queries
-from unified.answers.table import answers, heat_maps
+from unified.answers.map.heatmaps import heat_maps
+from unified.answers.table import answers, query_kind
 from unified.core import seed
 from unified.model.post_process import PostProcessError
 
@@ -75,7 +75,7 @@ def test_boxes_are_those_that_transformers_makes_of_the_same_numbers(found: dict
         states.spec, states.states, states.features, states.interpreter, states.anchors, states.classes[:1]
     )
     with torch.no_grad():
-        queries = object_queries(one, one.states[-1])
+        queries = query_kind(one.spec.read).object_queries(one, one.states[-1])
     assert queries.boxes is not None
     logits = torch.cat([queries.classes, torch.zeros_like(queries.classes)], dim=-1)
     output = DetrObjectDetectionOutput(logits=logits, pred_boxes=queries.boxes)
@@ -140,7 +140,7 @@ def test_panoptic_segments_share_out_the_picture_and_stuff_is_one(found: dict[st
 
 
 def test_states_of_another_reading_and_missing_sizes_are_clear_errors(found: dict[str, QueryStates]) -> None:
-    with pytest.raises(PostProcessError, match=r"read 'bins'; expected states of a task that reads boxes or masks"):
+    with pytest.raises(PostProcessError, match=r"expected answers with 'boxes', got values of 'bins'"):
         PROCESSOR.post_process_object_detection(found["bins"])
     with pytest.raises(PostProcessError, match="1 for 2 pictures"):
         PROCESSOR.post_process_depth_estimation(found["bins"], target_sizes=[(4, 4)])

@@ -9,9 +9,10 @@ import pytest
 import torch
 from conditional import FAMILIES, IMAGE, TEXT, model, pixels, settings, texts
 
+from unified.answers.base import Scores
 from unified.answers.match.generation import generate
-from unified.answers.score import Scores, score, token_kinds
-from unified.config.task import Match, Task
+from unified.answers.score import score, token_kinds
+from unified.config.task import Answer, Task
 from unified.core.schema import RecipeError
 from unified.core.types import IGNORE, Batch, Tokens
 from unified.modalities.image.patches import patches
@@ -37,22 +38,22 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     return seen
 
 
-def task(inputs: dict[str, str], answer: Match, family: str | None = "names") -> Task:
+def task(inputs: dict[str, str], answer: Answer, family: str | None = "names") -> Task:
     return Task("data", inputs, "txt", answer, "accuracy", 3, family=family)
 
 
 IMAGES, SENTENCES, BOTH = {"png": "image"}, {"txt": "text"}, {"png": "image", "txt": "text"}
 TASKS = {
-    "image classification": task(IMAGES, Match("labels/x")),
-    "retrieval": task(IMAGES, Match("batch")),
-    "captioning": task(IMAGES, Match("vocabulary", "caption", "encoder")),
-    "captioning, words as they are": task(IMAGES, Match("vocabulary", "caption")),
-    "masked words": task(SENTENCES, Match("vocabulary", "masked", "encoder")),
-    "masked words beside an image": task(BOTH, Match("vocabulary", "masked", "encoder")),
-    "next words": task(SENTENCES, Match("vocabulary", "causal", "encoder")),
-    "text classification": task(SENTENCES, Match("labels/x")),
-    "question about an image": task(BOTH, Match("labels/x")),
-    "no family": task(IMAGES, Match("labels/x"), None),
+    "image classification": task(IMAGES, Answer.of(candidates="labels/x")),
+    "retrieval": task(IMAGES, Answer.of(candidates="batch")),
+    "captioning": task(IMAGES, Answer.of(candidates="vocabulary", read="caption", vocabulary="encoder")),
+    "captioning, words as they are": task(IMAGES, Answer.of(candidates="vocabulary", read="caption")),
+    "masked words": task(SENTENCES, Answer.of(candidates="vocabulary", read="masked", vocabulary="encoder")),
+    "masked words beside an image": task(BOTH, Answer.of(candidates="vocabulary", read="masked", vocabulary="encoder")),
+    "next words": task(SENTENCES, Answer.of(candidates="vocabulary", read="causal", vocabulary="encoder")),
+    "text classification": task(SENTENCES, Answer.of(candidates="labels/x")),
+    "question about an image": task(BOTH, Answer.of(candidates="labels/x")),
+    "no family": task(IMAGES, Answer.of(candidates="labels/x"), None),
 }
 PUBLISHED = {
     "image classification": [["10011000"], ["10010110"]],
@@ -71,9 +72,9 @@ def batch(asked_for: Task) -> tuple[Batch, Tokens | None]:
     inputs = {modality: tokens[modality] for modality in asked_for.inputs.values()}
     answer, labels = asked_for.answer, None
     target: Any
-    if answer.read == "caption":
+    if answer.kind == "caption":
         target = tokens["text"]
-    elif answer.read != "prefix":
+    elif answer.kind in ("masked", "causal"):
         target = tokens["text"].values.masked_fill(~tokens["text"].mask, IGNORE)
     elif answer.candidates == "batch":
         target = {"tokens": tokens["text"], "group": torch.arange(3)}
@@ -119,7 +120,7 @@ def test_the_prefix_belongs_to_the_first_part(asked: Asked) -> None:
 @pytest.mark.parametrize("vocabulary", ["embedding", "encoder"])
 @torch.no_grad()
 def test_generation_asks_as_training_did(vocabulary: Any, asked: Asked) -> None:
-    captions = task(IMAGES, Match("vocabulary", "caption", vocabulary))
+    captions = task(IMAGES, Answer.of(candidates="vocabulary", read="caption", vocabulary=vocabulary))
     network = model()
     scored(network, captions)
     learned = {kind for parts in asked for kind, _ in parts}
@@ -236,7 +237,7 @@ def test_scores_in_buckets_of_like_length_are_those_of_all_at_once(
     for name in ("retrieval", "captioning", "masked words", "next words", "text classification"):
         found = []
         for buckets in (None, [torch.tensor([1, 2]), torch.tensor([0])]):
-            for place in ("unified.model.network.by_length", "unified.answers.score.by_length"):
+            for place in ("unified.model.network.by_length", "unified.answers.match.words.by_length"):
                 monkeypatch.setattr(place, lambda tokens, *_, b=buckets: b if len(tokens) == 3 else None)
             found.append(scored(network, TASKS[name]).loss)
         torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=1e-5)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unified.answers.base import QueryStates
 from unified.answers.spec import QuerySpec
-from unified.answers.table import answers, loss_and_score
+from unified.answers.table import answers, loss_and_score, make_spec
 from unified.core import seed
 from unified.core.types import DataError, Tokens
 from unified.hub.load import Loaded, load, write
@@ -144,7 +144,7 @@ def test_saved_and_loaded_models_answer_the_same_bit_for_bit(tmp_path: Path, que
 @pytest.mark.parametrize("sharing", ["all", "head"])
 def test_details_of_pixels_reach_maps_and_learn(sharing: str) -> None:
     """Also where the patches' states are cut off from them."""
-    model = asked_model("detail", {"share": QuerySpec("share", 1, size=SIZE, family="all")}, detail=6, sharing=sharing)
+    model = asked_model("detail", {"share": make_spec("share", 1, size=SIZE, family="all")}, detail=6, sharing=sharing)
     found = model.ask(picture_tokens(), ["share"])["share"]
     found.interpreter.maps(found.states[-1].detach(), found.features).square().sum().backward()
     assert model.queries is not None
@@ -155,7 +155,7 @@ def test_details_of_pixels_reach_maps_and_learn(sharing: str) -> None:
 @pytest.mark.parametrize("scale", [1, 2])
 @pytest.mark.parametrize("sharing", ["all", "head"])
 def test_pictures_that_are_added_to_begin_as_the_picture_itself(scale: int, sharing: str) -> None:
-    spec = QuerySpec("pixels", 3 * (4 * scale) ** 2, scale=scale, operator="identity", residual=True, family="all")
+    spec = make_spec("pixels", 3 * (4 * scale) ** 2, scale=scale, operator="identity", residual=True, family="all")
     model, tokens = asked_model("residual", {"better": spec}, sharing=sharing), picture_tokens()
     pictures = unpatched(tokens["image"].values.float().unflatten(1, (SIZE[0] // 8, SIZE[1] // 8))) / 255
     found = model.ask(tokens, ["better"])["better"]
@@ -191,7 +191,7 @@ def test_objects_may_begin_with_what_lies_at_their_anchors() -> None:
 
 
 def test_an_identity_of_parts_tells_what_is_where() -> None:
-    spec = QuerySpec("identity", 16, identities=4, parts=True, size=SIZE, family="all")
+    spec = make_spec("identity", 16, identities=4, parts=True, size=SIZE, family="all")
     model = asked_model("parts", {"who": spec})
     assert model.queries is not None
     seen: list[Tensor] = []
@@ -210,7 +210,7 @@ def test_an_identity_of_parts_tells_what_is_where() -> None:
 
 @pytest.mark.parametrize("place", ["decoder", "encoder"])
 def test_other_names_may_be_asked_for(place: str) -> None:
-    specs = {read: QuerySpec(read, 3, names=CLASSES, from_names=True, size=SIZE, family="all") for read in NAMED}
+    specs = {read: make_spec(read, 3, names=CLASSES, from_names=True, size=SIZE, family="all") for read in NAMED}
     specs |= {read: replace(specs[read], queries=5) for read in ("boxes", "masks")}
     model = asked_model("names", specs, place=place)
     own = dict.fromkeys(NAMED, CLASSES)

@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+from unified.answers.match.masked import mask_words
 from unified.config.labels import Labels
-from unified.config.task import Match, Task
+from unified.config.task import Answer, Task
 from unified.core.schema import RecipeError
 from unified.core.types import IGNORE, Batch, DataError, Sample
 from unified.modalities.base import Tokenizer
 from unified.modalities.image.prepare import prepare_images
 from unified.modalities.image.tokenizer import ImageSpec, ImageTokenizer
 from unified.modalities.text.tokenizer import TextTokenizer
-from unified.pipeline.collate import Collator, collate, mask_words
+from unified.pipeline.collate import Collator
 
 TEXTS = ["latin small letter a", "greek capital letter omega with tonos", "comma", "digit one"]
 
@@ -39,7 +40,7 @@ def samples() -> list[Sample]:
     ]
 
 
-def task(answer: Match, **changes: Any) -> Task:
+def task(answer: Answer, **changes: Any) -> Task:
     plain = {"data": "x", "inputs": {"png": "image"}, "target": "txt", "metric": "accuracy", "batch": 4}
     return Task(answer=answer, **{**plain, **changes})
 
@@ -48,52 +49,56 @@ def made(
     task: Task, samples: list[Sample], tokenizers: Any, labels: Labels | None = None, indices: Any = None
 ) -> Batch:
     rows = np.arange(len(samples)) if indices is None else indices
-    return collate("a", task, samples, rows, tokenizers, labels, seed=3)
+    collator = Collator("a", task, tokenizers, labels, 3)
+    return collator.batch([collator.example(sample) for sample in samples], np.asarray(rows, dtype=np.int64))
 
 
 def test_labels_become_class_numbers(samples: Any, tokenizers: Any) -> None:
     scripts = Labels(("greek", "latin"))
-    batch = made(task(Match("labels/scripts"), target="json.script"), samples, tokenizers, scripts)
+    batch = made(task(Answer.of(candidates="labels/scripts"), target="json.script"), samples, tokenizers, scripts)
     assert batch.target.tolist() == [1, 0, 1, 0]
     assert batch.keys == ["k0", "k1", "k2", "k3"]
     assert batch.inputs["image"].values.shape == (4, 4, 48)
-    numbers = made(task(Match("labels/x"), target="cls"), samples, tokenizers, Labels(("a", "b", "c", "d")))
+    numbers = made(
+        task(Answer.of(candidates="labels/x"), target="cls"), samples, tokenizers, Labels(("a", "b", "c", "d"))
+    )
     assert numbers.target.tolist() == [0, 1, 2, 3]
 
 
 def test_alternatives_of_a_column(samples: Any, tokenizers: Any) -> None:
-    batch = made(task(Match("batch"), inputs={"jpg;png": "image"}), samples, tokenizers)
+    batch = made(task(Answer.of(candidates="batch"), inputs={"jpg;png": "image"}), samples, tokenizers)
     assert torch.equal(
-        batch.inputs["image"].values, made(task(Match("batch")), samples, tokenizers).inputs["image"].values
+        batch.inputs["image"].values,
+        made(task(Answer.of(candidates="batch")), samples, tokenizers).inputs["image"].values,
     )
 
 
 def test_retrieval_has_texts_and_groups(samples: Any, tokenizers: Any) -> None:
-    batch = made(task(Match("batch")), [*samples, samples[0]], tokenizers)
+    batch = made(task(Answer.of(candidates="batch")), [*samples, samples[0]], tokenizers)
     text, group = batch.target["tokens"], batch.target["group"]
     assert [tokenizers["text"].text(ids) for ids in text.values.tolist()] == [*TEXTS, TEXTS[0]]
     assert len(set(group.tolist())) == 4
     assert group[0] == group[4]
     assert int(group.min()) >= 0
-    grouped = made(task(Match("batch", group="json.group")), samples, tokenizers).target["group"]
+    grouped = made(task(Answer.of(candidates="batch", group="json.group")), samples, tokenizers).target["group"]
     assert grouped[0] == grouped[1] != grouped[2] == grouped[3]
 
 
 def test_caption_has_the_tokens_of_the_text(samples: Any, tokenizers: Any) -> None:
-    batch = made(task(Match("vocabulary", read="caption")), samples, tokenizers)
+    batch = made(task(Answer.of(candidates="vocabulary", read="caption")), samples, tokenizers)
     assert [tokenizers["text"].text(ids) for ids in batch.target.values.tolist()] == TEXTS
     assert set(batch.inputs) == {"image"}
 
 
 def test_causal_asks_for_every_id_and_none_of_the_padding(samples: Any, tokenizers: Any) -> None:
-    batch = made(task(Match("vocabulary", read="causal"), inputs={"txt": "text"}), samples, tokenizers)
+    batch = made(task(Answer.of(candidates="vocabulary", read="causal"), inputs={"txt": "text"}), samples, tokenizers)
     text = batch.inputs["text"]
     assert torch.equal(batch.target == IGNORE, ~text.mask)
     assert torch.equal(batch.target[text.mask], text.values[text.mask])
 
 
 def masked(samples: list[Sample], tokenizers: Any, indices: Any = None, fraction: float = 0.15) -> Batch:
-    answer = Match("vocabulary", read="masked", mask_fraction=fraction)
+    answer = Answer.of(candidates="vocabulary", read="masked", mask_fraction=fraction)
     return made(task(answer, inputs={"txt": "text"}), samples, tokenizers, indices=indices)
 
 
@@ -166,16 +171,16 @@ def test_an_empty_text_hides_nothing(samples: Any, tokenizers: Any) -> None:
 
 
 def test_long_texts_are_cut(samples: Any, tokenizers: Any) -> None:
-    batch = made(task(Match("batch")), [{**samples[0], "txt": "a b " * 100}], tokenizers)
+    batch = made(task(Answer.of(candidates="batch")), [{**samples[0], "txt": "a b " * 100}], tokenizers)
     assert batch.target["tokens"].values.shape == (1, 24)
 
 
 def test_augmentation_is_keyed_by_the_global_index(samples: Any, tokenizers: Any) -> None:
-    turned = task(Match("batch"), augment=[{"kind": "affine", "degrees": 30}, {"kind": "stroke"}])
+    turned = task(Answer.of(candidates="batch"), augment=[{"kind": "affine", "degrees": 30}, {"kind": "stroke"}])
     whole = made(turned, samples, tokenizers, indices=[9, 8, 7, 6]).inputs["image"].values
     part = made(turned, samples[2:], tokenizers, indices=[7, 6]).inputs["image"].values
     assert torch.equal(whole[2:], part)
-    assert not torch.equal(whole, made(task(Match("batch")), samples, tokenizers).inputs["image"].values)
+    assert not torch.equal(whole, made(task(Answer.of(candidates="batch")), samples, tokenizers).inputs["image"].values)
 
 
 def test_images_are_resized_alike_alone_and_together(tokenizers: Any) -> None:
@@ -189,20 +194,24 @@ def test_images_are_resized_alike_alone_and_together(tokenizers: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "answer", "words"),
     [
-        ({"txt": None}, Match("batch"), "column 'txt': expected a text, found NoneType"),
+        ({"txt": None}, Answer.of(candidates="batch"), "column 'txt': expected a text, found NoneType"),
         (
             {"png": "text"},
-            Match("batch"),
+            Answer.of(candidates="batch"),
             "column 'png': expected an image or a video, uint8 (3, h, w) or",
         ),
-        ({"json": {}}, Match("batch", group="json.group"), "no 'group' in 'json'"),
-        ({"txt": "gree"}, Match("labels/x"), "'gree' is not a class of the label set; did you mean 'greek'"),
-        ({"txt": 7}, Match("labels/x"), "a number below 2, found 7"),
-        ({"txt": -1}, Match("labels/x"), "found -1"),
+        ({"json": {}}, Answer.of(candidates="batch", group="json.group"), "no 'group' in 'json'"),
+        (
+            {"txt": "gree"},
+            Answer.of(candidates="labels/x"),
+            "'gree' is not a class of the label set; did you mean 'greek'",
+        ),
+        ({"txt": 7}, Answer.of(candidates="labels/x"), "a number below 2, found 7"),
+        ({"txt": -1}, Answer.of(candidates="labels/x"), "found -1"),
     ],
 )
 def test_errors_name_shard_key_and_column(
-    samples: Any, tokenizers: Any, changes: dict[str, Any], answer: Match, words: str
+    samples: Any, tokenizers: Any, changes: dict[str, Any], answer: Answer, words: str
 ) -> None:
     with pytest.raises(DataError, match=r"s\.tar: k0") as error:
         made(task(answer), [{**samples[0], **changes}], tokenizers, Labels(("latin", "greek")))
@@ -211,22 +220,34 @@ def test_errors_name_shard_key_and_column(
 
 def test_an_unknown_class_among_very_many_is_a_short_error(samples: Any, tokenizers: Any) -> None:
     with pytest.raises(DataError, match="There are 5,000 classes") as error:
-        made(task(Match("labels/x")), samples, tokenizers, Labels(tuple(f"class {i}" for i in range(5000))))
+        made(
+            task(Answer.of(candidates="labels/x")),
+            samples,
+            tokenizers,
+            Labels(tuple(f"class {i}" for i in range(5000))),
+        )
     assert len(str(error.value)) < 300
 
 
 @pytest.mark.parametrize(
     ("changes", "read", "words"),
     [
-        ({"inputs": {"png": "imag"}}, "prefix", "no tokenizer for 'imag'; did you mean 'image'"),
-        ({"inputs": {"png": "image", "jpg": "image"}}, "prefix", "two columns of one modality"),
+        ({"inputs": {"png": "imag"}}, None, "no tokenizer for 'imag'; did you mean 'image'"),
+        ({"inputs": {"png": "image", "jpg": "image"}}, None, "two columns of one modality"),
         ({"inputs": {"txt": "text"}, "target": "json"}, "masked", "asks for the words of a text input"),
-        ({"augment": [{"kind": "turn"}]}, "prefix", "tasks.a.augment[0].kind"),
+        ({"augment": [{"kind": "turn"}]}, None, "tasks.a.augment[0].kind"),
     ],
 )
 def test_tasks_that_cannot_be_are_errors(tokenizers: Any, changes: dict[str, Any], read: Any, words: str) -> None:
     with pytest.raises(RecipeError) as error:
         Collator(
-            "a", task(Match("vocabulary" if read != "prefix" else "batch", read=read), **changes), tokenizers, None, 0
+            "a",
+            task(
+                Answer.of(**({"candidates": "vocabulary", "read": read} if read else {"candidates": "batch"})),
+                **changes,
+            ),
+            tokenizers,
+            None,
+            0,
         )
     assert words in str(error.value)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.pipeline.test_loader import png, same_steps
 from unified.config.recipe import DataSettings, Recipe
-from unified.config.task import Regress, Task
+from unified.config.task import Answer, Task
 from unified.core.schema import RecipeError
 from unified.core.types import DataError
 from unified.data.shards.shards import Shards
@@ -122,7 +122,7 @@ def tokenizers() -> dict[str, Any]:
 
 
 def recipe(data: Path, together: int = 4, **settings: Any) -> Recipe:
-    answer = Regress("identity", queries=2, identities=str(data / "who.txt"))
+    answer = Answer.of(regress="identity", queries=2, identities=str(data / "who.txt"))
     task = Task(
         str(data), {"png": "image"}, "json.identity", answer, "score", batch=8, together=together,
         augment=({"kind": "flip"},),

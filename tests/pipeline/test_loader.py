@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unified.config.labels import Labels
 from unified.config.recipe import DataSettings, Recipe
-from unified.config.task import Match, Task
+from unified.config.task import Answer, Task
 from unified.core.schema import RecipeError
 from unified.core.seed import generator
 from unified.core.types import Batch, DataError, Tokens
@@ -70,10 +70,10 @@ def recipe(data: str, *, steps: int = 5, batch: int = 4, **settings: Any) -> Rec
         "metric": "accuracy",
         "batch": batch,
     }
-    words = Match("vocabulary", read="masked")
+    words = Answer.of(candidates="vocabulary", read="masked")
     tasks = {
-        "retrieve": Task(answer=Match("batch"), augment=AUGMENT, **plain),
-        "script": Task(answer=Match("labels/script"), **{**plain, "target": "json.script"}),
+        "retrieve": Task(answer=Answer.of(candidates="batch"), augment=AUGMENT, **plain),
+        "script": Task(answer=Answer.of(candidates="labels/script"), **{**plain, "target": "json.script"}),
         "words": Task(answer=words, **{**plain, "inputs": {"txt": "text"}}),
     }
     return Recipe(tasks=tasks, max_steps=steps, slots=2, data=DataSettings(**{"workers": 0, **settings}))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from unified.config.recipe import DataSettings, MixingSettings, Recipe
-from unified.config.task import Match, Task
+from unified.config.task import Answer, Task
 from unified.core.schema import RecipeError, build
 from unified.data.shards.write import ShardWriter
 from unified.modalities.text.tokenizer import TextTokenizer
@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def task(folder: Path, sets: str, weights: tuple[float, ...] = (), **more: Any) -> Task:
     data = [str(folder / name) for name in sets]
-    answer = Match("vocabulary", read="masked")
+    answer = Answer.of(candidates="vocabulary", read="masked")
     return Task(data, {"txt": "text"}, "txt", answer, "accuracy", **{"batch": 5, **more}, data_weights=weights)
 
 

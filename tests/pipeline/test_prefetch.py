@@ -10,7 +10,7 @@ import pytest
 from tests.pipeline.test_loader import same_steps
 from tests.shard_server import Fault, ShardServer, serve
 from unified.config.recipe import DataSettings, Recipe
-from unified.config.task import Match, Task
+from unified.config.task import Answer, Task
 from unified.core.types import DataError
 from unified.data.remote import download
 from unified.data.remote.cache import ShardCache
@@ -46,7 +46,7 @@ def recipe(server: ShardServer, data: str, *, steps: int = 40, shards: float = 1
     size = max(path.stat().st_size for path in server.folder.glob("*.tar"))
     plain = {"workers": 0, "window": 2 * SAMPLES, "retries": 2, "timeout": 5.0, "prefetch": 1}
     cache = {"shard_cache": str(server.folder.parent / "cache"), "shard_cache_gb": shards * size / 1e9}
-    task = Task(data, {"txt": "text"}, "txt", Match("vocabulary", read="masked"), "accuracy", BATCH)
+    task = Task(data, {"txt": "text"}, "txt", Answer.of(candidates="vocabulary", read="masked"), "accuracy", BATCH)
     return Recipe({"words": task}, max_steps=steps, slots=1, data=DataSettings(**{**plain, **cache, **settings}))
 
 

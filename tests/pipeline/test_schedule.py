@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 
 from unified.config.recipe import Recipe
-from unified.config.task import Match, Task
+from unified.config.task import Answer, Task
 from unified.core.schema import RecipeError
 from unified.pipeline.schedule import (
     Origin,
@@ -24,7 +24,7 @@ def recipe(weights: dict[str, float], slots: int, batch: int = 4) -> Recipe:
             data="x",
             inputs={"png": "image"},
             target="txt",
-            answer=Match("batch"),
+            answer=Answer.of(candidates="batch"),
             metric="r1",
             batch=batch,
             sample_weight=weight,

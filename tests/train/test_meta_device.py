@@ -22,8 +22,8 @@ from accelerator import META, OnlyAllowed, WaitError, meta_device
 from squares import content, matching, tasks, write_squares
 from tiny import with_experts
 
+from unified.answers.map.semantic import class_logits
 from unified.answers.match.generation import _ask, _begin, _grow
-from unified.answers.table import class_logits
 from unified.config.recipe import Recipe
 from unified.core.schema import build
 from unified.modalities.image.patches import patches

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from squares import png, trainer_of
 
-from unified.answers.table import class_logits
+from unified.answers.map.semantic import class_logits
 from unified.config.recipe import Recipe
 from unified.core import seed
 from unified.core.schema import build

@@ -13,7 +13,7 @@ from small_models import SETTINGS, TASKS, random_inputs, small_model
 from tiny import recipe_content, tiny_recipe
 
 from unified.config.recipe import Recipe, StartSettings
-from unified.config.task import Match, Task
+from unified.config.task import Answer, Task
 from unified.core.schema import RecipeError
 from unified.hub.fold import folded_config, merged_state
 from unified.hub.load import HubError, Loaded, load, write
@@ -101,7 +101,10 @@ def test_appended_attributes_leave_the_routing_of_old_rows() -> None:
 
 def test_equal_models_are_copied_whole_and_temperatures_come_and_go(caplog: pytest.LogCaptureFixture) -> None:
     old = small_model(experts(), name="old")
-    tasks = {"caption": TASKS["caption"], "retrieve": Task("", {"png": "image"}, "txt", Match("batch"), "accuracy", 2)}
+    tasks = {
+        "caption": TASKS["caption"],
+        "retrieve": Task("", {"png": "image"}, "txt", Answer.of(candidates="batch"), "accuracy", 2),
+    }
     new = small_model(experts(), tasks=tasks, name="new")
     before = snapshot(new)
     with caplog.at_level(logging.INFO, logger="unified"):

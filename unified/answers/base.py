@@ -1,26 +1,98 @@
-"""What all kinds of answers share: the states that they are made from."""
+"""What all kinds of answers share: annotated samples, the states that answers are made from, scores."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from functools import cached_property
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from unified.answers.baselines import NEUTRAL, Baseline
 from unified.answers.map.maps import resized
-from unified.answers.spec import QuerySpec
+from unified.config.task import Task
 from unified.core.types import Tokens
+from unified.data.augment.geometric import Scene
 from unified.modalities.sequence import Attributes
+from unified.nn.encoder import Noise
+
+Target = Mapping[str, Tensor]
+Size = tuple[int, int]
+NEAR = 0.1
+"""Of the image's sides: how near a point must be to count as found."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How a model did on each sample of a batch."""
+
+    loss: Float[Tensor, "b"]  # sum over the sample's terms
+    terms: Int[Tensor, "b"]  # 1, or the number of words that were asked for
+    correct: Int[Tensor, "b"] | Float[Tensor, "b"]  # terms whose most similar candidate is right; a score of queries
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The noise of a slot: of its inputs and of its candidates."""
+
+    inputs: Noise
+    candidates: Noise | None = None
+
+
+@dataclass(frozen=True)
+class Begun(Generic[T]):
+    """A result for which queries may have to be assigned to objects first: for all slots of a step at once."""
+
+    finish: Callable[[Sequence[Int[Tensor, "b m"]]], T]
+    """The result, given the assignment of each of `costs`."""
+    costs: tuple[Float[Tensor, "b q m"], ...] = ()
+
+
+@dataclass(frozen=True)
+class SceneTask:
+    """A task with queries, as the targets of its samples need it."""
+
+    name: str
+    task: Task
+    names: tuple[str, ...]  # of classes, points or attributes
+    identities: tuple[str, ...]  # all that the training data have
+    height: int  # of its images
+    width: int
+    seed: int
+
+    @property
+    def image(self) -> str:
+        """The column of its images."""
+        return next(iter(self.task.inputs))
+
+    @cached_property
+    def classes(self) -> dict[str, int]:
+        """The number of each name."""
+        return {label: number for number, label in enumerate(self.names)}
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """The number of each identity."""
+        return {label: number for number, label in enumerate(self.identities)}
+
+
+@dataclass(frozen=True)
+class SceneExample:
+    """One sample as its task sees it."""
+
+    key: str
+    scene: Scene
+    target: Tensor | None = None  # of the whole image: presence, identity
 
 
 @dataclass(frozen=True)
 class QueryStates:
     """What the queries of one task found in a batch; `unified/answers/table.py` makes it a loss or an answer."""
 
-    spec: QuerySpec
+    spec: Any  # a `QuerySpec` of its kind of answer
     states: tuple[Float[Tensor, "b q d"], ...]  # of the layers that learn, the last one last
     features: Float[Tensor, "b h w d"]  # of every place
     interpreter: Any  # an `Interpreter`, or the task's own `TaskHead`
@@ -98,3 +170,23 @@ class AnsweringNetwork(Protocol):
 
     def ask(self, inputs: Mapping[str, Any], tasks: Sequence[str], **options: Any) -> dict[str, QueryStates]:
         """Return what the queries of tasks find."""
+
+
+def near(found: Float[Tensor, "b j _"], points: Float[Tensor, "b j 3"]) -> Float[Tensor, "b"]:
+    """Return the fraction of the known points that are found near their place."""
+    known = points[..., 2] > 0
+    close = (found[..., :2] - points[..., :2]).norm(dim=-1) < NEAR
+    return (close & known).sum(1) / known.sum(1).clamp(min=1)
+
+
+def in_pixels(points: Float[Tensor, "b j 3"], sizes: Sequence[Size]) -> list[dict[str, Any]]:
+    """Return the answers that points (x and y in 0..1, how sure) are, in pixels of each image."""
+    return [
+        {"points": torch.stack([of[:, 0] * width, of[:, 1] * height], -1), "scores": of[:, 2]}
+        for of, (height, width) in zip(points, sizes, strict=True)
+    ]
+
+
+def layer_mean(values: Sequence[Tensor]) -> Tensor:
+    """Return the mean of the losses of all layers that learn."""
+    return torch.stack(list(values)).mean(0)

@@ -12,6 +12,10 @@ from torch import Tensor
 
 from unified.answers.regress.attributes import presence_loss
 from unified.core.types import IGNORE
+from unified.nn.queries.modules import grid_points
+
+POINTS = 112
+"""Masks are compared at a grid of at most so many points along each axis: as many points as Mask2Former draws."""
 
 
 class MaskWeights(NamedTuple):
@@ -85,3 +89,9 @@ def class_scores(
     """σ(presence) · σ(mask) of each class at each pixel of a picture of `size` (height, width)."""
     masks = F.interpolate(maps.float(), size, mode="bilinear", align_corners=False)
     return masks.sigmoid() * presence.float().sigmoid()[..., None, None]
+
+
+def mask_points(target: Tensor) -> Float[Tensor, "1 p 2"]:
+    """Return where masks or labels (…, h, w) are compared, x and y in 0..1."""
+    rows, columns = (min(side, POINTS) for side in target.shape[-2:])
+    return grid_points(rows, columns, target.device)[None]

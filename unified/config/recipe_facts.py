@@ -1,7 +1,6 @@
 """What follows from a recipe alone: its families, label sets, and tasks whose queries are names."""
 
 from unified.config.recipe import Recipe
-from unified.config.task import Match, Task
 
 
 def families(recipe: Recipe) -> list[str]:
@@ -11,16 +10,11 @@ def families(recipe: Recipe) -> list[str]:
 
 def label_sets(recipe: Recipe) -> dict[str, str]:
     """What names the label set of each task that picks from one."""
-    answers = {name: task.answer.candidates for name, task in recipe.tasks.items() if isinstance(task.answer, Match)}
-    return {name: reference for name, reference in answers.items() if reference not in ("batch", "vocabulary")}
+    named = {name: task.answer.label_set() for name, task in recipe.tasks.items()}
+    return {name: reference for name, reference in named.items() if reference is not None}
 
 
 def query_names(recipe: Recipe) -> dict[str, str]:
     """What names the queries, or the classes of objects, of each task that has them."""
-    answers = {name: task.answer for name, task in recipe.tasks.items()}
-    return {name: a.names for name, a in answers.items() if not isinstance(a, Match) and a.names is not None}
-
-
-def made_of_names(task: Task) -> bool:
-    """Whether a task's queries are made from names by the text encoder."""
-    return not isinstance(task.answer, Match) and task.answer.from_names
+    named = {name: task.answer.query_names() for name, task in recipe.tasks.items()}
+    return {name: reference for name, reference in named.items() if reference is not None}

@@ -1,77 +1,64 @@
 """What a task is: pure data, so that adding one is a few lines of YAML."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 from unified.core.bounds import Batch
-from unified.core.schema import RecipeError
+from unified.core.schema import RecipeError, build
 
 
 @dataclass(frozen=True)
-class Match:
-    """Pick among candidates by the similarity of representations: P(y|x) ∝ exp(cos(f(x), f(y)) / τ)."""
+class Answer:
+    """How a task is answered: the settings of one kind, which are the keys of `answer:` in a recipe.
 
-    candidates: str
-    """`labels/NAME` (a file of recipes/labels, or a path to one), `batch` (retrieval) or `vocabulary` (words)."""
-    read: Literal["prefix", "masked", "caption", "causal"] = "prefix"
-    """Where the input is read: its [SPE] prefix, its masked words, one state a caption word, or every text state."""
-    vocabulary: Literal["embedding", "encoder"] = "embedding"
-    """How vocabulary entries become candidates: projected word embeddings, or each entry through the encoder."""
-    label_smoothing: float = 0.0
-    mask_fraction: float = 0.15
-    """The share of words that a `masked` reading hides."""
-    group: str | None = None
-    """Column whose equal values are the same answer: in-batch candidates of one group are all positives."""
+    Each kind of `unified.answers` has a subclass of its own, so that a key of another kind is refused.
+    """
 
+    kind: ClassVar[str]
+    """The name of the kind, a row of `unified.answers.ANSWERS`."""
+    queried: ClassVar[bool] = False
+    """Whether task queries give the answer."""
+    settings_of: ClassVar[Callable[[Mapping[str, Any], str], type["Answer"]]]
+    """The settings that the keys of an answer name. The package gives it: kinds are built on this module."""
 
-@dataclass(frozen=True)
-class Map:
-    """A value for every position: task queries, each times the features of every place of the image."""
+    @classmethod
+    def of(cls, **keys: Any) -> "Answer":
+        """Return the settings that keys of a recipe give, such as `of(candidates="labels/digits")`.
 
-    map: Literal["classes", "points", "bins", "directions", "share", "pixels", "density"]
-    """What the queries stand for. classes: one a class. points: a heat map for each named point. bins: distances, whose
-    weighted mean is a number such as depth. directions: the axes of a unit vector. share: a number from 0 to 1.
-    pixels: colours. density: one map whose sum is a count."""
-    names: str | None = None
-    """`labels/NAME` or a file of names, a query for each (classes, points); of density, the classes that
-    are counted (null: all)."""
-    softmax: bool = False
-    """classes: they share out each place; otherwise each is there or not, with a presence (UniHCP). points: places
-    share out each point, which learns in far fewer steps; otherwise squares of heat maps (UniHCP)."""
-    bins: int = 32
-    """Queries of `bins`."""
-    limits: tuple[float, float] = (0.1, 10.0)
-    """The nearest and the farthest bin, in the unit of the data."""
-    scale: int = 1
-    """How much larger than the input `pixels` are."""
-    operator: str | None = None
-    """How input and answer of `pixels` are made from an image; operators are listed in data/operators.py."""
-    residual: bool = False
-    """Whether `pixels` are added to the picture itself, at the size of the answer (VDSR, CVPR 2016)."""
-    from_names: bool = False
-    """Queries are made from their names by the text encoder, so that new names can be asked for later."""
+        Raises:
+            RecipeError: No kind has these keys, or a value is wrong.
+        """
+        return build(Answer, keys, "answer")
 
+    @classmethod
+    def chosen(cls, content: Mapping[str, Any], where: str) -> type["Answer"]:
+        """Return the class that the keys of a mapping name; the schema builds that one."""
+        return cls if cls is not Answer else Answer.settings_of(content, where)
 
-@dataclass(frozen=True)
-class Regress:
-    """Numbers for each task query; objects are matched to queries as a set."""
+    def label_set(self) -> str | None:
+        """Return the label set that the task picks from."""
+        return None
 
-    regress: Literal["boxes", "masks", "presence", "places", "identity"]
-    """boxes: objects of named classes. masks: the same with a mask each. presence: whether each named attribute holds.
-    places: where each named point is. identity: a vector that is alike for the same one."""
-    names: str | None = None
-    """`labels/NAME` or a file of names (boxes, masks: classes; presence; places)."""
-    queries: int = 100
-    """Queries of objects, or of an identity."""
-    identities: str | None = None
-    """The names of all identities of the training data."""
-    parts: bool = False
-    """Of an identity: each query begins with what lies at its point of a grid over the picture, so that the vector
-    tells what is where (after PCB, ECCV 2018)."""
-    from_names: bool = False
-    """As in `Map`."""
+    def query_names(self) -> str | None:
+        """Return the label set that names the queries, or the classes of objects."""
+        return None
+
+    def identity_names(self) -> str | None:
+        """Return the label set of all identities of the training data."""
+        return None
+
+    def encodes_names(self) -> bool:
+        """Tell whether the text encoder makes the queries from their names."""
+        return False
+
+    def check(self, where: str, task: "Task") -> None:
+        """Refuse values that do not fit one another or the task, before any data is read.
+
+        Raises:
+            RecipeError: The message begins with `where`, the place of the task in the recipe.
+        """
 
 
 @dataclass(frozen=True)
@@ -84,7 +71,7 @@ class Task:
     """Sample column -> modality. `json.script` reads a value of a JSON column; `png;jpg` takes what is there."""
     target: str
     """The column that holds the answer: a class name or number, a text."""
-    answer: Match | Map | Regress
+    answer: Answer
     metric: str
     batch: Batch
     """GLOBAL number of samples of one slot; the world size must divide it."""

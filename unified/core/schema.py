@@ -122,10 +122,20 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+@typing.runtime_checkable
+class Chooser(typing.Protocol):
+    """A dataclass whose subclass follows from the keys that are given."""
+
+    def chosen(self, content: Mapping[str, Any], where: str) -> type[Any]:
+        """Return the class that is built."""
+
+
 def build(kind: type[T], value: Any, where: str) -> T:
     """`value` (of YAML or JSON) as an instance of the dataclass `kind`; `where` begins every error message."""
     if not isinstance(value, Mapping):
         raise RecipeError(f"{where}: expected the keys of {kind.__name__}, found {quoted(value)}")
+    if isinstance(kind, Chooser):
+        kind = kind.chosen(value, where)
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(kind, include_extras=True)
     for name in value:

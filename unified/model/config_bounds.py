@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
 
-from unified.answers.spec import read_specs
+from unified.answers.table import read_specs
 from unified.core.bounds import (
     MOST_LABELS,
     Classes,
@@ -272,7 +272,8 @@ def _check_queries(found: Mapping[str, Any]) -> None:
     if len(tasks) > MOST_TASKS:
         raise DataError(f"{WHERE}: queries.tasks: expected at most {MOST_TASKS:,}, got {len(tasks):,}")
     for name, spec in read_specs(tasks).items():
-        sizes = (spec.queries, spec.scale, spec.identities, *spec.size)
+        counts = [value for value in vars(spec).values() if isinstance(value, int)]
+        sizes = (*counts, *spec.size)
         if not all(0 <= size <= MOST_LABELS for size in sizes):
             raise DataError(
                 f"{WHERE}: queries.tasks.{name}: expected sizes from 0 to {MOST_LABELS:,}, got {max(sizes):,}"

@@ -10,17 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from unified.answers.base import QueryStates
-from unified.answers.map import maps
+from unified.answers.kind import FieldOps
 from unified.answers.spec import QuerySpec
-from unified.answers.table import answers, class_logits, heat_maps, highest
-from unified.config.labels import partners
+from unified.answers.table import answers, query_kind
 from unified.core.errors import UserError
-from unified.core.transfers import constant
 from unified.modalities.image.tokenizer import ImageTokenizer
 from unified.model.pretrained import UnifiedModel
 
@@ -28,9 +25,6 @@ Size = tuple[int, int]
 Answer = dict[str, Any]
 STRIDE = 2 / 3
 """Of a window, the way to the next one."""
-MAPS = ("classes", "bins", "directions", "share", "pixels", "density")
-"""Readings with a value at each pixel, which windows share and average."""
-SETS = ("boxes", "masks")
 
 
 class ViewError(UserError):
@@ -109,11 +103,12 @@ def _specs(model: UnifiedModel, tasks: Sequence[str], views: Views) -> dict[str,
         if name not in specs:
             raise ViewError(f"task {name!r} has no queries in this model; there are: {', '.join(specs)}")
         read = specs[name].read
-        if views.window is not None and read not in MAPS:
+        ops = query_kind(read).merge()
+        if views.window is not None and (ops is None or not ops.windows):
             raise ViewError(
                 f"task {name!r}: {read} are not of single pixels, so windows cannot share them; leave it out"
             )
-        if views.flip and read in SETS:
+        if views.flip and ops is None:
             raise ViewError(f"task {name!r}: {read} are found as a set, which has no mean with a mirrored one; no flip")
     return {name: specs[name] for name in tasks}
 
@@ -122,7 +117,7 @@ def _check_names(specs: Mapping[str, QuerySpec], views: Views, names: Mapping[st
     """Points change sides in a mirror, by their names."""
     for name, spec in specs.items():
         given = names.get(name)
-        changes_sides = views.flip and spec.read in ("points", "places")
+        changes_sides = views.flip and query_kind(spec.read).flip_pairs(spec.names)
         if changes_sides and isinstance(given, Tensor) and len(given) != len(spec.names):
             raise ViewError(f"task {name!r}: give new points by their words, which tell left from right; or no flip")
 
@@ -195,7 +190,7 @@ class _Shown:
                 if mirrored is not None:
                     given = self.names.get(task, spec.names)
                     names = spec.names if isinstance(given, Tensor) else given
-                    back = [unmirrored(of, spec.read, names, size[1]) for of, size in
+                    back = [_ops(spec).unmirrored(of, names, size[1]) for of, size in
                             zip(fields(mirrored[task], sizes), sizes, strict=True)]  # fmt: skip
                     of_task = [(one + other) / 2 for one, other in zip(of_task, back, strict=True)]
                 if self.views.window is None:
@@ -240,64 +235,19 @@ class _Whole:
         return found
 
 
+@torch.no_grad()
 def fields(found: QueryStates, sizes: Sequence[Size]) -> list[Float[Tensor, "..."]]:
-    """What answers are made of, as numbers that may be averaged: (c, h, w) at each size; heat maps at their own."""
+    """Return what answers are made of, as numbers that may be averaged: (c, h, w) at each size, or of another shape."""
     with torch.autocast(found.features.device.type, enabled=False):
-        if found.spec.read == "classes":
-            return [class_logits(found.row(row), size)[0] for row, size in enumerate(sizes)]
-        if found.spec.read == "points":
-            return list(heat_maps(found))
-    return [_FIELDS[found.spec.read](answer, size) for answer, size in zip(answers(found, sizes), sizes, strict=True)]
-
-
-def _density(answer: Answer, size: Size) -> Tensor:
-    """The density for each pixel of the picture; its sum stays."""
-    small = answer["density"]
-    large = maps.resized(small[None, None], size)[0]
-    return large * (small.sum() / large.sum().clamp(min=1e-12))
-
-
-_FIELDS: dict[str, Callable[[Answer, Size], Tensor]] = {
-    "bins": lambda answer, _: answer["values"][None],
-    "directions": lambda answer, _: answer["vectors"],
-    "share": lambda answer, _: answer["share"][None],
-    "pixels": lambda answer, _: answer["image"],
-    "density": _density,
-    "presence": lambda answer, _: answer["presence"],
-    "places": lambda answer, _: torch.cat([answer["points"], answer["scores"][:, None]], dim=1),
-    "identity": lambda answer, _: answer["features"],
-}
-
-
-def unmirrored(field: Tensor, read: str, names: Sequence[str], width: int) -> Tensor:
-    """The field of a mirrored picture, of `width` pixels, as one of the picture itself."""
-    if read in ("presence", "identity"):
-        return field
-    if read == "places":
-        field = torch.cat([width - field[:, :1], field[:, 1:]], dim=1)
-        return field[partners(names)]
-    field = field.flip(-1)
-    if read == "directions":
-        return torch.cat([-field[:1], field[1:]])
-    return field[:, partners(names)] if read == "points" else field
+        return _ops(found.spec).fields(found, sizes)
 
 
 def answer_of(field: Tensor, spec: QuerySpec, size: Size) -> Answer:
-    """The answer that a field stands for, in the form of `unified.answers.table.answers`."""
-    if spec.read == "points":
-        point = highest(field[None])[0]
-        return {"points": point[:, :2] * constant((size[1], size[0]), point.device), "scores": point[:, 2]}
-    return _ANSWERS[spec.read](field)
+    """Return the answer that a field stands for, in the form of `unified.answers.table.answers`."""
+    return _ops(spec).answer(field, size)
 
 
-_ANSWERS: dict[str, Callable[[Tensor], Answer]] = {
-    "classes": lambda field: {"labels": field.argmax(0)},
-    "bins": lambda field: {"values": field[0]},
-    "directions": lambda field: {"vectors": F.normalize(field, dim=0)},
-    "share": lambda field: {"share": field[0]},
-    "pixels": lambda field: {"image": field},
-    "density": lambda field: {"density": field[0], "count": float(field.sum())},
-    "presence": lambda field: {"presence": field},
-    "places": lambda field: {"points": field[:, :2], "scores": field[:, 2]},
-    "identity": lambda field: {"features": F.normalize(field, dim=0)},
-}
+def _ops(spec: QuerySpec) -> FieldOps:
+    ops = query_kind(spec.read).merge()
+    assert ops is not None, "_specs asks for fields of answers that have some"
+    return ops

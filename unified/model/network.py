@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from unified.answers.match.similarity import Temperatures, similarity
-from unified.answers.spec import read_specs
+from unified.answers.table import read_specs
 from unified.config.labels import check_words
 from unified.core.schema import nearest
 from unified.core.types import Tokens

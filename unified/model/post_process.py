@@ -1,6 +1,6 @@
 """Answers of task queries in the forms that the processors of transformers give: names, arguments and results as there.
 
-Thin shells over `unified.answers.table.answers` and `unified.answers.regress.objects`. `outputs` is what
+Thin shells over `unified.answers.table.answers` and `unified.answers.regress.detections`. `outputs` is what
 `UnifiedModel.ask` found for one task; `target_sizes` are (height, width) of the pictures, by default the size that the
 task was trained at.
 
@@ -25,9 +25,8 @@ import torch
 from torch import Tensor
 
 from unified.answers.base import QueryStates
-from unified.answers.regress import objects
-from unified.answers.regress.object_readings import object_queries
-from unified.answers.table import answers
+from unified.answers.regress import detections
+from unified.answers.table import answers, query_kind
 from unified.core.errors import UserError
 
 Sizes = Sequence[tuple[int, int]] | Tensor | None
@@ -42,13 +41,13 @@ class PostProcessing:
 
     def post_process_semantic_segmentation(self, outputs: QueryStates, target_sizes: Sizes = None) -> list[Tensor]:
         """The class of each pixel (height, width), a tensor a picture; of `classes`."""
-        return [answer["labels"] for answer in _answers(outputs, target_sizes, "classes")]
+        return [answer["labels"] for answer in _answers(outputs, target_sizes, "labels", alone=True)]
 
     def post_process_object_detection(
         self, outputs: QueryStates, threshold: float = 0.5, target_sizes: Sizes = None
     ) -> list[dict[str, Tensor]]:
         """`scores`, `labels` and `boxes` (x0, y0, x1, y1) of objects above the threshold; of `boxes` or `masks`."""
-        found = _answers(outputs, target_sizes, "boxes", "masks")
+        found = _answers(outputs, target_sizes, "boxes")
         return [
             {name: answer[name][answer["scores"] > threshold] for name in ("scores", "labels", "boxes")}
             for answer in found
@@ -92,15 +91,16 @@ class PostProcessing:
         A segment keeps at least `overlap_mask_area_threshold` of its mask. `label_ids_to_fuse`: classes without single
         things, such as the sky.
         """
-        sizes = _sizes(outputs, target_sizes, ("masks",))
+        sizes = _sizes(outputs, target_sizes)
         with torch.no_grad():
-            queries = object_queries(outputs, outputs.states[-1])
-        assert queries.maps is not None
+            queries = query_kind(outputs.spec.read).object_queries(outputs, outputs.states[-1])
+        if queries is None or queries.maps is None:
+            raise PostProcessError(f"expected answers with 'masks', got those of {outputs.spec.read!r}")
         things = torch.ones(queries.classes.shape[2], dtype=torch.bool)
         things[list(label_ids_to_fuse)] = False
         results = []
         for logits, maps, size in zip(queries.classes, queries.maps, sizes, strict=True):
-            numbers, parts = objects.panoptic(
+            numbers, parts = detections.panoptic(
                 logits, maps, size, things, threshold=threshold, kept=overlap_mask_area_threshold
             )
             info = [
@@ -115,7 +115,7 @@ class PostProcessing:
     ) -> list[list[dict[str, Tensor]]]:
         """`keypoints` (x, y) in pixels, `scores`, `labels` of the one body of each picture; of `points` or `places`."""
         results = []
-        for answer in _answers(outputs, target_sizes, "points", "places"):
+        for answer in _answers(outputs, target_sizes, "points"):
             seen = answer["scores"] > (-torch.inf if threshold is None else threshold)
             labels = torch.arange(len(seen), device=seen.device)
             body = {"keypoints": answer["points"][seen], "scores": answer["scores"][seen], "labels": labels[seen]}
@@ -126,30 +126,29 @@ class PostProcessing:
         self, outputs: QueryStates, target_sizes: Sizes = None
     ) -> list[dict[str, Tensor]]:
         """`predicted_depth` (height, width), in the unit of the data; of `bins`."""
-        return [{"predicted_depth": answer["values"]} for answer in _answers(outputs, target_sizes, "bins")]
+        return [{"predicted_depth": answer["values"]} for answer in _answers(outputs, target_sizes, "values")]
 
     def post_process_normal_estimation(
         self, outputs: QueryStates, target_sizes: Sizes = None
     ) -> list[dict[str, Tensor]]:
         """`predicted_normals` (3, height, width) of unit length: x right, y down, z away; of `directions`."""
-        return [{"predicted_normals": answer["vectors"]} for answer in _answers(outputs, target_sizes, "directions")]
+        return [{"predicted_normals": answer["vectors"]} for answer in _answers(outputs, target_sizes, "vectors")]
 
 
-def _answers(outputs: QueryStates, target_sizes: Sizes, *reads: str) -> list[dict[str, Any]]:
-    return answers(outputs, _sizes(outputs, target_sizes, reads))
+def _answers(outputs: QueryStates, target_sizes: Sizes, part: str, *, alone: bool = False) -> list[dict[str, Any]]:
+    """Answers that have a part; an error where they have none, or others beside one that must be `alone`."""
+    found = answers(outputs, _sizes(outputs, target_sizes))
+    if found and (part not in found[0] or (alone and len(found[0]) > 1)):
+        raise PostProcessError(f"expected answers with {part!r}, got {', '.join(found[0])} of {outputs.spec.read!r}")
+    return found
 
 
-def _sizes(outputs: QueryStates, target_sizes: Sizes, reads: Sequence[str]) -> list[tuple[int, int]]:
-    """A size for each picture; an error where the states are read as something else."""
-    read = outputs.spec.read
-    if read not in reads:
-        raise PostProcessError(
-            f"these queries read {read!r}; expected states of a task that reads {' or '.join(reads)}"
-        )
-    pictures = len(outputs.states[-1])
+def _sizes(outputs: QueryStates, target_sizes: Sizes) -> list[tuple[int, int]]:
+    """A size for each image."""
+    images = len(outputs.states[-1])
     if target_sizes is None:
-        return [outputs.spec.size] * pictures
+        return [outputs.spec.size] * images
     sizes = [(int(height), int(width)) for height, width in target_sizes]
-    if len(sizes) != pictures:
-        raise PostProcessError(f"target_sizes: {len(sizes)} for {pictures} pictures; expected (height, width) of each")
+    if len(sizes) != images:
+        raise PostProcessError(f"target_sizes: {len(sizes)} for {images} pictures; expected (height, width) of each")
     return sizes

@@ -10,31 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unified.answers import table
 from unified.answers.assignment import assign
-from unified.answers.base import QueryStates
+from unified.answers.kind import IGNORED_ELSEWHERE
 from unified.answers.match.similarity import loss_of_class, similarity
+from unified.answers.table import begin_queries, query_kind
 from unified.core.schema import nearest
 from unified.core.types import IGNORE, Tokens
 from unified.model.config import UnifiedConfig
-from unified.model.language_loss import IGNORED_ELSEWHERE, predict_tokens, reading
+from unified.model.language_loss import predict_tokens, reading
 from unified.model.network import Network
 from unified.model.outputs import UnifiedOutput
 from unified.model.query_forward import ask
-
-TARGETS = {
-    "classes": "labels",
-    "points": "points",
-    "bins": "map",
-    "directions": "map",
-    "share": "map",
-    "pixels": "map",
-    "density": "points",
-    "presence": "presence",
-    "places": "points",
-    "identity": "identity",
-}
-"""The part of a target that labels are which are no mapping, by what is read from queries."""
 
 
 def answer(
@@ -147,45 +133,12 @@ def _asked(model: Network, tokens: Mapping[str, Tokens], labels: Any, task: str)
     """What the queries of a task find."""
     found = ask(model, tokens, [task])[task]
     if labels is None:
-        return UnifiedOutput(logits=_logits(found, None))
-    target = labels if isinstance(labels, Mapping) else _target(found, torch.as_tensor(labels), len(tokens["image"]))
-    begun = table.begin(found, target)
+        return UnifiedOutput(logits=query_kind(found.spec.read).logits(found, None))
+    kind = query_kind(found.spec.read)
+    target = labels
+    if not isinstance(labels, Mapping):
+        given = torch.as_tensor(labels).to(found.features.device)
+        target = kind.labelled(found.spec, given, len(tokens["image"]))
+    begun = begin_queries(found, target)
     loss, _ = begun.finish(assign(begun.costs))
-    return UnifiedOutput(loss=loss.mean(), logits=_logits(found, target))
-
-
-def _target(found: QueryStates, labels: Tensor, samples: int) -> dict[str, Tensor]:
-    """The target that labels of one tensor are."""
-    spec = found.spec
-    if spec.read not in TARGETS:
-        raise ValueError(
-            f"labels: expected a mapping of `labels` and `boxes` for objects, got a tensor of {tuple(labels.shape)}"
-        )
-    last = {"presence": (spec.queries,), "points": (spec.queries, 3), "places": (spec.queries, 3), "identity": ()}
-    axes = {"classes": 3, "density": 3}.get(spec.read, 4)
-    expected = (samples, *last[spec.read]) if spec.read in last else None
-    fits = tuple(labels.shape) == expected if expected else labels.dim() == axes and len(labels) == samples
-    if not fits:
-        shape: tuple[int | str, ...] = expected or (samples, *("…" for _ in range(axes - 1)))
-        raise ValueError(f"labels: expected shape {shape} for {spec.read}, got {tuple(labels.shape)}")
-    labels = labels.to(found.features.device)
-    if spec.read == "classes":
-        labels = labels.long().masked_fill(labels == IGNORED_ELSEWHERE, IGNORE)
-    target = {TARGETS[spec.read]: labels}
-    if target.keys() == {"map"}:
-        target["valid"] = torch.ones_like(labels[:, 0], dtype=torch.bool)
-    return target
-
-
-def _logits(found: QueryStates, target: Mapping[str, Any] | None) -> Tensor | None:
-    """What answers are made of, in the last layer; None where it is no logits of something named."""
-    states, read = found.states[-1], found.spec.read
-    if read == "presence":
-        return found.presence(states)
-    if found.spec.objects:
-        return found.class_logits(states)
-    if read == "classes":
-        labels = None if target is None else target["labels"]
-        size = tuple(found.features.shape[1:3]) if labels is None else tuple(labels.shape[-2:])
-        return table.class_logits(found, size)  # type: ignore[arg-type]
-    return found.maps(states) if found.spec.maps else None
+    return UnifiedOutput(loss=loss.mean(), logits=kind.logits(found, target))

@@ -13,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unified.answers.base import QueryStates
-from unified.answers.baselines import SLOTS, Baseline, baseline_shapes
+from unified.answers.baselines import SLOTS, Baseline
 from unified.answers.spec import QuerySpec
+from unified.answers.table import baseline_shapes, query_kind
 from unified.core.types import weight_of
 from unified.model.query_states import Seen, Trunk
 from unified.nn.queries.adapters import LadderProjector, SharedMemory
@@ -42,9 +43,9 @@ class TaskHead(nn.Module):
 
     def __init__(self, width: int, hidden: int, spec: QuerySpec, doublings: int, detail: PixelDetail | None) -> None:
         super().__init__()
-        self.map_head = MapHead(width, hidden, spec.queries, doublings, detail) if spec.read != "presence" else None
-        named = spec.read in ("classes", "points") and not spec.softmax
-        self.presence_head = PresenceHead(width, spec.queries) if named or spec.read == "presence" else None
+        maps, presence = query_kind(spec.read).plain_head(spec)
+        self.map_head = MapHead(width, hidden, spec.queries, doublings, detail) if maps else None
+        self.presence_head = PresenceHead(width, spec.queries) if presence else None
 
     def features(self, grid: Float[Tensor, "b r c w"], patches: Tensor | None) -> Float[Tensor, "b h w d"]:
         """Of every place, or of each patch where maps are not read."""
@@ -116,10 +117,11 @@ class TaskQueries(nn.Module):
         super().__init__()
         settings = {**asdict(QuerySettings()), **settings}
         self.specs, own, self.detail = dict(specs), settings["width"], settings["detail"] > 0
+        self.kinds = {task: query_kind(spec.read) for task, spec in specs.items()}
         self.deep, self.sharing = settings["deep_supervision"], settings["sharing"]
         self.inside = settings["place"] == "encoder"
         self.cell = max(patch >> settings["doublings"], 1)  # pixels of a place of maps, along each axis
-        self.residual = any(spec.residual for spec in specs.values())
+        self.residual = any(self.kinds[task].adds_to_input(spec) for task, spec in specs.items())
         self.from_memory = settings["object_content"] == "memory"
         plain, doublings = specs if self.sharing == "head" else {}, settings["doublings"]
         self.heads = nn.ModuleDict(
@@ -197,19 +199,16 @@ class TaskQueries(nn.Module):
         self, task: str, named: Tensor | None, points: Float[Tensor, "q 2"] | None
     ) -> tuple[Float[Tensor, "q d"], Float[Tensor, "q d"]]:
         """What the queries of a task are at first, and their places; `points`: what `points` gives."""
-        spec = self.specs[task]
-        if spec.objects:
-            return self.content(task).expand(spec.queries, -1), self.position(points)
+        if self.kinds[task].objects:
+            return self.content(task).expand(self.specs[task].queries, -1), self.position(points)
         content = named if named is not None else self.content(task)
         place = self.place(task).expand_as(content)
         return content, place if points is None else place + self.position(points)
 
     def points(self, task: str, device: torch.device) -> Float[Tensor, "q 2"] | None:
         """Where the queries of a task stand in the picture: anchors of objects, parts of an identity."""
-        spec = self.specs[task]
-        if spec.objects:
-            return self.anchors(task)  # type: ignore[no-any-return]
-        return spread_points(spec.queries, device) if spec.parts else None
+        kind = self.kinds[task]
+        return self.anchors(task) if kind.objects else kind.query_points(self.specs[task], device)
 
     def named(self, task: str, names: Float[Tensor, "c w"] | None) -> Float[Tensor, "c d"] | None:
         """The rows that are made from the representations of names, where a task has none of its own."""
@@ -229,12 +228,12 @@ class TaskQueries(nn.Module):
         """How many states of a task learn: the last one, or those of all layers, and the first if it has looked."""
         if not self.deep or self.inside or not self.decoder.layers:
             return 1
-        return len(self.decoder.layers) + (self.from_memory and self.specs[task].objects)
+        return len(self.decoder.layers) + (self.from_memory and self.kinds[task].objects)
 
     def forward(self, task: str, trunk: Trunk, seen: Seen, names: Float[Tensor, "c w"] | None = None) -> QueryStates:
         """What the queries of a task find. `names`: the representations of its names, if it is made of them."""
-        spec = self.specs[task]
-        picture = trunk.picture if spec.residual else None
+        spec, kind = self.specs[task], self.kinds[task]
+        picture = trunk.picture if kind.adds_to_input(spec) else None
         if self.heads:
             head: Any = self.heads[task]
             features = head.features(seen.grid, seen.pixels)
@@ -248,15 +247,14 @@ class TaskQueries(nn.Module):
         else:
             content, place = self.start(task, named, points)
             content = content.expand(len(seen.features), -1, -1)
-            if spec.parts or (spec.objects and self.from_memory):
+            if points is not None and (self.from_memory or not kind.objects):
                 assert seen.memory is not None
-                assert points is not None
                 content = content + sampled_at(seen.memory, points)
             states = self.decoder.decode(content, place[None], seen.layers)
         anchors = classes = None
-        if spec.objects:
+        if kind.objects:
             anchors, classes = points, named if named is not None else self.classes(task)
-        identities = self.identities(task) if spec.read == "identity" else None
+        identities = self.identities(task) if task in self.identities else None
         learn = states[-self.learning(task) :]
         filters = self.filters(task) if task in self.filters else None
         return QueryStates(
@@ -272,22 +270,10 @@ def _detail(patch: int, settings: Mapping[str, Any]) -> PixelDetail | None:
 
 
 def row_shapes(specs: Mapping[str, QuerySpec], width: int) -> dict[str, dict[str, tuple[int, int]]]:
-    """The shapes of the rows of each kind, by task."""
-    kinds = ("content", "place", "anchors", "classes", "identities", "filters")
-    found: dict[str, dict[str, tuple[int, int]]] = {kind: {} for kind in kinds}
+    """The shapes of the rows of each purpose, by task."""
+    purposes = ("content", "place", "anchors", "classes", "identities", "filters")
+    found: dict[str, dict[str, tuple[int, int]]] = {purpose: {} for purpose in purposes}
     for name, spec in specs.items():
-        if spec.objects:
-            found["content"][name] = (1, width)  # objects differ by where they are looked for
-            found["anchors"][name] = (spec.queries, 2)
-            if not spec.from_names:
-                found["classes"][name] = (len(spec.names), width)
-            continue
-        # A new name has no place of its own, so those that are known have none either.
-        found["place"][name] = (1 if spec.from_names else spec.queries, width)
-        if not spec.from_names:
-            found["content"][name] = (spec.queries, width)
-        if spec.maps and not spec.from_names:
-            found["filters"][name] = (spec.queries, width)
-        if spec.read == "identity":
-            found["identities"][name] = (spec.identities, spec.queries * width)
+        for purpose, shape in query_kind(spec.read).row_shapes(spec, width).items():
+            found[purpose][name] = shape
     return found

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from unified.answers.base import SceneExample
+from unified.answers.match.kind import Example
 from unified.config.labels import Labels
 from unified.config.recipe import Recipe
 from unified.core import distributed
@@ -27,8 +29,8 @@ from unified.data.samples.decode import using
 from unified.data.shards.shards import Shards
 from unified.modalities.base import Tokenizer
 from unified.modalities.image.patches import PatchRows
-from unified.pipeline.collate import Collator, Example
-from unified.pipeline.dense_collate import SceneCollator, SceneExample, make_collator
+from unified.pipeline.collate import Collator
+from unified.pipeline.dense_collate import SceneCollator, make_collator
 from unified.pipeline.prefetch import Prefetcher, check_room
 from unified.pipeline.sample_cache import SampleCache
 from unified.pipeline.schedule import START, Origin, Slot, samples_before, schedule

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unified.config.labels import Labels, load_labels
-from unified.config.task import Match, Task
+from unified.config.task import Task
 from unified.model.config import UnifiedConfig
 from unified.train.monitor.records import read_recipe
 
@@ -56,7 +56,7 @@ def _of_recipe(file: Path) -> dict[str, Matched]:
 
 def _matched(name: str, task: Task) -> Matched | None:
     answer, family = task.answer, task.family or name
-    if not isinstance(answer, Match) or (answer.read != "caption" and answer.candidates in ("batch", "vocabulary")):
+    listed = answer.label_set()
+    if listed is None and answer.kind != "caption":
         return None
-    labels = None if answer.read == "caption" else load_labels(answer.candidates)
-    return Matched(family, labels, answer.vocabulary)
+    return Matched(family, load_labels(listed) if listed else None, getattr(answer, "vocabulary", "embedding"))

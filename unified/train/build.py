@@ -1,21 +1,16 @@
 """From a recipe to objects: the one place where they are made."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from unified.answers.score import token_kinds
-from unified.answers.spec import QuerySpec, query_spec
+from unified.answers.spec import QuerySpec
+from unified.answers.table import match_kind, query_spec
 from unified.config.labels import Labels, check_unique, load_labels
 from unified.config.recipe import Recipe
-from unified.config.recipe_facts import families, label_sets, made_of_names, query_names
-from unified.config.task import Match, Task
+from unified.config.recipe_facts import families, label_sets, query_names
 from unified.core import seed
-from unified.core.locations import named
-from unified.core.log import logger
 from unified.core.types import Tokens
-from unified.data.shards.patterns import MANIFEST, read_manifest, several
 from unified.modalities import load_tokenizers
 from unified.modalities.base import Tokenizer
 from unified.modalities.image.tokenizer import ImageTokenizer
@@ -56,7 +51,7 @@ def build(recipe: Recipe, *, fresh: bool = True) -> Parts:
     if recipe.start is not None and fresh:
         assert isinstance(text, TextTokenizer)
         kept = begin(model, text, recipe.start, recipe.seed)
-    read = {**labels, **{name: found for name, found in named.items() if made_of_names(recipe.tasks[name])}}
+    read = {**labels, **{name: found for name, found in named.items() if recipe.tasks[name].answer.encodes_names()}}
     label_tokens = {name: text.tokens([text.prepare(word) for word in found.names]) for name, found in read.items()}
     processor = UnifiedProcessor.from_tokenizers(tokenizers)
     return Parts(model, processor, tokenizers, {**labels, **named}, label_tokens, kept)
@@ -85,19 +80,11 @@ def network(
     kinds = {name: token_kinds(task, name, inside=inside) for name, task in recipe.tasks.items()}
     specs = query_specs(recipe, tokenizers["image"], find)
     answers = {
-        name: _kept(task, task.answer, (labels or {}).get(name))
+        name: match_kind(task).kept(task, (labels or {}).get(name))
         for name, task in recipe.tasks.items()
-        if isinstance(task.answer, Match)
+        if not task.answer.queried
     }
     return UnifiedConfig.from_settings(recipe.model, tokenizers, _of_model(recipe), kinds, specs, answers)
-
-
-def _kept(task: Task, answer: Match, labels: Labels | None) -> dict[str, Any]:
-    """What a model keeps of a task that matches, so that it can be asked without the recipe and its files."""
-    kept: dict[str, Any] = {"inputs": list(task.inputs.values()), "read": answer.read}
-    if labels is not None:
-        kept |= {"id2label": dict(enumerate(labels.names)), "templates": list(labels.templates)}
-    return kept | ({"vocabulary": answer.vocabulary} if answer.read == "caption" else {})
 
 
 def _of_model(recipe: Recipe) -> list[str]:
@@ -105,7 +92,7 @@ def _of_model(recipe: Recipe) -> list[str]:
     experts = recipe.model.experts
     if experts is not None and by_family({"router": experts.router, "bits": experts.bits}):
         return families(recipe)
-    matched = {name: task for name, task in recipe.tasks.items() if isinstance(task.answer, Match)}
+    matched = {name: task for name, task in recipe.tasks.items() if not task.answer.queried}
     return list(dict.fromkeys(task.family or name for name, task in matched.items())) or ["default"]
 
 
@@ -118,35 +105,10 @@ def query_specs(recipe: Recipe, image: Tokenizer, find: Callable[[str], Labels] 
     cell = max(image.patch >> settings.doublings, 1)
     found = {}
     for name, task in recipe.tasks.items():
-        if isinstance(task.answer, Match):
+        if not task.answer.queried:
             continue
         names = check_unique(find(references[name]), references[name]).names if name in references else ()
-        listed = getattr(task.answer, "identities", None)
+        listed = task.answer.identity_names()
         identities = len(find(listed)) if listed else 0
-        spec = query_spec(name, task, names, identities, (image.height, image.width), cell)
-        bones = _skeleton(Path(references[name]), names) if spec.read in ("points", "places") else ()
-        holds = _positives(task, names) if spec.read == "presence" else ()
-        found[name] = replace(spec, skeleton=bones, positives=holds)
+        found[name] = query_spec(name, task, names, identities, (image.height, image.width), cell)
     return found
-
-
-def _skeleton(listed: Path, names: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """The pairs of points that the manifest beside their names joins, if it is there."""
-    if not (listed.parent / MANIFEST).is_file():
-        return ()
-    number = {name: place for place, name in enumerate(names)}
-    pairs = read_manifest(listed.parent).get("skeleton", ())
-    return tuple((number[a], number[b]) for a, b in pairs if a in number and b in number)
-
-
-def _positives(task: Task, names: Sequence[str]) -> tuple[float, ...]:
-    """How often each attribute holds, as the manifest of the data says; nothing where it does not."""
-    entries = several(task.data)
-    known = len(entries) == 1 and (Path(entries[0]) / MANIFEST).is_file()
-    said = read_manifest(Path(entries[0])).get("positives", {}) if known else {}
-    if all(name in said for name in names):
-        return tuple(float(said[name]) for name in names)
-    logger.info(
-        "%s: no manifest says how often attributes hold, so what holds weighs as what does not", named(task.data)
-    )
-    return ()

@@ -4,8 +4,9 @@ from time import perf_counter
 
 from torch import Tensor
 
-from unified.answers.baselines import SLOTS, baseline_shapes, measure
+from unified.answers.baselines import SLOTS
 from unified.answers.spec import QuerySpec
+from unified.answers.table import baseline_shapes, measure
 from unified.core.distributed import broadcast_object, rank
 from unified.core.log import logger
 from unified.model.task_queries import TaskQueries

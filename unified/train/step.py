@@ -12,10 +12,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unified.answers.assignment import assign
-from unified.answers.score import Begun, Drawn, Scores, begin
-from unified.config.task import Match, Task
+from unified.answers.base import Begun, Drawn, Scores
+from unified.answers.score import begin
+from unified.answers.table import kind_of
+from unified.config.task import Task
 from unified.core import seed
-from unified.core.distributed import rank, reduce_sum, rows_of_rank, waits_measured, world_size
+from unified.core.distributed import rank, reduce_sum, waits_measured, world_size
 from unified.core.timer import Stopwatch
 from unified.core.transfers import sent
 from unified.core.types import Batch, Tokens
@@ -152,6 +154,4 @@ def draw_noise(
         return Noise(factors, normal)
 
     inputs = drawn(own, "inputs")
-    if isinstance(task.answer, Match) and task.answer.candidates == "batch":
-        return Drawn(inputs, drawn(own, "candidates"))
-    return Drawn(inputs, drawn(np.array(rows_of_rank(labels)), "labels") if labels else None)
+    return Drawn(inputs, kind_of(task).candidate_noise(drawn, own, labels))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unified import checkpoint
 from unified.answers.match.similarity import TEMPERATURES
+from unified.answers.workload import Work
 from unified.config.recipe import Recipe
 from unified.core.log import logger
 from unified.core.transfers import HostCopy
@@ -19,7 +20,7 @@ from unified.model.task_queries import NEWER
 from unified.nn.moe.routing import GateError
 from unified.pipeline.schedule import Slot
 from unified.train.build import Parts
-from unified.train.dry_run.workload import Cost, Work, bucketed_on, work
+from unified.train.dry_run.workload import Cost, bucketed_on, work
 from unified.train.engines.accelerator import check_running, collective_timeout
 from unified.train.engines.expert_parallel import ExpertShare, beside_experts
 from unified.train.engines.zero import wrapped

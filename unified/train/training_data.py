@@ -6,7 +6,6 @@ from pathlib import Path
 
 from unified.config.labels import Labels
 from unified.config.recipe import Recipe
-from unified.config.task import Map, Match, Task
 from unified.core.training_record import TrainedShard, TrainedTask, TrainingRecord, names_hash
 from unified.data.shards.contents import Contents
 from unified.data.training_shards import describe_shards
@@ -34,7 +33,7 @@ def record_training(
         names = names_hash(labels[name].names) if name in labels else None
         read = tuple(dict.fromkeys(shard.sha256 for shard in found))
         inputs = tuple(task.inputs.items())
-        tasks.append(TrainedTask(name, task.family or name, inputs, task.target, _answer(task), names, read))
+        tasks.append(TrainedTask(name, task.family or name, inputs, task.target, task.answer.kind, names, read))
     return TrainingRecord(tuple(shards.values()), tuple(tasks))
 
 
@@ -75,12 +74,3 @@ def with_pinned_start(recipe: Recipe, out: Path) -> Recipe:
     if began is None or repository(began) != repository(recipe.start.model):
         began = pinned(recipe.start.model)
     return replace(recipe, start=replace(recipe.start, model=began))
-
-
-def _answer(task: Task) -> str:
-    answer = task.answer
-    if not isinstance(answer, Match):
-        return answer.map if isinstance(answer, Map) else answer.regress
-    if answer.candidates == "vocabulary":
-        return answer.read
-    return "batch" if answer.candidates == "batch" else "labels"

@@ -4,12 +4,12 @@ import math
 
 from torch import nn
 
+from unified.answers.table import query_kind
 from unified.config.recipe import Recipe
 from unified.config.recipe_facts import families
-from unified.config.task import Map, Match, Regress, Task
+from unified.config.task import Task
 from unified.core.log import logger
 from unified.core.schema import RecipeError, nearest
-from unified.data.augment.image_operators import OPERATORS, RESHADE
 from unified.evaluate.spec import load_spec
 from unified.modalities import MODALITIES
 from unified.modalities.sequence import Attributes
@@ -22,16 +22,13 @@ def check(recipe: Recipe) -> None:
     """Refuse tasks and evaluations that cannot be, before any data is read."""
     for name, task in recipe.tasks.items():
         check_task(name, task)
-        if not isinstance(task.answer, Match) and recipe.model.queries is None:
+        if task.answer.queried and recipe.model.queries is None:
             raise RecipeError(f"tasks.{name}.answer: queries need a decoder; write `queries: {{}}` below `model`")
         if recipe.model.queries is not None and recipe.model.queries.sharing == "head":
             _check_head(name, task)
         inside = recipe.model.queries is not None and recipe.model.queries.place == "encoder"
-        if inside and getattr(task.answer, "parts", False):
-            raise RecipeError(
-                f"tasks.{name}.answer.parts: they begin with what a decoder looks at; leave them out with "
-                "model.queries.place: encoder"
-            )
+        if inside and task.answer.queried:
+            query_kind(task.answer.kind).check_in_encoder(f"tasks.{name}", task.answer)
         _check_size(name, task, recipe.model.image.patch)
     for spec in recipe.evaluate:
         load_spec(spec)  # otherwise a wrong name would end the run at its first evaluation
@@ -77,10 +74,9 @@ def check_task(name: str, task: Task) -> None:
         raise RecipeError(
             f"{where}: torch keeps the name {task.family or name!r} for itself; name another `family`, or the task anew"
         )
-    if isinstance(answer, Match):
-        _check_match(where, task, answer)
-    else:
-        _check_queries(where, name, task, answer)
+    if answer.queried and hasattr(nn.ParameterDict(), name):
+        raise RecipeError(f"{where}: torch keeps the name {name!r} for itself; name the task anew")
+    answer.check(where, task)
 
 
 def _check_together(where: str, task: Task) -> None:
@@ -102,62 +98,14 @@ def _check_together(where: str, task: Task) -> None:
         )
 
 
-def _check_match(where: str, task: Task, answer: Match) -> None:
-    words = answer.candidates == "vocabulary"
-    if words != (answer.read != "prefix"):
-        fits = "masked, caption or causal" if words else "prefix"
-        raise RecipeError(f"{where}.answer.read: {answer.read!r} does not fit {answer.candidates!r}; expected {fits}")
-    if answer.read in ("masked", "causal") and "text" not in task.inputs.values():
-        raise RecipeError(f"{where}.inputs: reading {answer.read!r} needs a text column among the inputs")
-    if answer.read == "causal" and len(task.inputs) > 1:
-        raise RecipeError(f"{where}.inputs: reading 'causal' takes text alone; 'caption' reads text about other inputs")
-    for key, share in (("label_smoothing", answer.label_smoothing), ("mask_fraction", answer.mask_fraction)):
-        if not 0 <= share < 1:
-            raise RecipeError(f"{where}.answer.{key}: expected at least 0 and below 1, found {share}")
-
-
 def _check_head(name: str, task: Task) -> None:
     """Refuse what heads without queries cannot read."""
     answer = task.answer
-    if isinstance(answer, Match) or (isinstance(answer, Map) and not answer.from_names):
+    if not answer.queried:
         return
-    if not isinstance(answer, Regress) or answer.regress != "presence":
-        what = "queries from names" if answer.from_names else repr(getattr(answer, "regress", ""))
+    if answer.encodes_names() or not any(query_kind(answer.kind).plain_head(answer)):
+        what = "queries from names" if answer.encodes_names() else repr(answer.kind)
         raise RecipeError(
             f"tasks.{name}.answer: {what} needs queries, and model.queries.sharing 'head' has none; it reads maps and "
             "presence"
         )
-
-
-def _check_queries(where: str, name: str, task: Task, answer: Map | Regress) -> None:
-    if hasattr(nn.ParameterDict(), name):
-        raise RecipeError(f"{where}: torch keeps the name {name!r} for itself; name the task anew")
-    if set(task.inputs.values()) != {"image"}:
-        raise RecipeError(f"{where}.inputs: queries are asked about one image, found {task.inputs}")
-    kind = answer.map if isinstance(answer, Map) else answer.regress
-    named = kind in ("classes", "points", "boxes", "masks", "presence", "places")
-    if named != (answer.names is not None) and kind != "density":
-        needs = "needs the names of its classes, points or attributes" if named else "has no names"
-        raise RecipeError(f"{where}.answer.names: {kind!r} {needs}; found {answer.names!r}")
-    if answer.from_names and not named:
-        raise RecipeError(f"{where}.answer.from_names: {kind!r} has no names to make queries from")
-    if isinstance(answer, Regress):
-        if answer.queries < 1:
-            raise RecipeError(f"{where}.answer.queries: expected at least 1, found {answer.queries}")
-        if (kind == "identity") != (answer.identities is not None):
-            raise RecipeError(f"{where}.answer.identities: for 'identity' alone, which needs it; found {kind!r}")
-        if answer.parts and kind != "identity":
-            raise RecipeError(f"{where}.answer.parts: for 'identity' alone; found {kind!r}")
-        return
-    if answer.bins < 2 or not 0 < answer.limits[0] < answer.limits[1] or answer.scale < 1:
-        raise RecipeError(
-            f"{where}.answer: expected at least 2 bins, 0 < nearest < farthest limit and a scale of at least 1; found "
-            f"{answer.bins}, {list(answer.limits)} and {answer.scale}"
-        )
-    if (kind == "pixels") != (answer.operator is not None):
-        raise RecipeError(f"{where}.answer.operator: for 'pixels' alone, which needs it; found {kind!r}")
-    if answer.residual and kind != "pixels":
-        raise RecipeError(f"{where}.answer.residual: for 'pixels' alone; found {kind!r}")
-    if answer.operator is not None and answer.operator not in (*OPERATORS, RESHADE):
-        known = nearest(answer.operator, [*OPERATORS, RESHADE])
-        raise RecipeError(f"{where}.answer.operator: {answer.operator!r} is not an image operator{known}")

@@ -13,7 +13,7 @@ from torch import Tensor
 from unified.answers.assignment import AssignmentError, assign, assignable
 from unified.answers.boxes import area, centres, corners, generalised_overlap, overlap
 from unified.answers.masks import dice_loss, mask_loss, sampled
-from unified.answers.regress.objects import boxes_of, detections, masks_of, panoptic
+from unified.answers.regress.detections import boxes_of, detections, masks_of, panoptic
 from unified.answers.regress.set_prediction import (
     ObjectQueries,
     Objects,

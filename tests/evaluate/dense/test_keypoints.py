@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from unified.answers.spec import QuerySpec
+from unified.answers.table import make_spec
 from unified.core.types import DataError
 from unified.data.augment.geometric import Scene
 from unified.data.samples.annotations import Objects
@@ -84,7 +84,7 @@ def test_sigmas_go_by_the_names_of_joints() -> None:
 
 
 def reader() -> Truths:
-    return Truths("pose", QuerySpec("points", 17, names=COCO_JOINTS), COCO_JOINTS, "png", None, TOKENIZER)
+    return Truths("pose", make_spec("points", 17, names=COCO_JOINTS), COCO_JOINTS, "png", None, TOKENIZER)
 
 
 def test_crowds_and_bodies_without_a_labelled_joint_are_not_counted_against() -> None:

@@ -13,7 +13,7 @@ from small_models import words_and_images
 from squares import LISTS, picture, png
 from torch import Tensor
 
-from unified.answers.spec import QuerySpec
+from unified.answers.table import make_spec
 from unified.core import seed
 from unified.core.types import IGNORE
 from unified.data.augment.geometric import Scene
@@ -77,7 +77,7 @@ class Told(Sequence[Truth]):
 def test_near_copies_of_training_pictures_are_answered_better_than_without_looking(read: str) -> None:
     listed, metric, direction = READ[read]
     names = LISTS[listed] if isinstance(listed, str) else ()
-    spec = QuerySpec(read, 1, names=names, size=(32, 32), operator="sobel" if read == "pixels" else "")
+    spec = make_spec(read, 1, names=names, size=(32, 32), operator="sobel" if read == "pixels" else "")
     truths = Truths("squares", spec, names, "png", None, words_and_images()["image"])
     training = Told(truths)
     floors = find_floors(spec, names, training)
@@ -103,7 +103,7 @@ def told(height: int, width: int, colour: int, **known: Any) -> Truth:
 
 
 def nearest(read: str, training: list[Truth], names: tuple[str, ...] = ()) -> Any:
-    return find_floors(QuerySpec(read, 1, names=names), names, training)[NEAREST]
+    return find_floors(make_spec(read, 1, names=names), names, training)[NEAREST]
 
 
 def shown(height: int, width: int, colour: int) -> Tensor:

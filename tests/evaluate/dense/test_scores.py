@@ -9,7 +9,7 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from unified.answers.spec import QuerySpec
+from unified.answers.table import make_spec
 from unified.core.types import IGNORE
 from unified.data.augment.geometric import Scene
 from unified.data.samples.annotations import Objects
@@ -273,7 +273,7 @@ def test_floors_answer_without_looking() -> None:
     left = torch.tensor([0, 0, 1, 1]).expand(4, 4)
 
     def fitted(read: str, training: list[Truth], names: tuple[str, ...] = CLASSES) -> Any:
-        found = find_floors(QuerySpec(read, 1, scale=2 if read == "pixels" else 1), names, training)
+        found = find_floors(make_spec(read, 1, scale=2 if read == "pixels" else 1), names, training)
         assert [*found][-1] == "nearest training picture"
         return found["mean at each place"] if "mean at each place" in found else next(iter(found.values()))
 
@@ -282,7 +282,7 @@ def test_floors_answer_without_looking() -> None:
     depths = [truth(4, 4, values=torch.full((1, 4, 4), d), valid=known) for d in (1.0, 3.0)]
     torch.testing.assert_close(fitted("bins", depths)(blank(6, 5))["values"], torch.full((6, 5), 2.0))
     halves = [truth(2, 2, values=torch.tensor([[[1.0, d], [1.0, d]]]), valid=known[:, :2, :2]) for d in (2.0, 4.0)]
-    of_all = find_floors(QuerySpec("bins", 1), (), halves)["mean of all"]
+    of_all = find_floors(make_spec("bins", 1), (), halves)["mean of all"]
     torch.testing.assert_close(of_all(blank(4, 6))["values"], torch.full((4, 6), 2.0))
     torch.testing.assert_close(fitted("bins", halves)(blank(2, 2))["values"], torch.tensor([[1.0, 3.0], [1.0, 3.0]]))
     colours = [truth(4, 4, values=torch.full((3, 4, 4), c), valid=known) for c in (0.2, 0.6)]
@@ -300,6 +300,6 @@ def test_floors_answer_without_looking() -> None:
     assert boxes["boxes"][1].tolist() == [0, 0, 8, 8]
     assert boxes["scores"].tolist() == [0, 0.5, 0, 0]
     assert int(boxes["masks"][1].sum()) == 64
-    assert find_floors(QuerySpec("classes", 3), CLASSES, None) == {}
+    assert find_floors(make_spec("classes", 3), CLASSES, None) == {}
     for read, training, name in (("pixels", None, "input itself"), ("identity", [], "8 × 8 pixels")):
-        assert [*find_floors(QuerySpec(read, 1), (), training)] == [name]
+        assert [*find_floors(make_spec(read, 1), (), training)] == [name]

@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 from tiny import tiny_recipe, write_shards
 
+from unified.answers.match.masked import mask_words
 from unified.core.result_files import unpack
 from unified.core.schema import RecipeError
 from unified.core.types import IGNORE
@@ -22,7 +23,6 @@ from unified.evaluate.run import evaluate
 from unified.evaluate.spec import Masked, load_spec
 from unified.evaluate.table import results_table
 from unified.modalities.text.tokenizer import TextTokenizer
-from unified.pipeline.collate import mask_words
 from unified.train.build import build
 
 TRAIN = ["a red square", "a red square number 1", "a blue square", "green and grey", "", "a grey circle in 1921"]

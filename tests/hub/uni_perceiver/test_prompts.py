@@ -10,8 +10,8 @@ from torch import Tensor
 from tests import official_files as files
 from tests.official_network import Official
 from unified.answers.match import generation
+from unified.answers.match.caption import read_caption
 from unified.answers.match.similarity import similarity
-from unified.answers.score import read_caption
 from unified.core import seed
 from unified.hub.load import load
 from unified.hub.uni_perceiver.to_hub import convert

@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 from tiny import tiny_recipe, write_recipe
 
-from unified.answers.spec import read_specs
+from unified.answers.table import read_specs
 from unified.config.recipe import EngineSettings, Recipe
-from unified.config.task import Match
 from unified.core.schema import RecipeError, build, read_yaml
 from unified.core.types import DataError
 from unified.data.shards.write import ShardWriter
@@ -94,7 +93,7 @@ def test_a_label_set_that_is_there_and_wrong_is_refused(tmp_path: Path, monkeypa
 
 def answers(recipe: Recipe) -> dict[str, Any]:
     """The answers of queries by task."""
-    return {name: task.answer for name, task in recipe.tasks.items() if not isinstance(task.answer, Match)}
+    return {name: task.answer for name, task in recipe.tasks.items() if task.answer.queried}
 
 
 def test_engines_are_compared_the_recipes_own_first(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from unified.config.model import ModelSettings
 from unified.config.recipe import OptimSettings, Recipe
-from unified.config.task import Match, Task
+from unified.config.task import Answer, Task
 from unified.core.schema import RecipeError, build, read_yaml
 from unified.nn.moe.settings import ExpertSettings
 from unified.train.monitor.recipe_diff import differences, plain
@@ -28,7 +28,7 @@ def recipe(**changes: object) -> Recipe:
         data=("a/{000..003}.tar", "b.tar"),
         inputs={"png;jpg": "image"},
         target="txt",
-        answer=Match("labels/digits", label_smoothing=0.1),
+        answer=Answer.of(candidates="labels/digits", label_smoothing=0.1),
         metric="accuracy",
         batch=8,
         augment=({"kind": "affine", "degrees": 10, "scale": [0.9, 1.1], "fill": None},),

@@ -1,6 +1,7 @@
 """Trivial answers: what they are, and means of targets on a common grid."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,6 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from unified.answers.map import maps
-from unified.answers.spec import QuerySpec
 from unified.evaluate.dense.scores import Answer
 from unified.evaluate.dense.targets import Truth
 
@@ -55,7 +55,7 @@ def _mean_maps(truths: Iterable[Truth]) -> tuple[Tensor, Tensor]:
 def _means(name: str) -> Callable[..., Floors]:
     """Both: with few pictures, one number for all places may be the better answer."""
 
-    def fit(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str]) -> Floors:  # noqa: ARG001
+    def fit(truths: Iterable[Truth], spec: Any, names: Sequence[str]) -> Floors:  # noqa: ARG001
         def floor(mean: Tensor) -> Floor:
             def answer(picture: Tensor) -> Answer:
                 height, width = _size(picture)

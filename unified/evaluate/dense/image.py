@@ -1,10 +1,11 @@
 """Scores of restored images, and the input itself as the answer."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unified.answers.spec import QuerySpec
 from unified.evaluate.dense.baseline_maps import Floor, _size
 from unified.evaluate.dense.scores import Answer, PictureMeans
 from unified.evaluate.dense.targets import Truth
@@ -34,7 +35,7 @@ class PixelScores(PictureMeans):
         self.rows.append((psnr, float(ssim)))  # type: ignore[arg-type]
 
 
-def _input_itself(spec: QuerySpec) -> Floor:
+def _input_itself(spec: Any) -> Floor:
     """The picture as it is shown, at the size of the answer."""
 
     def answer(picture: Tensor) -> Answer:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from unified.answers.spec import QuerySpec
+from unified.answers.table import query_kind
 from unified.config.labels import Labels, check_unique, load_labels
 from unified.core.locations import named
 from unified.core.schema import RecipeError, nearest
@@ -94,7 +95,7 @@ def make_scores(spec: QuerySpec, names: Sequence[str]) -> Any:
         return ClassScores(names)
     if spec.read in ("points", "places"):
         return PointScores(names)
-    if spec.objects:
+    if query_kind(spec.read).objects:
         return ObjectScores(names, masks=spec.read == "masks")
     if spec.read == "presence":
         return PresenceScores(names)

@@ -9,8 +9,11 @@ from jaxtyping import Float, UInt8
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from unified.answers.base import SceneExample
+from unified.answers.regress.object_targets import SEGMENTS
 from unified.answers.spec import QuerySpec
-from unified.config.task import Map, Regress, Task
+from unified.answers.table import query_kind
+from unified.config.task import Task
 from unified.core.types import Sample
 from unified.data.augment.geometric import Scene
 from unified.data.augment.image_operators import RESHADE
@@ -18,7 +21,7 @@ from unified.data.cuts import Cut, read_cut
 from unified.data.samples import annotations as said
 from unified.data.samples.decode import using
 from unified.modalities.image.tokenizer import ImageTokenizer
-from unified.pipeline.dense_collate import SEGMENTS, SceneCollator, SceneExample
+from unified.pipeline.dense_collate import SceneCollator
 
 TARGETS = {"classes": "classes.png", "bins": "depth.png", "directions": "normals.png", "share": "edges.png"}
 """Columns of maps; all else lies in the facts."""
@@ -57,12 +60,8 @@ class Truths:
         tokenizer: ImageTokenizer,
     ) -> None:
         """`picture` and `target`: columns; `names`: of classes, points or attributes."""
-        answer: Map | Regress
-        if spec.read in ("boxes", "masks", "presence", "places", "identity"):
-            answer = Regress(spec.read, queries=MANY)  # type: ignore[arg-type]
-        else:
-            answer = Map(spec.read, scale=spec.scale, operator=spec.operator or None)  # type: ignore[arg-type]
-        usual = "directions" if spec.operator == RESHADE else spec.read
+        answer = query_kind(spec.read).settings_for(spec, queries=MANY)
+        usual = "directions" if getattr(spec, "operator", None) == RESHADE else spec.read
         column = target or TARGETS.get(usual, said.FACTS)
         size = spec.size if min(spec.size) else None
         task = Task("", {picture: "image"}, column, answer, "score", 1, size=size)
@@ -86,7 +85,7 @@ class Truths:
         if self._collator.task.target == SEGMENTS:
             return replace(truth, objects=_single(example.scene))
         if self.read in ("boxes", "masks"):
-            return replace(truth, objects=said.objects(sample, self._collator.classes))
+            return replace(truth, objects=said.objects(sample, self._collator.asked.classes))
         if self.read in POINTS and "objects" in sample[said.FACTS]:
             return replace(truth, objects=self._bodies(sample), cut=read_cut(sample))
         return truth

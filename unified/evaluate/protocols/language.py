@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unified.answers.match.caption import CaptionSettings
 from unified.answers.match.generation import generate
+from unified.answers.match.kind import Example
+from unified.answers.match.masked import MaskedSettings
 from unified.answers.score import score
-from unified.config.task import Match, Task
+from unified.config.task import Answer, Task
 from unified.core import statistics
 from unified.core.locations import named
 from unified.core.log import logger
@@ -27,7 +30,7 @@ from unified.evaluate.results import BASELINE, UNTUNED, ZERO_SHOT, Measure, Resu
 from unified.evaluate.spec import Caption, Masked
 from unified.modalities.text.tokenizer import TextTokenizer
 from unified.model.pretrained import UnifiedModel
-from unified.pipeline.collate import Collator, Example
+from unified.pipeline.collate import Collator
 
 KEY = "evaluation"  # of the words that are hidden: the same in every evaluation
 NO_BASELINE = "no baseline: name the training data under `train`"
@@ -36,7 +39,7 @@ NO_BASELINE = "no baseline: name the training data under `train`"
 def evaluate_masked(evaluation: Masked, name: str, context: Context) -> Iterator[Result]:
     """Perplexity and accuracy on hidden words; which are hidden depends on the data alone."""
     items = _items(evaluation, [])
-    answer = Match("vocabulary", "masked", evaluation.vocabulary, mask_fraction=evaluation.mask_fraction)
+    answer = MaskedSettings(vocabulary=evaluation.vocabulary, mask_fraction=evaluation.mask_fraction)
     task = _task(evaluation, answer, context)
     base = replace(
         _base(evaluation, name, items, clusters_of(_cluster_column(evaluation, items))),
@@ -57,7 +60,7 @@ def evaluate_masked(evaluation: Masked, name: str, context: Context) -> Iterator
 def evaluate_caption(evaluation: Caption, name: str, context: Context) -> Iterator[Result]:
     """Perplexity with the right words before, then the share of captions written exactly right."""
     items = _items(evaluation, [evaluation.group] if evaluation.group else [])
-    task = _task(evaluation, Match("vocabulary", "caption", evaluation.vocabulary), context)
+    task = _task(evaluation, CaptionSettings(vocabulary=evaluation.vocabulary), context)
     texts = texts_in(items, evaluation.target)
     groups = Groups(evaluation.groups, texts, items.columns[evaluation.group] if evaluation.group else None)
     own = [groups.of(text) for text in texts]
@@ -105,7 +108,7 @@ def _base(evaluation: Masked | Caption, name: str, items: Items, clusters: NDArr
     return Result(name, "", "", "", (), items.keys, items.digest, setting, clusters=clusters)
 
 
-def _task(evaluation: Masked | Caption, answer: Match, context: Context) -> Task:
+def _task(evaluation: Masked | Caption, answer: Answer, context: Context) -> Task:
     """The evaluation as a task, so that training and evaluation prepare and score alike."""
     model = context.model
     if not isinstance(model, UnifiedModel):

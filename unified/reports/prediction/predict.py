@@ -235,7 +235,7 @@ def answer(subject: Subject, questions: Questions, picture: UInt8[Tensor, "*t 3 
         for task, of_task in answers.items():
             spec = model.queries.specs[task]  # type: ignore[union-attr]
             on_cpu = {key: value.cpu() if isinstance(value, Tensor) else value for key, value in of_task.items()}
-            found.append(Shown(task, spec.read, on_cpu, names.get(task, spec.names), spec.skeleton))
+            found.append(Shown(task, spec.read, on_cpu, names.get(task, spec.names), getattr(spec, "skeleton", ())))
     if not (questions.captions or questions.labels):
         return found
     inputs = model.processor(images=[picture])

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable
 
+from unified.answers.workload import Work
 from unified.modalities.sequence import Attributes
 from unified.model.config import UnifiedConfig
 from unified.model.parameter_count import active
 from unified.model.routing_attributes import key
 from unified.nn.moe.routing import BY_TOKEN
-from unified.train.dry_run.workload import Work
 
 FLOAT, HALF = 4, 2
 """Bytes of a number in fp32 and in bf16 or fp16."""

@@ -6,18 +6,19 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from unified.answers.score import token_kinds
+from unified.answers.table import kind_of
+from unified.answers.workload import Work
 from unified.config.labels import Labels, load_labels
 from unified.config.recipe import EngineSettings, Recipe
-from unified.config.recipe_facts import label_sets, made_of_names, query_names
-from unified.config.task import Match, Task
+from unified.config.recipe_facts import label_sets, query_names
+from unified.config.task import Task
 from unified.core.consent import commands_of
 from unified.core.distributed import world_size
 from unified.core.locations import shown
 from unified.core.schema import RecipeError
-from unified.core.types import IGNORE, Batch, DataError, Tokens
+from unified.core.types import Batch, DataError, Tokens
 from unified.data.shards.patterns import several
 from unified.data.shards.shards import Shards
 from unified.hub.load import AbsentError
@@ -35,7 +36,7 @@ from unified.train.build import network
 from unified.train.dry_run.activation_memory import FLOAT, HALF, Activations
 from unified.train.dry_run.communication import Collective, of_candidates, of_experts, of_states
 from unified.train.dry_run.model_states import Sizes, States, states
-from unified.train.dry_run.workload import Cost, Work, bucketed_on, work
+from unified.train.dry_run.workload import Cost, bucketed_on, work
 from unified.train.engines.deepspeed import deepspeed_settings
 from unified.train.image_sizes import ImageSizes, image_sizes
 from unified.train.optim import parameter_groups
@@ -148,9 +149,8 @@ class Plan:
 
     def traffic(self, engine: EngineSettings) -> list[Collective]:
         """What processes exchange in a mean step under an engine; in a step of all tasks as to gradients."""
-        answers = {name: task.answer for name, task in self.recipe.tasks.items()}
-        twice = {name for name, answer in answers.items() if isinstance(answer, Match) and answer.read == "prefix"}
-        passes = sum(slot.share * (2 if name in twice else 1) for name, slot in self.slots.items())
+        tasks = self.recipe.tasks
+        passes = sum(slot.share * kind_of(tasks[name]).passes for name, slot in self.slots.items())
         found = of_states(
             self.sizes, self._zero(engine), self.processes, passes=passes, expert_parallel=engine.expert_parallel,
             recomputed=self.recipe.train.checkpoint_activations,
@@ -163,9 +163,7 @@ class Plan:
     def _shared_features(self, name: str) -> int:
         """Rows of a slot that every process needs and none has whole."""
         task, labels = self.recipe.tasks[name], self.slots[name].labels
-        if isinstance(task.answer, Match) and task.answer.candidates == "batch":
-            return 2 * task.batch
-        return labels if labels >= self.processes else 0
+        return kind_of(task).shared_rows(task, labels, self.processes)
 
     def _zero(self, engine: EngineSettings) -> Mapping[str, Any] | None:
         if engine.kind != "deepspeed":
@@ -307,14 +305,14 @@ def _network(
 
 def _known(task: Task, name: str, recipe: Recipe, found: _Found) -> bool:
     """Whether all label sets that the loader of a task reads are there."""
-    references = [{**label_sets(recipe), **query_names(recipe)}.get(name), getattr(task.answer, "identities", None)]
+    references = [{**label_sets(recipe), **query_names(recipe)}.get(name), task.answer.identity_names()]
     return not found.missing.intersection(reference for reference in references if reference is not None)
 
 
 def _work_of_slot(recipe: Recipe, name: str, found: _Found, processes: int) -> tuple[Work, int | None]:
     """The work of a task's slot on one process, and the samples of its data, None where the batch is assumed."""
     task = recipe.tasks[name]
-    picks = name in label_sets(recipe) or made_of_names(task)
+    picks = name in label_sets(recipe) or task.answer.encodes_names()
     batch, samples = _assumed_batch(name, task, found.config, processes), None
     if found.tokenizers is not None and name in found.shards and _known(task, name, recipe, found):
         alone = replace(recipe, tasks={name: task})
@@ -338,18 +336,7 @@ def _assumed_batch(name: str, task: Task, config: UnifiedConfig, processes: int)
     height, width = task.size or (config.image["height"], config.image["width"])
     places = {"image": (height // patch) * (width // patch), "text": length}
     inputs = {modality: _blank(modality, size, places[modality]) for modality in task.inputs.values()}
-    target: Tensor | Tokens | dict[str, Tokens] = torch.zeros(size, dtype=torch.long)
-    answer = task.answer
-    if not isinstance(answer, Match):
-        return Batch(name, inputs, {}, [""] * size)
-    if answer.candidates == "batch":
-        target = {"tokens": _blank("text", size, length)}
-    elif answer.read == "caption":
-        target = _blank("text", size, length)
-    elif answer.candidates == "vocabulary":
-        asked = length if answer.read == "causal" else round(answer.mask_fraction * length)
-        target = torch.full((size, length), IGNORE)
-        target[:, :asked] = 0
+    target = kind_of(task).assumed_target(task, lambda length: _blank("text", size, length), size, length)
     return Batch(name, inputs, target, [""] * size)
 
 
