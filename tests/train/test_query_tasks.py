@@ -117,28 +117,29 @@ def test_what_a_task_does_not_use_stays_bit_equal(squares: Path) -> None:
     assert not any("names" in name for name in changed)
 
 
-NO_NAMES = "needs the names of its classes, points or attributes; found None"
-
-
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("classes", {"answer": {"map": "classes"}}, rf"tasks\.classes\.answer\.names: 'classes' {NO_NAMES}"),
-        ("boxes", {"answer": {"regress": "boxes"}}, rf"tasks\.boxes\.answer\.names: 'boxes' {NO_NAMES}"),
-        ("depth", {"answer": {"map": "bins", "names": "x"}}, "'bins' has no names; found 'x'"),
-        ("depth", {"answer": {"map": "bins", "from_names": True}}, "from_names: 'bins' has no names"),
+        ("classes", {"answer": {"map": "classes"}}, r"tasks\.classes\.answer: names must be given"),
+        ("boxes", {"answer": {"regress": "boxes"}}, r"tasks\.boxes\.answer: names must be given"),
+        (
+            "depth",
+            {"answer": {"map": "bins", "names": "x"}},
+            "'names' is not a key of DepthSettings. There are: bins, limits, map",
+        ),
+        ("depth", {"answer": {"map": "bins", "from_names": True}}, "'from_names' is not a key of DepthSettings"),
         ("depth", {"answer": {"map": "bins", "limits": [3, 1]}}, "0 < nearest < farthest limit"),
-        ("depth", {"answer": {"map": "depth"}}, "answer"),
+        ("depth", {"answer": {"map": "depth"}}, "answer.map: 'depth' does not fit"),
         ("boxes", {"answer": {"queries": 0}}, "answer.queries: expected at least 1, found 0"),
         ("boxes", {"size": [32, 36]}, r"tasks\.boxes\.size: 32 x 36 pixels cannot be cut into patches of 8"),
         ("boxes", {"size": [0, 32]}, r"tasks\.boxes\.size: 0 x 32 pixels cannot be cut"),
         ("boxes", {"inputs": {"png": "image", "txt": "text"}}, "queries are asked about one image"),
         ("denoise", {"answer": {"operator": "denoize"}}, "'denoize' is not an image operator; did you mean 'denoise'"),
-        ("denoise", {"answer": {"map": "pixels", "operator": None}}, "answer.operator: for 'pixels' alone"),
-        ("edges", {"answer": {"operator": "sobel"}}, "answer.operator: for 'pixels' alone"),
-        ("edges", {"answer": {"residual": True}}, "answer.residual: for 'pixels' alone; found 'share'"),
-        ("who", {"answer": {"identities": None}}, "answer.identities: for 'identity' alone, which needs it"),
-        ("attributes", {"answer": {"parts": True}}, "answer.parts: for 'identity' alone; found 'presence'"),
+        ("denoise", {"answer": {"map": "pixels", "operator": None}}, "answer.operator: expected str, found None"),
+        ("edges", {"answer": {"operator": "sobel"}}, "'operator' is not a key of EdgeSettings"),
+        ("edges", {"answer": {"residual": True}}, "'residual' is not a key of EdgeSettings"),
+        ("who", {"answer": {"identities": None}}, "answer.identities: expected str, found None"),
+        ("attributes", {"answer": {"parts": True}}, "'parts' is not a key of AttributeSettings"),
         ("attributes", {"metric": "scroe"}, "'scroe' is not a metric; did you mean 'score'"),
     ],
 )

@@ -59,6 +59,12 @@ def settings_of(content: Mapping[str, Any], where: str) -> type[Answer]:
     raise RecipeError(f"{where}: expected `candidates`, `map` or `regress`, got {quoted(list(content))}")
 
 
+def own_keys(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of an `answer:` that its kind has: recipes of runs had those of several once."""
+    known = {field.name for field in fields(settings_of(content, "answer"))}
+    return {key: value for key, value in content.items() if key in known}
+
+
 def make_spec(read: str, queries: int, **kept: Any) -> QuerySpec:
     """Return a spec of a kind of answer.
 

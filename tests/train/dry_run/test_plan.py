@@ -74,7 +74,7 @@ def test_label_sets_that_come_with_the_data_are_assumed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     recipe = build(Recipe, read_yaml(ROOT / "recipes" / f"{name}.yaml"), name)
-    names = {task: answer.names for task, answer in answers(recipe).items() if answer.names is not None}
+    names = {task: listed for task, answer in answers(recipe).items() if (listed := answer.query_names()) is not None}
     plan = make_plan(recipe)
     specs = read_specs(plan.config.queries["tasks"])
     assert {len(specs[task].names) for task in names} == {80}
@@ -85,7 +85,7 @@ def test_label_sets_that_come_with_the_data_are_assumed(
 def test_a_label_set_that_is_there_and_wrong_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     recipe = build(Recipe, read_yaml(ROOT / "recipes" / "sharing_cpu.yaml"), "sharing_cpu")
-    listed = next(Path(answer.names) for answer in answers(recipe).values() if answer.names is not None)
+    listed = next(Path(listed) for answer in answers(recipe).values() if (listed := answer.query_names()) is not None)
     listed.mkdir(parents=True)  # without names
     with pytest.raises(RecipeError, match=re.escape(str(listed))):
         make_plan(recipe)

@@ -171,8 +171,8 @@ def test_records_of_checkpoints_that_are_gone_are_not_dropped(tmp_path: Path, ca
 
 
 def test_a_newer_stored_recipe_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text("# unified recipe, format 2; resolved\nx: 1\n")
-    with RunFolder(tmp_path) as run, pytest.raises(RunFolderError, match="format 2"):
+    (tmp_path / "recipe.yaml").write_text("# unified recipe, format 3; resolved\nx: 1\n")
+    with RunFolder(tmp_path) as run, pytest.raises(RunFolderError, match="format 3"):
         run.check(recipe())
 
 
@@ -253,7 +253,7 @@ def test_of_the_model_what_no_weight_depends_on_may_change(tmp_path: Path, caplo
 def test_differences_go_into_nested_keys() -> None:
     old, new = plain(recipe()), plain(recipe(seed=3))
     new["tasks"]["read"]["answer"]["read"] = "masked"
-    assert list(differences(old, new)) == [("tasks.read.answer.read", "prefix", "masked"), ("seed", 0, 3)]
+    assert list(differences(old, new)) == [("tasks.read.answer.read", "(absent)", "masked"), ("seed", 0, 3)]
     assert list(differences(old, plain(recipe()))) == []
 
 

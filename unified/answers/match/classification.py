@@ -84,9 +84,10 @@ class Classification(MatchKind):
 
     def kept(self, task: Task, labels: Labels | None) -> dict[str, Any]:
         """Return the names of the classes too."""
-        assert labels is not None
-        names = {"id2label": dict(enumerate(labels.names)), "templates": list(labels.templates)}
-        return super().kept(task, labels) | names
+        kept = super().kept(task, labels)
+        if labels is None:
+            return kept
+        return kept | {"id2label": dict(enumerate(labels.names)), "templates": list(labels.templates)}
 
     def workload(self, task: Task, batch: Batch, images: int, setting: Setting) -> Work:
         """Return the work of samples and of the names of one rank."""

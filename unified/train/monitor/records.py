@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from unified.answers.table import own_keys
 from unified.config.recipe import Recipe
 from unified.core.errors import DataError, UserError
 from unified.core.json_files import MOST_BYTES, parse_json, read_bytes, read_json
@@ -13,6 +14,8 @@ from unified.core.schema import RecipeError, build, read_yaml
 from unified.core.text_files import read_text
 
 FORMAT = 1
+RECIPE_FORMAT = 2
+"""The first had the keys of every kind of answer for each task."""
 RECIPE_HEADER = "# unified recipe, format "
 MOST_STEPS = 2**53
 """What JSON holds exactly."""
@@ -105,13 +108,29 @@ def read_recipe(path: Path) -> Recipe | None:
     except DataError as error:
         raise RecipeError(str(error)) from error
     number = first.removeprefix(RECIPE_HEADER).split(";")[0]
+    content = read_yaml(path)
     if first.startswith(RECIPE_HEADER) and number.isdecimal():
-        _check_format(path, int(number))
-    return build(Recipe, read_yaml(path), str(path))
+        _check_format(path, int(number), RECIPE_FORMAT)
+        content = content if int(number) > 1 else _upgraded(content)
+    return build(Recipe, content, str(path))
 
 
-def _check_format(path: Path, number: Any) -> None:
-    if isinstance(number, int) and number > FORMAT:
+def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
+    """A recipe of the first format with today's keys."""
+    tasks = content.get("tasks")
+    if isinstance(tasks, dict):
+        content = {**content, "tasks": {name: _upgraded_task(task) for name, task in tasks.items()}}
+    return content
+
+
+def _upgraded_task(task: Any) -> Any:
+    if not isinstance(task, dict) or not isinstance(task.get("answer"), dict):
+        return task
+    return {**task, "answer": own_keys(task["answer"])}
+
+
+def _check_format(path: Path, number: Any, newest: int = FORMAT) -> None:
+    if isinstance(number, int) and number > newest:
         raise RunFolderError(
-            f"{path}: format {number}; this version of unified reads up to {FORMAT}. Install a later one"
+            f"{path}: format {number}; this version of unified reads up to {newest}. Install a later one"
         )
