@@ -140,9 +140,8 @@ def test_label_set_reads(path: Path) -> None:
 def test_a_task_that_cannot_be_is_refused_before_data_is_read(change: dict[str, object], message: str) -> None:
     content = read_yaml(RECIPES / "quickstart.yaml")
     content["tasks"]["retrieve"] |= change
-    recipe = build(Recipe, content, "changed.yaml")
     with pytest.raises(RecipeError, match=message):
-        check_task("retrieve", recipe.tasks["retrieve"])
+        check_task("retrieve", build(Recipe, content, "changed.yaml").tasks["retrieve"])
 
 
 @pytest.mark.parametrize(

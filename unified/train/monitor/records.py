@@ -16,6 +16,8 @@ from unified.core.text_files import read_text
 FORMAT = 1
 RECIPE_FORMAT = 2
 """The first had the keys of every kind of answer for each task."""
+RECIPE_END = "...\n"
+"""YAML's end of a document."""
 RECIPE_HEADER = "# unified recipe, format "
 MOST_STEPS = 2**53
 """What JSON holds exactly."""
@@ -104,14 +106,18 @@ def read_recipe(path: Path) -> Recipe | None:
         return None
     try:
         read_bytes(path)
-        first = read_text(path).split("\n", maxsplit=1)[0]
+        text = read_text(path)
     except DataError as error:
         raise RecipeError(str(error)) from error
+    first = text.split("\n", maxsplit=1)[0]
     number = first.removeprefix(RECIPE_HEADER).split(";")[0]
     content = read_yaml(path)
     if first.startswith(RECIPE_HEADER) and number.isdecimal():
         _check_format(path, int(number), RECIPE_FORMAT)
-        content = content if int(number) > 1 else _upgraded(content)
+        if int(number) == 1:
+            content = _upgraded(content)
+        elif not text.endswith(RECIPE_END):  # half of a recipe may be one, with other defaults
+            raise RecipeError(f"{path}: expected {RECIPE_END.strip()!r} as the last line, got a file that was cut off")
     return build(Recipe, content, str(path))
 
 

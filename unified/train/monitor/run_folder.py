@@ -39,6 +39,7 @@ from unified.model.config import UnifiedConfig
 from unified.train.monitor.recipe_diff import check_network, check_resume, plain
 from unified.train.monitor.records import (
     FORMAT,
+    RECIPE_END,
     RECIPE_FORMAT,
     RECIPE_HEADER,
     RunFolderError,
@@ -154,7 +155,7 @@ class RunFolder:
         """Begin at `step`, 0 for a new run: write the recipe, note the versions, cut the metrics there."""
         header = f"{RECIPE_HEADER}{RECIPE_FORMAT}; resolved: every default is written out\n"
         content = yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True, width=120)
-        replace_file(self.path / "recipe.yaml", header + content)
+        replace_file(self.path / "recipe.yaml", header + content + RECIPE_END)
         self._note_versions(step)
         self._cut_metrics(step)
 
