@@ -31,7 +31,7 @@ from unified.evaluate.dense.protocol import FLOOR
 from unified.evaluate.results import read_results, write_results
 from unified.evaluate.run import evaluate
 from unified.evaluate.spec import Dense, Spec, load_spec
-from unified.evaluate.table import LOWER, MAIN, UNITS, metric_name
+from unified.evaluate.table import LOWER, MAIN, UNITS, find_metric
 from unified.hub.load import load
 from unified.reports.figures import DPI
 from unified.reports.run.read import Curve, Run, read_run
@@ -132,7 +132,7 @@ def _metric_panel(name: str, held_out: dict[str, dict[int, Any]], seen: dict[str
         factor * np.array([one["ci"][metric][end] for one in own.values()], dtype=np.float64)  # None becomes NaN
         for end in ("low", "high")
     )
-    return Panel(f"{name}\n{metric_name(metric)} {'↓' if metric in LOWER else '↑'}", lines, levels, (low, high))
+    return Panel(f"{name}\n{find_metric(metric).title} {'↓' if metric in LOWER else '↑'}", lines, levels, (low, high))
 
 
 def _curve(of: Mapping[int, Any], metric: str, factor: float) -> Curve:

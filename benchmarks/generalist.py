@@ -17,7 +17,7 @@ from unified.core.types import DataError
 from unified.evaluate.dense.nearest_neighbour import NEAREST
 from unified.evaluate.dense.protocol import FLOOR
 from unified.evaluate.results import read_results
-from unified.evaluate.table import LOWER, MAIN, UNITS, limits, metric_name, number, sample_note
+from unified.evaluate.table import LOWER, MAIN, UNITS, find_metric, limits, number, sample_note
 
 Entry = Mapping[str, Any]
 
@@ -63,7 +63,7 @@ def _row(name: str, entries: Sequence[Entry], specialists: Mapping[str, Entry] |
     specialist = None if specialists is None else _specialist(own, specialists.get(name))
     others = [None if floor is None else floors[floor], nearest, *([] if specialists is None else [specialist])]
     return [
-        f"`{name}`", f"{own['ci'][metric]['n']:,}", f"{metric_name(metric)} {'←' if metric in LOWER else '→'}",
+        f"`{name}`", f"{own['ci'][metric]['n']:,}", f"{find_metric(metric).title} {'←' if metric in LOWER else '→'}",
         _shown(own, metric), "–" if floor is None else f"{_shown(floors[floor], metric)}, {floor}",
         *(_shown(other, metric) for other in others[1:]), *(_verdict(own, other, metric) for other in others),
     ]  # fmt: skip

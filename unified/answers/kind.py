@@ -36,6 +36,11 @@ class AnswerKind:
     Settings: type[Answer]
     """Its keys in a recipe."""
 
+    evaluation: Any = None
+    """Of a kind of another package: its `DenseEvaluation`, or "package.module:NAME" where that lies."""
+    drawing: Any = None
+    """Likewise its `Drawing`."""
+
     passes = 1
     """Passes over the encoder: one for the inputs, and one for candidates that are encoded by themselves."""
 

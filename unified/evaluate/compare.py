@@ -11,7 +11,7 @@ from unified.core import statistics
 from unified.core.result_files import unpack
 from unified.core.statistics import Paired, Seeds
 from unified.core.types import DataError
-from unified.evaluate.table import UNITS, aligned, metric_name, sample_note
+from unified.evaluate.table import aligned, find_metric, sample_note
 
 HEAD = (
     *("data", "protocol", "metric", "A", "B", "A − B"),
@@ -26,6 +26,7 @@ class Comparison:
 
     dataset: str
     label: str
+    protocol: str
     metric: str
     first: float
     second: float
@@ -93,7 +94,7 @@ def _compared(a: Mapping[str, Any], b: Mapping[str, Any], metric: str) -> Compar
         metric = "loss (nats)" if metric == "perplexity" else metric
     paired = statistics.paired(scores[0], scores[1], clusters, None if terms is None else unpack(terms))
     own = [float(np.sum(found) / (len(found) if terms is None else np.sum(unpack(terms)))) for found in scores]
-    return Comparison(a["dataset"], a["label"], metric, own[0], own[1], paired, seeds)
+    return Comparison(a["dataset"], a["label"], a["protocol"], metric, own[0], own[1], paired, seeds)
 
 
 def comparison_table(found: list[Comparison]) -> str:
@@ -102,14 +103,15 @@ def comparison_table(found: list[Comparison]) -> str:
     adjusted = dict(zip(map(id, with_p), statistics.holm([float(r.paired.p or 0.0) for r in with_p]), strict=True))
     rows = []
     for row in found:
-        factor = 1.0 if row.metric.startswith("loss") or row.metric in UNITS else 100.0
+        metric = find_metric(row.metric, row.protocol)
+        factor = 1.0 if row.metric.startswith("loss") else metric.factor
         digits = 3 if factor == 1.0 else 1
         paired = row.paired
         values = [f"{value * factor:.{digits}f}" for value in (row.first, row.second)]
         known = not math.isnan(paired.low)
         limits = f"[{paired.low * factor:+.{digits}f}, {paired.high * factor:+.{digits}f}]" if known else "none"
         rows.append(
-            [row.dataset, row.label, metric_name(row.metric), *values, f"{paired.difference * factor:+.{digits}f}",
+            [row.dataset, row.label, metric.title, *values, f"{paired.difference * factor:+.{digits}f}",
              limits, _seeds(row.seeds, factor), _p(paired.p), _p(adjusted.get(id(row))),
              f"{paired.detectable * factor:.{digits}f}" if known else "–", f"{paired.n:,}",
              sample_note(paired.low, paired.n, paired.clusters)]

@@ -17,6 +17,9 @@ from unified.evaluate.features import Encoder, ModelEncoder, PixelEncoder, embed
 from unified.evaluate.items import Items
 from unified.modalities.base import Tokenizer
 
+UNTRAINED = "untrained"
+"""The model with fresh weights."""
+
 
 @dataclass(frozen=True)
 class Context:
@@ -55,20 +58,22 @@ class Context:
 
     def encoder(self, name: str) -> Encoder:
         """The features of the `model`, of raw `pixels`, or of the `untrained` model."""
-        if name == "pixels":
-            return PixelEncoder()
-        if name == "untrained":
-            identity = f"untrained {self.model_hash} {self.family}" if self.model_hash else None
-            return ModelEncoder(self._fresh(), self.tokenizers, identity, name, self.family)
+        return {PixelEncoder.name: PixelEncoder, UNTRAINED: self._untrained}.get(name, self._trained)()
+
+    def _trained(self) -> Encoder:
         identity = f"{self.model_hash} {self.family}" if self.model_hash and self.family else self.model_hash
         return ModelEncoder(self.model, self.tokenizers, identity, family=self.family)
+
+    def _untrained(self) -> Encoder:
+        identity = f"{UNTRAINED} {self.model_hash} {self.family}" if self.model_hash else None
+        return ModelEncoder(self._fresh(), self.tokenizers, identity, UNTRAINED, self.family)
 
     def _fresh(self) -> Any:
         """The same network with its first weights, drawn by a fixed key."""
         config = getattr(self.model, "config", None)
         if config is None:
             raise DataError("baselines: `untrained` needs a model with a configuration to build it anew")
-        with seed.seeded("untrained"):
+        with seed.seeded(UNTRAINED):
             model = type(self.model)(copy.deepcopy(config))
         return model.to(self.device).eval()
 

@@ -43,6 +43,34 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class Metric:
+    """How the numbers of one key of `metrics` are shown, and which of them are better."""
+
+    name: str
+    heading: str = ""
+    """For people; empty: the name."""
+    lower: bool = False
+    """Less is better."""
+    percent: bool = True
+    """A fraction, shown in percent."""
+
+    @property
+    def title(self) -> str:
+        """The heading, or the name where there is none."""
+        return self.heading or self.name
+
+    @property
+    def factor(self) -> float:
+        """What the number is multiplied by where it is shown."""
+        return 100.0 if self.percent else 1.0
+
+
+def error_metric(name: str, heading: str = "") -> Metric:
+    """Return a metric in a unit of its own, of which less is better."""
+    return Metric(name, heading, lower=True, percent=False)
+
+
+@dataclass(frozen=True)
 class Result:
     """One protocol on one data set."""
 

@@ -19,7 +19,8 @@ from unified.data.samples.decode import decode, read_image
 from unified.data.shards.write import progress
 from unified.evaluate.context import Context
 from unified.evaluate.items import Items, clusters_of, read_items, targets
-from unified.evaluate.protocols.classification import find_labels
+from unified.evaluate.protocols.classification import CANDIDATES, asks_labels, find_labels
+from unified.evaluate.protocols.protocol import Protocol
 from unified.evaluate.protocols.zero_shot import class_ranks, class_weights
 from unified.evaluate.results import UNTUNED, ZERO_SHOT, Measure, Result
 from unified.evaluate.spec import Robustness
@@ -182,3 +183,6 @@ def _row(
         clusters=clusters,
         notes={**base.notes, "change": change.kind, "value": change.value, "size_column": evaluation.size_column},
     )
+
+
+PROTOCOL = Protocol(settings=Robustness, evaluate=evaluate_robustness, kinds=CANDIDATES, asks=asks_labels)

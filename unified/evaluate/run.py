@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,38 +16,17 @@ from unified.core.schema import RecipeError, nearest
 from unified.core.training_record import TrainingRecord
 from unified.core.version import __version__
 from unified.evaluate.context import Context, evaluating
-from unified.evaluate.dense.protocol import evaluate_dense, find_spec
+from unified.evaluate.dense.protocol import find_spec
 from unified.evaluate.features import weights_hash
-from unified.evaluate.protocols.classification import evaluate_classification
 from unified.evaluate.protocols.few_shot import ALL
-from unified.evaluate.protocols.language import evaluate_caption, evaluate_masked
-from unified.evaluate.protocols.retrieval import evaluate_retrieval
+from unified.evaluate.protocols.table import PROTOCOLS
 from unified.evaluate.results import Result, collect, flat_metrics
-from unified.evaluate.robustness import evaluate_robustness
-from unified.evaluate.spec import (
-    Caption,
-    Classification,
-    Dense,
-    Evaluation,
-    Masked,
-    Retrieval,
-    Robustness,
-    Spec,
-    load_spec,
-)
+from unified.evaluate.spec import Dense, Evaluation, Spec, load_spec
 from unified.evaluate.training_data import examine, mark, tell
 from unified.model.routing_attributes import by_family
 
 __all__ = ["evaluate", "flat_metrics"]
 
-PROTOCOLS: dict[type[Evaluation], Callable[[Any, str, Context], Iterator[Result]]] = {
-    Classification: evaluate_classification,
-    Retrieval: evaluate_retrieval,
-    Masked: evaluate_masked,
-    Caption: evaluate_caption,
-    Dense: evaluate_dense,
-    Robustness: evaluate_robustness,
-}
 BATCH = 256
 
 
@@ -96,7 +75,7 @@ def evaluate(
             given = tuple(sorted(set(evaluation.inputs.values())))
             context = Context(model, processor.tokenizers, asked, seeds, batch, cache, model_hash, given, family)
             start = time.monotonic()
-            found = [mark(row, training) for row in PROTOCOLS[type(evaluation)](evaluation, title, context)]
+            found = [mark(row, training) for row in PROTOCOLS[type(evaluation)].evaluate(evaluation, title, context)]
             results += found
             logger.info("%s: %d results in %.1f s", title, len(found), time.monotonic() - start)
     about = {"model": name, "model_hash": model_hash, "versions": versions(), "command": command}

@@ -110,6 +110,9 @@ class Retrieval(Evaluation):
 class Words(Evaluation):
     """What is scored token by token."""
 
+    target: str = "txt"
+    """Column with the text."""
+    vocabulary: Literal["embedding", "encoder"] = "embedding"
     train: str | Sequence[str] | None = None
     """Training data: unigrams and n-grams of their texts are the baselines. null: no baseline, and the row says so."""
 
@@ -124,9 +127,7 @@ class Masked(Words):
     """Guess hidden words of a text: perplexity and accuracy."""
 
     inputs: dict[str, str] = field(default_factory=lambda: {"txt": "text"})
-    target: str = "txt"
     mask_fraction: float = 0.15
-    vocabulary: Literal["embedding", "encoder"] = "embedding"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,8 +139,6 @@ class Masked(Words):
 class Caption(Words):
     """Write the text of an image: perplexity with the right words before (teacher forcing), and exact matches."""
 
-    target: str = "txt"
-    vocabulary: Literal["embedding", "encoder"] = "embedding"
     group: str | None = None
     """Column whose equal values mark texts that are right for each other's image."""
     groups: Sequence[str] = ()
@@ -221,13 +220,9 @@ class Robustness(Evaluation):
 
 
 KINDS: dict[str, type[Evaluation]] = {
-    "classification": Classification,
-    "retrieval": Retrieval,
-    "masked": Masked,
-    "caption": Caption,
-    "dense": Dense,
-    "robustness": Robustness,
+    kind.__name__.lower(): kind for kind in (Classification, Retrieval, Masked, Caption, Dense, Robustness)
 }
+"""Of evaluations, as `kind` in a spec names them."""
 
 
 @dataclass(frozen=True)

@@ -6,46 +6,29 @@ from typing import Any
 
 from unified.core.small_samples import FEW_CLUSTERS
 from unified.core.training_record import training_note
-from unified.evaluate.results import UNTUNED, ZERO_SHOT
+from unified.evaluate.dense.table import DENSE, find_evaluation
+from unified.evaluate.results import UNTUNED, ZERO_SHOT, Metric, error_metric
 
 HEAD = ("data", "protocol", "features", "metric", "value", "95 % sampling", "over seeds", "n", "notes")
 LEFT = {0, 1, 2, 3, 8}
-SHORT = {
-    "acc1": "accuracy",
-    "acc5": "accuracy in 5",
-    "lp_acc1": "accuracy",
-    "exact_match": "exact match",
-    "token_accuracy": "token accuracy",
-    "miou": "mean IoU",
-    "distance_px": "mean distance, pixels",
-    "delta1": "δ < 1.25",
-    "angle_mean": "mean angle, degrees",
-    "edge_ap": "average precision",
-    "psnr": "PSNR, dB",
-    "count_mae": "mean error of the count",
-    "box_ap50": "AP50 of boxes",
-    "mask_ap50": "AP50 of masks",
-    "map": "mAP",
-    "retrieval_map": "mAP of retrieval",
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("acc1", "accuracy"),
+        Metric("acc5", "accuracy in 5"),
+        Metric("lp_acc1", "accuracy"),
+        Metric("exact_match", "exact match"),
+        Metric("token_accuracy", "token accuracy"),
+        error_metric("perplexity"),
+        *(metric for evaluation in DENSE.values() for metric in evaluation.metrics),
+    )
 }
-LOWER = {"perplexity", "distance_px", "rmse", "abs_rel", "angle_mean", "angle_median", "count_mae", "count_rmse"}
+"""Those that are no plain fractions under their own name."""
+LOWER = {name for name, metric in METRICS.items() if metric.lower}
 """Metrics of which less is better."""
-UNITS = LOWER | {"psnr"}
-"""Metrics that are no shares."""
-MAIN = {
-    "classes": "miou",
-    "points": "distance_px",
-    "places": "distance_px",
-    "bins": "delta1",
-    "directions": "angle_mean",
-    "share": "edge_ap",
-    "pixels": "psnr",
-    "density": "count_mae",
-    "boxes": "box_ap50",
-    "masks": "mask_ap50",
-    "presence": "map",
-    "identity": "retrieval_map",
-}
+UNITS = {name for name, metric in METRICS.items() if not metric.percent}
+"""Metrics that are no fractions."""
+MAIN = {kind: evaluation.metrics[0].name for kind, evaluation in DENSE.items()}
 """The metric that stands for what queries read, where there is room for one."""
 QUIET = ("mean_per_class_recall", "lp_mean_per_class_recall")
 """In the JSON only: beside accuracy they would double the table."""
@@ -66,18 +49,17 @@ def _rows(item: Mapping[str, Any]) -> list[list[str]]:
     for name, value in item["metrics"].items():
         if name not in item["ci"] or name in QUIET:
             continue
-        interval = item["ci"][name]
-        factor = 1.0 if name in UNITS else 100.0
+        interval, metric = item["ci"][name], find_metric(name, item["protocol"])
         first = not rows
         rows.append(
             [
                 item["dataset"] if first else "",
                 item["label"] if first else "",
                 item["features"] if first else "",
-                metric_name(name),
-                number(value, factor),
-                limits(interval["low"], interval["high"], factor),
-                _seeds((item["seeds"] or {}).get(name), factor),
+                metric.title,
+                number(value, metric.factor),
+                limits(interval["low"], interval["high"], metric.factor),
+                _seeds((item["seeds"] or {}).get(name), metric.factor),
                 f"{interval['n']:,}",
                 _notes(item) if first else "",
             ]
@@ -85,9 +67,17 @@ def _rows(item: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
-def metric_name(name: str) -> str:
-    """A key of `metrics` in short words."""
-    return f"R@{name.rpartition('@')[2]}" if "retrieval_recall@" in name else SHORT.get(name, name)
+def find_metric(name: str, protocol: str = "") -> Metric:
+    """Return how a metric is shown.
+
+    Args:
+        name: Its key in `metrics`.
+        protocol: That of its row: the kind of answer where queries answered.
+    """
+    if name not in METRICS and (evaluation := find_evaluation(protocol)) is not None:
+        return next((metric for metric in evaluation.metrics if metric.name == name), Metric(name))
+    plain = Metric(name, f"R@{name.rpartition('@')[2]}" if "retrieval_recall@" in name else "")
+    return METRICS.get(name, plain)
 
 
 def _seeds(seeds: Mapping[str, Any] | None, factor: float) -> str:

@@ -8,37 +8,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from unified.answers import ANSWERS
 from unified.config.labels import load_labels
 from unified.core.locations import named
 from unified.core.log import logger
 from unified.core.schema import RecipeError
-from unified.core.training_record import (
-    ZERO_SHOT_LABEL,
-    TrainedTask,
-    TrainingRecord,
-    names_hash,
-    training_note,
-)
-from unified.data.shards.shards import Shards
-from unified.data.training_shards import datasets_of
+from unified.core.training_record import ZERO_SHOT_LABEL, TrainingRecord, names_hash, training_note
 from unified.evaluate.overlap import find_overlap
-from unified.evaluate.protocols.classification import find_labels
+from unified.evaluate.protocols.table import PROTOCOLS
 from unified.evaluate.results import PROBE, SEEN, TRAINED, Result
-from unified.evaluate.sources import open_source
-from unified.evaluate.spec import (
-    Caption,
-    Classification,
-    Dense,
-    Evaluation,
-    Masked,
-    Retrieval,
-    Robustness,
-    Spec,
-    load_spec,
-)
-
-CLASS_COLUMNS = {"cls", "txt"}
-"""Columns in which class folders hold the same answer, as a number and as a name."""
+from unified.evaluate.spec import Dense, Evaluation, Spec, load_spec
 
 
 @dataclass(frozen=True)
@@ -126,30 +105,10 @@ def _trained_tasks(evaluation: Evaluation, record: TrainingRecord | None) -> tup
         names = _names_hash(evaluation.names)
         own = [task for task in record.tasks if task.name == evaluation.task and names in (None, task.labels)]
         return tuple(dict.fromkeys(task.name for task in own)) or ((evaluation.task,) if names is None else ())
-    same = [task for task in record.tasks if set(dict(task.inputs).values()) == set(evaluation.inputs.values())]
-    return tuple(dict.fromkeys(task.name for task in same if _asks(evaluation, task, record)))
-
-
-def _asks(evaluation: Evaluation, task: TrainedTask, record: TrainingRecord) -> bool:
-    """Whether an evaluation asks a task that reads words, its label set, or another part of its dataset."""
-    if isinstance(evaluation, Masked | Caption):
-        return task.answer == ("masked" if isinstance(evaluation, Masked) else "caption")
-    if not isinstance(evaluation, Classification | Robustness | Retrieval) or task.answer not in ("labels", "batch"):
-        return False
-    if not isinstance(evaluation, Retrieval) and task.labels == names_hash(find_labels(evaluation).names):
-        return True
-    targets = {evaluation.target, task.target}
-    return (len(targets) == 1 or targets <= CLASS_COLUMNS) and bool(_datasets(evaluation) & _trained_on(task, record))
-
-
-def _datasets(evaluation: Evaluation) -> set[str]:
-    source = open_source(evaluation.several)
-    return set(datasets_of(source.files)) - {""} if isinstance(source, Shards) else set()
-
-
-def _trained_on(task: TrainedTask, record: TrainingRecord) -> set[str]:
-    read = set(task.shards)
-    return {shard.dataset for shard in record.shards if shard.sha256 in read}
+    protocol, modalities = PROTOCOLS[type(evaluation)], set(evaluation.inputs.values())
+    same = [task for task in record.tasks if set(dict(task.inputs).values()) == modalities]
+    asked = (task for task in same if ANSWERS.get(task.answer) in protocol.kinds)
+    return tuple(dict.fromkeys(task.name for task in asked if protocol.asks(evaluation, task, record)))
 
 
 def _names_hash(names: str | Sequence[str] | None) -> str | None:

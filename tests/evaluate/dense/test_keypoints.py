@@ -19,8 +19,10 @@ from unified.answers.table import make_spec
 from unified.core.types import DataError
 from unified.data.augment.geometric import Scene
 from unified.data.samples.annotations import Objects
+from unified.evaluate.dense.evaluation import Truths
 from unified.evaluate.dense.keypoints import COCO_JOINTS, COCO_SIGMAS, PointScores, joint_sigmas
-from unified.evaluate.dense.targets import Truth, Truths
+from unified.evaluate.dense.table import DENSE
+from unified.evaluate.dense.targets import Truth
 from unified.modalities.image.tokenizer import ImageSpec, ImageTokenizer
 
 DATA = Path(__file__).parents[4] / "shared" / "data" / "coco_mini"
@@ -84,7 +86,8 @@ def test_sigmas_go_by_the_names_of_joints() -> None:
 
 
 def reader() -> Truths:
-    return Truths("pose", make_spec("points", 17, names=COCO_JOINTS), COCO_JOINTS, "png", None, TOKENIZER)
+    spec = make_spec("points", 17, names=COCO_JOINTS)
+    return Truths("pose", DENSE["points"], spec, COCO_JOINTS, "png", None, TOKENIZER)
 
 
 def test_crowds_and_bodies_without_a_labelled_joint_are_not_counted_against() -> None:

@@ -1,4 +1,4 @@
-"""The nearest training picture as a floor, on made-up squares."""
+"""The nearest training picture as a baseline, on made-up squares."""
 
 import weakref
 from collections.abc import Iterator, Sequence
@@ -18,10 +18,10 @@ from unified.core import seed
 from unified.core.types import IGNORE
 from unified.data.augment.geometric import Scene
 from unified.data.samples.decode import decode
-from unified.evaluate.dense.baselines import find_floors
+from unified.evaluate.dense.evaluation import Truths
 from unified.evaluate.dense.nearest_neighbour import NEAREST, Copies, small_copy
-from unified.evaluate.dense.protocol import make_scores
-from unified.evaluate.dense.targets import Truth, Truths
+from unified.evaluate.dense.table import DENSE
+from unified.evaluate.dense.targets import Truth
 
 READ = {
     "classes": ("classes", "miou", 1),
@@ -77,17 +77,17 @@ class Told(Sequence[Truth]):
 def test_near_copies_of_training_pictures_are_answered_better_than_without_looking(read: str) -> None:
     listed, metric, direction = READ[read]
     names = LISTS[listed] if isinstance(listed, str) else ()
-    spec = make_spec(read, 1, names=names, size=(32, 32), operator="sobel" if read == "pixels" else "")
-    truths = Truths("squares", spec, names, "png", None, words_and_images()["image"])
+    spec = make_spec(read, 1, names=names, size=(32, 32), **({"operator": "sobel"} if read == "pixels" else {}))
+    truths = Truths("squares", DENSE[read], spec, names, "png", None, words_and_images()["image"])
     training = Told(truths)
-    floors = find_floors(spec, names, training)
+    baselines = DENSE[read].baselines(spec, names, training)
     assert training.numbers == [*TRAINING]
     found = {}
-    for name, floor in floors.items():
-        scored = make_scores(spec, names)
+    for name, baseline in baselines.items():
+        scored = DENSE[read].scores(names)
         for number in HELD_OUT:
             truth = truths(sample(number, noise=4), number)
-            scored.add(floor(truth.picture), truth)
+            scored.add(baseline(truth.picture), truth)
         values = {measure.name: measure.value for measure in scored.measures("test", None)}
         found[name] = direction * values[metric]
     nearest = found.pop(NEAREST)
@@ -98,12 +98,12 @@ def test_near_copies_of_training_pictures_are_answered_better_than_without_looki
 
 def told(height: int, width: int, colour: int, **known: Any) -> Truth:
     shown = torch.full((3, height, width), colour, dtype=torch.uint8)
-    presence = known.pop("presence", None)
-    return Truth(shown, Scene(shown, **known), presence)
+    target = known.pop("target", None)
+    return Truth(shown, Scene(shown, **known), target)
 
 
 def nearest(read: str, training: list[Truth], names: tuple[str, ...] = ()) -> Any:
-    return find_floors(make_spec(read, 1, names=names), names, training)[NEAREST]
+    return DENSE[read].baselines(make_spec(read, 1, names=names), names, training)[NEAREST]
 
 
 def shown(height: int, width: int, colour: int) -> Tensor:
@@ -130,7 +130,7 @@ def test_what_the_nearest_picture_does_not_know_is_answered_as_without_looking()
         for colour in (0, 50)
     ]
     assert nearest("bins", values)(shown(1, 2, 0))["values"].tolist() == [[0, 50]]
-    attributes = [told(1, 1, colour, presence=torch.tensor([1.0, own])) for colour, own in ((0, -1), (90, 0), (99, 1))]
+    attributes = [told(1, 1, colour, target=torch.tensor([1.0, own])) for colour, own in ((0, -1), (90, 0), (99, 1))]
     assert nearest("presence", attributes, ("a", "b"))(shown(1, 1, 0))["presence"].tolist() == [1, 0.5]
 
 

@@ -1,5 +1,6 @@
 """Whole evaluations of tasks with queries, on a model with drawn weights that has each of them."""
 
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from unified.data.shards.shards import Shards
 from unified.data.shards.write import ShardWriter
 from unified.evaluate.commands import eval_command
 from unified.evaluate.compare import compare, comparison_table
+from unified.evaluate.protocols.table import PROTOCOLS
 from unified.evaluate.results import flat_metrics, read_results, write_results
-from unified.evaluate.run import PROTOCOLS, evaluate
+from unified.evaluate.run import evaluate
 from unified.evaluate.spec import Dense, load_spec
 from unified.evaluate.table import MAIN, results_table
 from unified.hub.load import load
@@ -217,7 +219,8 @@ def test_a_task_that_the_model_lacks_is_told_before_others_are_asked(
     data: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setitem(PROTOCOLS, Dense, lambda _, title, __: iter(asked.append(title) or []))
+    listed = replace(PROTOCOLS[Dense], evaluate=lambda _, title, __: iter(asked.append(title) or []))
+    monkeypatch.setitem(PROTOCOLS, Dense, listed)
     there, missing = {"task": "classes", "data": data[0]}, {"task": "clouds", "data": data[0]}
     with pytest.raises(RecipeError, match="'clouds' has no queries in this model"):
         evaluate(MODEL, MODEL.processor, [spec_file(tmp_path, a=there, b=missing)])

@@ -14,13 +14,12 @@ from unified.core.types import IGNORE
 from unified.data.augment.geometric import Scene
 from unified.data.samples.annotations import Objects
 from unified.evaluate.dense.attributes import PresenceScores
-from unified.evaluate.dense.baselines import find_floors
 from unified.evaluate.dense.identity import IdentityScores
 from unified.evaluate.dense.keypoints import PointScores
 from unified.evaluate.dense.objects import ObjectScores
 from unified.evaluate.dense.objects import _classes as matched_classes
-from unified.evaluate.dense.protocol import MAP_SCORES
 from unified.evaluate.dense.semantic import ClassScores
+from unified.evaluate.dense.table import DENSE
 from unified.evaluate.dense.targets import Truth
 
 CLASSES = ("sky", "road", "car", "boat")
@@ -28,7 +27,7 @@ CLASSES = ("sky", "road", "car", "boat")
 
 def truth(height: int = 8, width: int = 10, **known: Any) -> Truth:
     picture = torch.zeros(3, height, width, dtype=torch.uint8)
-    outside = {name: known.pop(name) for name in ("presence", "objects", "identity") if name in known}
+    outside = {name: known.pop(name) for name in ("target", "objects") if name in known}
     return Truth(picture, Scene(picture, **known), **outside)
 
 
@@ -59,7 +58,7 @@ def test_miou_is_that_of_the_summed_matrix_and_leaves_out_what_is_nowhere() -> N
 
 
 def test_depth_is_averaged_over_pictures_that_have_a_reading() -> None:
-    scored = MAP_SCORES["bins"]()
+    scored = DENSE["bins"].scores(())
     known = torch.ones(1, 1, 4, dtype=torch.bool)
     true = torch.tensor([[[1.0, 2.0, 4.0, 9.0]]])
     known[0, 0, 3] = False
@@ -77,7 +76,7 @@ def test_directions_are_scored_by_their_angles() -> None:
     angles = torch.tensor([0.0, 10.0, 20.0, 25.0, 90.0]).deg2rad()
     ours = torch.stack([angles.sin(), torch.zeros(5), angles.cos()])[:, None]
     theirs = torch.tensor([0.0, 0.0, 1.0])[:, None, None].expand(3, 1, 5)
-    scored = MAP_SCORES["directions"]()
+    scored = DENSE["directions"].scores(())
     scored.add({"vectors": ours}, truth(values=theirs, valid=torch.ones(1, 1, 5, dtype=torch.bool)))
     expected = {"angle_mean": 29, "angle_median": 20, "within_11.25": 0.4, "within_22.5": 0.6, "within_30": 0.8}
     assert scores(scored) == pytest.approx(expected, abs=1e-3)
@@ -91,33 +90,33 @@ def test_edges_are_found_within_the_tolerance_at_the_best_threshold() -> None:
     far[:, 60] = 0.8
     valid = torch.ones(1, 100, 100, dtype=torch.bool)
     for share, best in ((near, 1.0), (far, 0.0)):
-        scored = MAP_SCORES["share"]()
+        scored = DENSE["share"].scores(())
         scored.add({"share": share}, truth(100, 100, values=edges[None], valid=valid))
         assert scores(scored)["ods_f"] == pytest.approx(best)
-    scored = MAP_SCORES["share"]()
+    scored = DENSE["share"].scores(())
     scored.add({"share": near}, truth(100, 100, values=edges[None], valid=valid))
     assert scores(scored)["edge_ap"] == pytest.approx(1.0)
     half = edges.clone()
     half[50:] = 0
-    scored = MAP_SCORES["share"]()
+    scored = DENSE["share"].scores(())
     scored.add({"share": near * (near > 0.5)}, truth(100, 100, values=half[None], valid=valid))
     precision = (50 + 1) / 100  # the line reaches one pixel beyond the half that is there
     assert scores(scored)["ods_f"] == pytest.approx(2 * precision / (1 + precision))
 
 
 def test_pictures_have_psnr_and_ssim() -> None:
-    scored, right = MAP_SCORES["pixels"](), torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    scored, right = DENSE["pixels"].scores(()), torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
     asked = truth(values=right, valid=torch.ones(1, 16, 16, dtype=torch.bool))
     scored.add({"image": right + 0.1}, asked)
     assert scores(scored)["psnr"] == pytest.approx(20, abs=1e-4)
-    equal = MAP_SCORES["pixels"]()
+    equal = DENSE["pixels"].scores(())
     equal.add({"image": right}, asked)
     assert scores(equal) == pytest.approx({"psnr": 100, "ssim": 1})
     assert scores(scored)["ssim"] < 1
 
 
 def test_counts_have_mean_and_squared_errors() -> None:
-    scored = MAP_SCORES["density"]()
+    scored = DENSE["density"].scores(())
     for count, there in ((3.0, 3), (5.0, 2), (0.0, 1)):
         scored.add({"count": count}, truth(boxes=torch.zeros(there, 4)))
     assert scores(scored) == pytest.approx({"count_mae": 4 / 3, "count_rmse": math.sqrt(10 / 3)})
@@ -246,7 +245,7 @@ def test_points_are_near_within_a_tenth_of_the_diagonal_of_picture_or_body() -> 
 def test_presence_counts_what_is_known() -> None:
     scored = PresenceScores(("a", "b", "c"))
     for shares, there in (([0.9, 0.2, 0.5], [1, 0, -1]), ([0.8, 0.6, 0.1], [0, 0, -1]), ([0.1, 0.7, 0.1], [1, 1, -1])):
-        scored.add({"presence": torch.tensor(shares)}, truth(presence=torch.tensor(there).float()))
+        scored.add({"presence": torch.tensor(shares)}, truth(target=torch.tensor(there).float()))
     found = scores(scored)
     # a: one of two found, the one that is not there is said; b: found, one of two that are not there is said.
     assert found["mA"] == pytest.approx(((0.5 + 0) / 2 + (1 + 0.5) / 2) / 2)
@@ -258,7 +257,7 @@ def test_identities_are_looked_for_among_all_other_pictures() -> None:
     scored = IdentityScores()
     for angle, who in ((0, "a"), (10, "a"), (25, "b"), (50, "b"), (180, "c")):
         radians = math.radians(angle)
-        scored.add({"features": torch.tensor([math.cos(radians), math.sin(radians)])}, truth(identity=who))
+        scored.add({"features": torch.tensor([math.cos(radians), math.sin(radians)])}, truth(target=who))
     # The nearest of b at 25 is a at 10, then a at 0 or b at 50 (25 off each: the order of ties decides nothing here).
     found = scores(scored)
     assert found["rank1"] == pytest.approx(3 / 4)
@@ -268,12 +267,12 @@ def test_identities_are_looked_for_among_all_other_pictures() -> None:
     assert precision.interval.clusters == 2  # nobody looks for c
 
 
-def test_floors_answer_without_looking() -> None:
+def test_baselines_answer_without_looking() -> None:
     known = torch.ones(1, 4, 4, dtype=torch.bool)
     left = torch.tensor([0, 0, 1, 1]).expand(4, 4)
 
     def fitted(read: str, training: list[Truth], names: tuple[str, ...] = CLASSES) -> Any:
-        found = find_floors(make_spec(read, 1, scale=2 if read == "pixels" else 1), names, training)
+        found = DENSE[read].baselines(make_spec(read, 1, **({"scale": 2} if read == "pixels" else {})), names, training)
         assert [*found][-1] == "nearest training picture"
         return found["mean at each place"] if "mean at each place" in found else next(iter(found.values()))
 
@@ -282,7 +281,7 @@ def test_floors_answer_without_looking() -> None:
     depths = [truth(4, 4, values=torch.full((1, 4, 4), d), valid=known) for d in (1.0, 3.0)]
     torch.testing.assert_close(fitted("bins", depths)(blank(6, 5))["values"], torch.full((6, 5), 2.0))
     halves = [truth(2, 2, values=torch.tensor([[[1.0, d], [1.0, d]]]), valid=known[:, :2, :2]) for d in (2.0, 4.0)]
-    of_all = find_floors(make_spec("bins", 1), (), halves)["mean of all"]
+    of_all = DENSE["bins"].baselines(make_spec("bins", 1), (), halves)["mean of all"]
     torch.testing.assert_close(of_all(blank(4, 6))["values"], torch.full((4, 6), 2.0))
     torch.testing.assert_close(fitted("bins", halves)(blank(2, 2))["values"], torch.tensor([[1.0, 3.0], [1.0, 3.0]]))
     colours = [truth(4, 4, values=torch.full((3, 4, 4), c), valid=known) for c in (0.2, 0.6)]
@@ -292,7 +291,7 @@ def test_floors_answer_without_looking() -> None:
         fitted("points", points, ("a", "b"))(blank(16, 20))["points"], torch.tensor([[6.0, 8.0], [10.0, 8.0]])
     )
     assert fitted("density", [truth(boxes=torch.zeros(n, 4)) for n in (1, 4)])(blank())["count"] == 2.5
-    shares = fitted("presence", [truth(presence=torch.tensor(p)) for p in ([1.0, -1], [0.0, 1])])(blank())["presence"]
+    shares = fitted("presence", [truth(target=torch.tensor(p)) for p in ([1.0, -1], [0.0, 1])])(blank())["presence"]
     assert shares.tolist() == [0.5, 1.0]
     boxes = fitted("masks", [truth(objects=objects(([0.0, 0, 4, 4], 1, False))), truth(objects=objects())])(
         blank(16, 20)
@@ -300,6 +299,6 @@ def test_floors_answer_without_looking() -> None:
     assert boxes["boxes"][1].tolist() == [0, 0, 8, 8]
     assert boxes["scores"].tolist() == [0, 0.5, 0, 0]
     assert int(boxes["masks"][1].sum()) == 64
-    assert find_floors(make_spec("classes", 3), CLASSES, None) == {}
+    assert DENSE["classes"].baselines(make_spec("classes", 3), CLASSES, None) == {}
     for read, training, name in (("pixels", None, "input itself"), ("identity", [], "8 × 8 pixels")):
-        assert [*find_floors(make_spec(read, 1), (), training)] == [name]
+        assert [*DENSE[read].baselines(make_spec(read, 1), (), training)] == [name]

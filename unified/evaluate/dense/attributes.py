@@ -8,19 +8,21 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
+from unified.answers.regress.attributes import ATTRIBUTES
 from unified.answers.spec import QuerySpec
 from unified.core.statistics import bootstrap
 from unified.evaluate.answers import ItemAnswers
-from unified.evaluate.dense.baseline_maps import Floors
-from unified.evaluate.dense.scores import Answer, Clusters
+from unified.evaluate.dense.baseline_maps import Baselines
+from unified.evaluate.dense.evaluation import DenseEvaluation
+from unified.evaluate.dense.scores import Answer, Clusters, Scores
 from unified.evaluate.dense.targets import Truth
-from unified.evaluate.results import Measure
+from unified.evaluate.results import Measure, Metric
 
 DRAWS = 200
 """Resamples of an average precision, which sorts all pictures anew for each attribute."""
 
 
-class PresenceScores:
+class PresenceScores(Scores):
     """Mean accuracy mA (the mean of the recalls of what is there and of what is not) and mAP, over attributes.
 
     Unknown ones do not count; attributes count in mA if both are known of some picture, in mAP if any has them.
@@ -33,9 +35,8 @@ class PresenceScores:
 
     def add(self, answer: Answer, truth: Truth) -> None:
         """A share from 0 to 1 for each attribute."""
-        assert truth.presence is not None
         self.shares.append(answer["presence"].cpu().double().numpy())
-        self.there.append(truth.presence.double().numpy())
+        self.there.append(truth.target.double().numpy())
 
     def measures(self, key: str, clusters: Clusters) -> tuple[Measure, ...]:
         """Both by resampling pictures; none where they cannot be told."""
@@ -89,8 +90,21 @@ def _precisions(shares: NDArray[np.float64], there: NDArray[np.float64]) -> NDAr
     return values
 
 
-def _prior(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str]) -> Floors:  # noqa: ARG001
-    there = torch.stack([truth.presence for truth in truths if truth.presence is not None])
+def _prior(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str]) -> Baselines:  # noqa: ARG001
+    there = torch.stack([truth.target for truth in truths])
     known = there >= 0
     share = (there * known).sum(0) / known.sum(0).clamp(min=1)
     return {"share of each": lambda _: {"presence": share}}
+
+
+def _known(truth: Truth, otherwise: Answer) -> Answer:
+    return {"presence": torch.where(truth.target < 0, otherwise["presence"], truth.target)}
+
+
+EVALUATION = DenseEvaluation(
+    kind=ATTRIBUTES,
+    scores=PresenceScores,
+    metrics=(Metric("map", "mAP"),),
+    fit=_prior,
+    nearest=_known,
+)

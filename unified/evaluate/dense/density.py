@@ -1,21 +1,22 @@
 """Scores of counts from density maps, and the mean count."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from unified.answers.map.density import DENSITY
 from unified.answers.spec import QuerySpec
 from unified.core.statistics import bootstrap
 from unified.evaluate.answers import ItemAnswers
-from unified.evaluate.dense.baseline_maps import Floors
-from unified.evaluate.dense.scores import Answer, Clusters, mean_measure
+from unified.evaluate.dense.baseline_maps import Baselines
+from unified.evaluate.dense.evaluation import DenseEvaluation
+from unified.evaluate.dense.scores import Answer, Clusters, Scores, mean_measure
 from unified.evaluate.dense.targets import Truth
-from unified.evaluate.results import Measure
+from unified.evaluate.results import Measure, error_metric
 
 
-class CountScores:
+class CountScores(Scores):
     """Mean absolute error of counts, and the root of the mean squared one."""
 
     def __init__(self) -> None:
@@ -42,12 +43,22 @@ class CountScores:
         """Both counts of each image."""
         return ItemAnswers(np.array(self.truths), np.array(self.counts))
 
-    def notes(self) -> dict[str, Any]:
-        """Nothing to add."""
-        return {}
 
-
-def _mean_count(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str]) -> Floors:  # noqa: ARG001
+def _mean_count(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str]) -> Baselines:  # noqa: ARG001
     counts = [len(truth.scene.boxes) for truth in truths if truth.scene.boxes is not None]
     mean = sum(counts) / max(len(counts), 1)
     return {"mean count": lambda _: {"count": mean}}
+
+
+def _known(truth: Truth, otherwise: Answer) -> Answer:  # noqa: ARG001
+    assert truth.scene.boxes is not None
+    return {"count": len(truth.scene.boxes)}
+
+
+EVALUATION = DenseEvaluation(
+    kind=DENSITY,
+    scores=lambda _: CountScores(),
+    metrics=(error_metric("count_mae", "mean error of the count"), error_metric("count_rmse")),
+    fit=_mean_count,
+    nearest=_known,
+)

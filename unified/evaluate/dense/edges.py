@@ -7,10 +7,13 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from unified.answers.map.edges import EDGES
 from unified.core.statistics import bootstrap
-from unified.evaluate.dense.scores import Answer, Clusters
+from unified.evaluate.dense.baseline_maps import known_map, mean_maps
+from unified.evaluate.dense.evaluation import DenseEvaluation
+from unified.evaluate.dense.scores import Answer, Clusters, Scores
 from unified.evaluate.dense.targets import Truth
-from unified.evaluate.results import Measure
+from unified.evaluate.results import Measure, Metric
 
 THRESHOLDS = np.arange(1, 100) / 100
 
@@ -19,7 +22,7 @@ TOLERANCE = 0.01
 """Of the diagonal: how far an edge may lie off, along each axis."""
 
 
-class EdgeScores:
+class EdgeScores(Scores):
     """F at the best threshold for the whole data set (ODS), and the average precision over thresholds.
 
     An edge pixel counts as found where an answer lies within a square of `TOLERANCE` of the diagonal, and the other way
@@ -77,3 +80,13 @@ def _curve(counts: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.f
     right, said, found, there = counts.astype(np.float64)
     precision = np.divide(right, said, out=np.ones_like(said), where=said > 0)
     return precision, np.divide(found, there, out=np.zeros_like(there), where=there > 0)
+
+
+EVALUATION = DenseEvaluation(
+    kind=EDGES,
+    scores=lambda _: EdgeScores(),
+    metrics=(Metric("edge_ap", "average precision"),),
+    column=lambda _: "edges.png",
+    fit=mean_maps("share"),
+    nearest=known_map("share"),
+)

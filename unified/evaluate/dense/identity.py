@@ -9,24 +9,30 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
+from unified.answers.base import SceneExample
+from unified.answers.regress.identity import IDENTITY
 from unified.answers.spec import QuerySpec
-from unified.evaluate.dense.baseline_maps import Floor
-from unified.evaluate.dense.nearest_neighbour import small_copy
-from unified.evaluate.dense.scores import Answer, Clusters, mean_measure, share_measure
+from unified.core.types import Sample
+from unified.data.samples import annotations as said
+from unified.evaluate.dense.baseline_maps import Baselines
+from unified.evaluate.dense.evaluation import DenseEvaluation
+from unified.evaluate.dense.nearest_neighbour import SIDE, small_copy
+from unified.evaluate.dense.scores import Answer, Clusters, Scores, mean_measure, share_measure
 from unified.evaluate.dense.targets import Truth
 from unified.evaluate.items import number_through
-from unified.evaluate.results import Measure
+from unified.evaluate.results import Measure, Metric
+from unified.pipeline.dense_collate import SceneCollator
 
 
-def _copy(spec: QuerySpec) -> Floor:  # noqa: ARG001
+def _copy(spec: QuerySpec) -> Baselines:  # noqa: ARG001
     def answer(picture: Tensor) -> Answer:
         copy = small_copy(picture).float()
         return {"features": F.normalize(copy - copy.mean(), dim=0)}
 
-    return answer
+    return {f"{SIDE} × {SIDE} pixels": answer}
 
 
-class IdentityScores:
+class IdentityScores(Scores):
     """Each picture looks for others of its identity among all the rest: mAP, and whether the nearest one is."""
 
     def __init__(self) -> None:
@@ -36,7 +42,7 @@ class IdentityScores:
     def add(self, answer: Answer, truth: Truth) -> None:
         """A vector."""
         self.features.append(answer["features"].cpu().float())
-        self.identities.append(truth.identity)
+        self.identities.append(truth.target)
 
     def clusters(self) -> NDArray[np.int64]:
         """Pictures of one identity are found or missed together."""
@@ -66,3 +72,17 @@ class IdentityScores:
         several = int((counts > 1).sum())
         how = f"{several} of {len(counts)} identities have several pictures"
         return {"how": how, "identities": len(counts), "alone": len(counts) - several}
+
+
+def _who(collator: SceneCollator, sample: Sample, example: SceneExample, number: int) -> Truth:  # noqa: ARG001
+    """Whoever the sample shows, be it one of the training data or not."""
+    return Truth(example.scene.image, example.scene, said.identity(sample))
+
+
+EVALUATION = DenseEvaluation(
+    kind=IDENTITY,
+    scores=lambda _: IdentityScores(),
+    metrics=(Metric("retrieval_map", "mAP of retrieval"),),
+    truth=_who,
+    untrained=_copy,
+)

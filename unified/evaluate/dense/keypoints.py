@@ -3,19 +3,27 @@
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from unified.answers.base import SceneExample
+from unified.answers.map.heatmaps import HEATMAPS
+from unified.answers.regress.keypoints import KEYPOINTS
 from unified.answers.spec import QuerySpec
-from unified.data.cuts import Beside
-from unified.evaluate.dense.baseline_maps import Floors, _whole
+from unified.core.types import Sample
+from unified.data.cuts import Beside, read_cut
+from unified.data.samples import annotations as said
+from unified.evaluate.dense.baseline_maps import Baselines, extent
+from unified.evaluate.dense.evaluation import DenseEvaluation
 from unified.evaluate.dense.objects import AveragePrecision
-from unified.evaluate.dense.scores import Answer, Clusters, mean_measure, share_measure
-from unified.evaluate.dense.targets import Truth
-from unified.evaluate.results import Measure
+from unified.evaluate.dense.scores import Answer, Clusters, Scores, mean_measure, share_measure
+from unified.evaluate.dense.targets import Truth, read_scene
+from unified.evaluate.results import Measure, error_metric
+from unified.pipeline.dense_collate import SceneCollator
 
 NEAR = 0.1
 """Of the diagonal: how near a point must be."""
@@ -29,7 +37,7 @@ COCO_JOINTS = (
 SIGMA = 0.5
 
 
-class PointScores:
+class PointScores(Scores):
     """The share of known points that are near enough, and the mean distance in pixels.
 
     Near is a tenth of the diagonal: of the body's box where a picture has one object, else of the picture. Where
@@ -131,14 +139,45 @@ def _body(points: Tensor, box: Tensor, area: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _mean_points(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str]) -> Floors:  # noqa: ARG001
+def _mean_points(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str]) -> Baselines:  # noqa: ARG001
     total, count, pictures = torch.zeros(len(names), 2), torch.zeros(len(names)), 0
     for truth in truths:
         points = truth.scene.points
         assert points is not None
         known = points[:, 2] > 0
-        total += torch.where(known[:, None], points[:, :2] / _whole(truth.picture), 0.0)
+        total += torch.where(known[:, None], points[:, :2] / extent(truth.picture), 0.0)
         count, pictures = count + known, pictures + 1
     mean = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], 0.5)
     scores = count / max(pictures, 1)
-    return {"mean points": lambda picture: {"points": mean * _whole(picture), "scores": scores}}
+    return {"mean points": lambda picture: {"points": mean * extent(picture), "scores": scores}}
+
+
+def _known(truth: Truth, otherwise: Answer) -> Answer:
+    points = truth.scene.points
+    assert points is not None
+    there = points[:, 2] > 0
+    return {"points": torch.where(there[:, None], points[:, :2], otherwise["points"]), "scores": there.float()}
+
+
+def _bodies(collator: SceneCollator, sample: Sample, example: SceneExample, number: int) -> Truth:
+    """The objects that have joints, or would have if someone had labelled them; all where none has."""
+    truth, facts = read_scene(collator, sample, example, number), sample[said.FACTS]
+    if "objects" not in facts:
+        return truth
+    labels = dict.fromkeys(said.labels_of(sample, "objects"), 0)
+    bodies = [item for item in facts["objects"] if "points" in item] or facts["objects"]
+    objects = said.objects({**sample, said.FACTS: {**facts, "objects": bodies}}, labels, collator.asked.names)
+    return replace(truth, objects=objects, cut=read_cut(sample))
+
+
+EVALUATIONS = tuple(
+    DenseEvaluation(
+        kind=kind,
+        scores=PointScores,
+        metrics=(error_metric("distance_px", "mean distance, pixels"),),
+        truth=_bodies,
+        fit=_mean_points,
+        nearest=_known,
+    )
+    for kind in (HEATMAPS, KEYPOINTS)
+)

@@ -14,12 +14,20 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 from torch import Tensor
 
+from unified.answers.base import SceneExample
+from unified.answers.regress.object_targets import SEGMENTS
+from unified.answers.regress.objects import BOXES, MASKS
 from unified.answers.spec import QuerySpec
 from unified.core.statistics import bootstrap
-from unified.evaluate.dense.baseline_maps import Floors, _size, _whole
-from unified.evaluate.dense.scores import Answer, Clusters
-from unified.evaluate.dense.targets import Truth
-from unified.evaluate.results import Measure
+from unified.core.types import Sample
+from unified.data.augment.geometric import Scene
+from unified.data.samples import annotations as said
+from unified.evaluate.dense.baseline_maps import Baselines, extent, size_of
+from unified.evaluate.dense.evaluation import DenseEvaluation
+from unified.evaluate.dense.scores import Answer, Clusters, Scores
+from unified.evaluate.dense.targets import Truth, read_scene
+from unified.evaluate.results import Measure, Metric
+from unified.pipeline.dense_collate import SceneCollator
 
 DRAWS = 400
 """Resamples: each adds up all detections again."""
@@ -32,9 +40,9 @@ MOST = {"bbox": 100, "segm": 100, "keypoints": 20}
 class AveragePrecision:
     """AP over IoU (or OKS) from 0.5 to 0.95, and AP50, over classes that the truth has."""
 
-    def __init__(self, kind: str, names: Sequence[str], sigmas: Sequence[float] = ()) -> None:
-        """`kind`: bbox, segm or keypoints; `sigmas`: of each keypoint."""
-        self.kind, self.names, self.sigmas = kind, tuple(names), np.array(sigmas)
+    def __init__(self, iou_type: str, names: Sequence[str], sigmas: Sequence[float] = ()) -> None:
+        """`iou_type`: bbox, segm or keypoints, as pycocotools calls them; `sigmas`: of each keypoint."""
+        self.iou_type, self.names, self.sigmas = iou_type, tuple(names), np.array(sigmas)
         self.pictures: list[dict[str, int]] = []
         self.named: dict[str, int] = {}  # pictures that come in parts
         self.truths: list[dict[str, Any]] = []
@@ -96,10 +104,10 @@ class AveragePrecision:
     def _matched(self) -> COCOeval:
         """Detections matched with objects, picture by picture."""
         with contextlib.redirect_stdout(io.StringIO()):
-            evaluator = COCOeval(self._coco(self.truths), self._coco(self.found), self.kind)
+            evaluator = COCOeval(self._coco(self.truths), self._coco(self.found), self.iou_type)
             params: Params = evaluator.params
-            params.maxDets, params.areaRng, params.areaRngLbl = [MOST[self.kind]], [[0, 1e10]], ["all"]
-            if self.kind == "keypoints":
+            params.maxDets, params.areaRng, params.areaRngLbl = [MOST[self.iou_type]], [[0, 1e10]], ["all"]
+            if len(self.sigmas):
                 params.kpt_oks_sigmas = self.sigmas
             evaluator.evaluate()
         return evaluator
@@ -164,7 +172,7 @@ def _classes(evaluator: COCOeval) -> list[_Class]:
     return found
 
 
-class ObjectScores:
+class ObjectScores(Scores):
     """AP of boxes, and of masks where answers have them. Crowds are neither asked for nor counted against."""
 
     def __init__(self, names: Sequence[str], masks: bool) -> None:
@@ -224,26 +232,83 @@ def _area(box: Tensor) -> float:
     return float((x1 - x0) * (y1 - y0))
 
 
-def _mean_boxes(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str]) -> Floors:
+def _mean_boxes(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str]) -> Baselines:  # noqa: ARG001
     """The mean box of each class, as likely as pictures have the class."""
     boxes, count, having, pictures = torch.zeros(len(names), 4), torch.zeros(len(names)), torch.zeros(len(names)), 0
     for truth in truths:
         assert truth.objects is not None
         single = ~truth.objects.crowd
         labels = truth.objects.labels[single]
-        boxes.index_add_(0, labels, truth.objects.boxes[single] / _whole(truth.picture).repeat(2))
+        boxes.index_add_(0, labels, truth.objects.boxes[single] / extent(truth.picture).repeat(2))
         ones = torch.bincount(labels, minlength=len(names)).float()
         count, having, pictures = count + ones, having + (ones > 0), pictures + 1
     mean, labels = boxes / count.clamp(min=1)[:, None], torch.arange(len(names))
 
     def answer(picture: Tensor) -> Answer:
-        height, width = _size(picture)
-        here = mean * _whole(picture).repeat(2)
-        found: Answer = {"boxes": here, "labels": labels, "scores": having / max(pictures, 1)}
-        if spec.read == "masks":
-            y, x = torch.arange(height)[:, None] + 0.5, torch.arange(width) + 0.5
-            x0, y0, x1, y1 = here.T[..., None, None]
-            found["masks"] = (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
-        return found
+        here = mean * extent(picture).repeat(2)
+        return {"boxes": here, "labels": labels, "scores": having / max(pictures, 1)}
 
     return {"mean box of each class": answer}
+
+
+def _mean_masks(truths: Iterable[Truth], spec: QuerySpec, names: Sequence[str]) -> Baselines:
+    """The same boxes, with all that is inside as their masks."""
+    ((name, mean_boxes),) = _mean_boxes(truths, spec, names).items()
+
+    def answer(picture: Tensor) -> Answer:
+        height, width = size_of(picture)
+        found = mean_boxes(picture)
+        y, x = torch.arange(height)[:, None] + 0.5, torch.arange(width) + 0.5
+        x0, y0, x1, y1 = found["boxes"].T[..., None, None]
+        return {**found, "masks": (x >= x0) & (x < x1) & (y >= y0) & (y < y1)}
+
+    return {name: answer}
+
+
+def _known(truth: Truth, otherwise: Answer) -> Answer:  # noqa: ARG001
+    scene = truth.scene
+    assert scene.boxes is not None
+    found: Answer = {"boxes": scene.boxes, "labels": scene.classes, "scores": torch.ones(len(scene.boxes))}
+    return found if scene.masks is None else {**found, "masks": scene.masks}
+
+
+def _objects(collator: SceneCollator, sample: Sample, example: SceneExample, number: int) -> Truth:
+    segments = collator.task.target == SEGMENTS
+    objects = _single(example.scene) if segments else said.objects(sample, collator.asked.classes)
+    return replace(read_scene(collator, sample, example, number), objects=objects)
+
+
+def _single(scene: Scene) -> said.Objects:
+    """The regions that share out a picture, as objects."""
+    assert scene.boxes is not None
+    assert scene.classes is not None
+    assert scene.areas is not None
+    count, masks = len(scene.boxes), scene.masks
+    kept = tuple(
+        coco_mask.encode(np.asfortranarray(mask.numpy().astype(np.uint8))) for mask in (() if masks is None else masks)
+    )
+    return said.Objects(
+        scene.boxes, scene.classes, torch.zeros(count, dtype=torch.bool), kept or (None,) * count,
+        torch.zeros(count, 0, 3), area=scene.areas, area_sources=(said.MASK,) * count,
+    )  # fmt: skip
+
+
+_AP50 = Metric("box_ap50", "AP50 of boxes")
+EVALUATIONS = (
+    DenseEvaluation(
+        kind=BOXES,
+        scores=lambda names: ObjectScores(names, masks=False),
+        metrics=(_AP50,),
+        truth=_objects,
+        fit=_mean_boxes,
+        nearest=_known,
+    ),
+    DenseEvaluation(
+        kind=MASKS,
+        scores=lambda names: ObjectScores(names, masks=True),
+        metrics=(Metric("mask_ap50", "AP50 of masks"), _AP50),
+        truth=_objects,
+        fit=_mean_masks,
+        nearest=_known,
+    ),
+)

@@ -1,54 +1,46 @@
-"""Tasks with queries: the metric of what they read, and beside it floors that nothing learned is needed for."""
+"""Tasks with queries: the metric of what they read, and beside it baselines that nothing learned is needed for."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from unified.answers.spec import QuerySpec
-from unified.answers.table import query_kind
 from unified.config.labels import Labels, check_unique, load_labels
-from unified.core.locations import named
 from unified.core.schema import RecipeError, nearest
 from unified.core.types import DataError
 from unified.data.samples.decode import decode
 from unified.data.shards.write import progress
 from unified.evaluate.context import Context
-from unified.evaluate.dense.attributes import PresenceScores
-from unified.evaluate.dense.baselines import find_floors
-from unified.evaluate.dense.density import CountScores
-from unified.evaluate.dense.depth import DepthScores
-from unified.evaluate.dense.edges import EdgeScores
-from unified.evaluate.dense.identity import IdentityScores
-from unified.evaluate.dense.image import PixelScores
-from unified.evaluate.dense.keypoints import PointScores
-from unified.evaluate.dense.normals import DirectionScores
-from unified.evaluate.dense.objects import ObjectScores
-from unified.evaluate.dense.semantic import ClassScores
-from unified.evaluate.dense.targets import Truth, Truths
+from unified.evaluate.dense.evaluation import DenseEvaluation, Truths
+from unified.evaluate.dense.table import find_evaluation
+from unified.evaluate.dense.targets import Truth
 from unified.evaluate.items import clusters_of, read_items
+from unified.evaluate.protocols.protocol import Protocol
 from unified.evaluate.results import TRAINED, ZERO_SHOT, Result
-from unified.evaluate.sources import Source, class_names, open_source
+from unified.evaluate.sources import Source, open_source
 from unified.evaluate.spec import Dense
 from unified.model.inference import Views, see
 
 FLOOR = "floor: "
-"""What the features of a floor begin with."""
+"""What the features of a baseline begin with."""
 BATCH = 16
 """Pictures whose maps are held at once."""
 
 
 def evaluate_dense(evaluation: Dense, name: str, context: Context) -> Iterator[Result]:
-    """The model's scores, and those of the floors that there are."""
+    """The model's scores, and those of the baselines that there are."""
     spec = find_spec(name, evaluation, context.model)
-    names = _names(evaluation, spec)
-    _check_classes(evaluation, spec, names)
+    names, of_kind = _names(evaluation, spec), _evaluation(name, spec)
+    if of_kind.check is not None:
+        of_kind.check(evaluation, names)
     tokenizer: Any = context.tokenizers["image"]
-    read = Truths(evaluation.task, spec, names, next(iter(evaluation.inputs)), evaluation.target, tokenizer)
+    picture = next(iter(evaluation.inputs))
+    read = Truths(evaluation.task, of_kind, spec, names, picture, evaluation.target, tokenizer)
     columns = [evaluation.cluster] if evaluation.cluster else []
     items = read_items(evaluation.several, evaluation.inputs, columns, evaluation.limit)
-    found = find_floors(spec, names, _training(evaluation, items.source.digest, read))
-    floors = {f"{FLOOR}{of}": answer for of, answer in found.items()}
-    scores = {features: make_scores(spec, names) for features in ("model", *floors)}
+    found = of_kind.baselines(spec, names, _training(evaluation, items.source.digest, read))
+    baselines = {f"{FLOOR}{of}": answer for of, answer in found.items()}
+    scores = {features: of_kind.scores(names) for features in ("model", *baselines)}
     views = Views(evaluation.aspect, evaluation.flip, evaluation.window)
     asked = {evaluation.task: _representations(names, spec, context)} if spec.from_names else None
     for start in progress(range(0, len(items), BATCH), -(-len(items) // BATCH), f"asking {evaluation.task}"):
@@ -58,11 +50,10 @@ def evaluate_dense(evaluation: Dense, name: str, context: Context) -> Iterator[R
         answers = see(context.model, tokenizer, pictures, [evaluation.task], views, names=asked, batch=BATCH)
         for truth, answer in zip(truths, answers, strict=True):
             scores["model"].add(answer[evaluation.task], truth)
-            for features, floor in floors.items():
-                scores[features].add(floor(truth.picture), truth)
+            for features, baseline in baselines.items():
+                scores[features].add(baseline(truth.picture), truth)
     cluster = clusters_of(items.columns[evaluation.cluster]) if evaluation.cluster else None
-    if cluster is None and hasattr(scores["model"], "clusters"):
-        cluster = scores["model"].clusters()
+    cluster = scores["model"].clusters() if cluster is None else cluster
     base = Result(
         name, "dense", spec.read, _label(evaluation, spec), (), items.keys, items.digest,
         ZERO_SHOT if evaluation.unseen else TRAINED, clusters=cluster,
@@ -71,11 +62,10 @@ def evaluate_dense(evaluation: Dense, name: str, context: Context) -> Iterator[R
         measures = scored.measures(name, cluster)
         if not measures:
             raise DataError(f"{name}: the data know no answer to {evaluation.task!r}, so there is nothing to score")
-        per_class = scored.per_class() if hasattr(scored, "per_class") else None
-        listed = scored.answers() if hasattr(scored, "answers") else None
         yield replace(
-            base, features=features, measures=measures, notes=scored.notes(), per_class=per_class, answers=listed
-        )
+            base, features=features, measures=measures, notes=scored.notes(), per_class=scored.per_class(),
+            answers=scored.answers(),
+        )  # fmt: skip
 
 
 def find_spec(name: str, evaluation: Dense, model: Any) -> QuerySpec:
@@ -89,17 +79,13 @@ def find_spec(name: str, evaluation: Dense, model: Any) -> QuerySpec:
     return specs[evaluation.task]
 
 
-def make_scores(spec: QuerySpec, names: Sequence[str]) -> Any:
-    """What scores the answers of queries, by what they read."""
-    if spec.read == "classes":
-        return ClassScores(names)
-    if spec.read in ("points", "places"):
-        return PointScores(names)
-    if query_kind(spec.read).objects:
-        return ObjectScores(names, masks=spec.read == "masks")
-    if spec.read == "presence":
-        return PresenceScores(names)
-    return IdentityScores() if spec.read == "identity" else MAP_SCORES[spec.read]()
+def _evaluation(name: str, spec: QuerySpec) -> DenseEvaluation:
+    found = find_evaluation(spec.read)
+    if found is None:
+        raise RecipeError(
+            f"{name}.task: answers of kind {spec.read!r} have no evaluation. Hint: install what brings it"
+        )
+    return found
 
 
 def _names(evaluation: Dense, spec: QuerySpec) -> tuple[str, ...]:
@@ -116,20 +102,6 @@ def _representations(names: Sequence[str], spec: QuerySpec, context: Context) ->
     tokenizer = context.tokenizers["text"]
     tokens = tokenizer.tokens([tokenizer.prepare(name) for name in names])
     return context.model.candidates(tokens, given=("image",), family=spec.family)
-
-
-def _check_classes(evaluation: Dense, spec: QuerySpec, names: Sequence[str]) -> None:
-    """Numbers in a map of classes mean the same in the data as in the task."""
-    if spec.read != "classes" or (found := class_names(evaluation.several)) is None:
-        return
-    of_data = load_labels(found).names if isinstance(found, str) else tuple(found)
-    if of_data != tuple(names):
-        first = next((i for i, (a, b) in enumerate(zip(of_data, names, strict=False)) if a != b), None)
-        where = f"number {first} is {of_data[first]!r} and {names[first]!r}" if first is not None else "one has more"
-        raise RecipeError(
-            f"{named(evaluation.data)}: the data have {len(of_data)} classes and the task {evaluation.task!r} "
-            f"{len(names)}; {where}. Build the data with the task's list of names"
-        )
 
 
 class _Training(Sequence[Truth]):
@@ -166,10 +138,4 @@ def _label(evaluation: Dense, spec: QuerySpec) -> str:
     return ", ".join([f"{evaluation.task}: {spec.read}", *shown])
 
 
-MAP_SCORES: dict[str, Callable[[], Any]] = {
-    "bins": DepthScores,
-    "directions": DirectionScores,
-    "share": EdgeScores,
-    "pixels": PixelScores,
-    "density": CountScores,
-}
+PROTOCOL = Protocol(settings=Dense, evaluate=evaluate_dense)

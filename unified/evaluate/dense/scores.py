@@ -1,8 +1,6 @@
-"""Scores of answers that have a value at each pixel: classes, depth, directions, edges, colours, densities.
+"""What the scores of all kinds of answers share."""
 
-Each `add` takes one picture's answer, as `unified.answers.table.answers` gives it, and the truth of the same size.
-"""
-
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -11,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from unified.core.statistics import mean, proportion
+from unified.evaluate.answers import ItemAnswers
 from unified.evaluate.dense.targets import Truth
 from unified.evaluate.results import Measure
 
@@ -33,7 +32,40 @@ def share_measure(name: str, right: ArrayLike, clusters: Clusters, terms: ArrayL
     return Measure(name, proportion(array, clusters, counted), values=array, terms=counted)
 
 
-class PictureMeans:
+class Scores(ABC):
+    """The scores of answers of one kind about images."""
+
+    @abstractmethod
+    def add(self, answer: Answer, truth: Truth) -> None:
+        """Add one image's answer, as `predict` of its kind gives it, and the truth of the same size."""
+
+    @abstractmethod
+    def measures(self, key: str, clusters: Clusters) -> tuple[Measure, ...]:
+        """Return the numbers; none where the truth says nothing.
+
+        Args:
+            key: Keys resampling.
+            clusters: Numbers of the images (n,), equal for those that belong together; None: each is its own.
+        """
+
+    def clusters(self) -> Clusters:
+        """Return the clusters that the answers themselves make; None: none."""
+        return None
+
+    def notes(self) -> dict[str, Any]:
+        """Return what else the results say; `how` stands in the table."""
+        return {}
+
+    def per_class(self) -> dict[str, float | None] | None:
+        """Return the main number of each class; None where there are no classes."""
+        return None
+
+    def answers(self) -> ItemAnswers | None:
+        """Return the answer about each image; None where it is too large to list."""
+        return None
+
+
+class PictureMeans(Scores):
     """Numbers of one picture each, averaged over pictures; those without any valid pixel count nowhere."""
 
     names: tuple[str, ...]
@@ -57,7 +89,7 @@ class PictureMeans:
         return {"how": self.how, "pictures_without_truth": missing}
 
 
-def _known(truth: Truth) -> tuple[Float[Tensor, "c h w"], Bool[Tensor, "h w"]] | None:
+def known_values(truth: Truth) -> tuple[Float[Tensor, "c h w"], Bool[Tensor, "h w"]] | None:
     """The values of a picture and where they are known; None where none is."""
     assert truth.scene.values is not None
     assert truth.scene.valid is not None

@@ -6,10 +6,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from unified.answers.match.classification import CLASSIFICATION
+from unified.answers.match.retrieval import RETRIEVAL
 from unified.config.labels import Labels, load_labels
 from unified.core.locations import named
 from unified.core.log import logger
 from unified.core.schema import RecipeError
+from unified.core.training_record import TrainedTask, TrainingRecord, names_hash
 from unified.data.class_lists import ClassNumbers, match_names
 from unified.evaluate.answers import ItemAnswers, best_classes, scale_of
 from unified.evaluate.context import Context
@@ -24,6 +27,7 @@ from unified.evaluate.protocols.few_shot import (
 )
 from unified.evaluate.protocols.knn import nearest_neighbours
 from unified.evaluate.protocols.probe import fit_logistic
+from unified.evaluate.protocols.protocol import Protocol, asks_same_data
 from unified.evaluate.protocols.zero_shot import (
     accuracy_measures,
     class_ranks,
@@ -262,3 +266,13 @@ def _full(
         shots=ALL,
         notes={**base.notes, **notes},
     )
+
+
+def asks_labels(evaluation: Classification | Robustness, task: TrainedTask, record: TrainingRecord) -> bool:
+    """Whether an evaluation asks a task by its label set, or about another part of its dataset."""
+    own = task.labels == names_hash(find_labels(evaluation).names)
+    return own or asks_same_data(evaluation, task, record)
+
+
+CANDIDATES = (CLASSIFICATION, RETRIEVAL)
+PROTOCOL = Protocol(settings=Classification, evaluate=evaluate_classification, kinds=CANDIDATES, asks=asks_labels)

@@ -10,6 +10,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unified.answers.match.classification import CLASSIFICATION
+from unified.answers.match.retrieval import RETRIEVAL
 from unified.config.labels import load_labels
 from unified.core import statistics
 from unified.core.metrics import first_positive_rank, recall_at_k
@@ -21,6 +23,7 @@ from unified.evaluate.context import Context
 from unified.evaluate.features import embed_texts
 from unified.evaluate.items import Items, ceiling, clusters_of, number_through, read_items, texts_in
 from unified.evaluate.protocols.groups import Groups
+from unified.evaluate.protocols.protocol import Protocol, asks_same_data
 from unified.evaluate.results import UNTUNED, ZERO_SHOT, Measure, Result
 from unified.evaluate.spec import Retrieval
 
@@ -166,3 +169,8 @@ def _notes(
 def _embedded(context: Context, texts: Sequence[str]) -> Float[Tensor, "n w"]:
     features = embed_texts(context.model, texts, context.tokenizers["text"], context.batch, **context.asked)
     return F.normalize(features, dim=1)
+
+
+PROTOCOL = Protocol(
+    settings=Retrieval, evaluate=evaluate_retrieval, kinds=(RETRIEVAL, CLASSIFICATION), asks=asks_same_data
+)
