@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path, PurePath
 from typing import Any
@@ -10,22 +9,9 @@ from typing import Any
 from unified.core.atomic_files import replace_file
 from unified.core.json_files import MOST_BYTES, read_json
 from unified.core.log import logger
-from unified.reports.prediction.facts import Shown, facts
+from unified.reports.prediction.drawing import Coco, Known, Prediction
+from unified.reports.prediction.drawings import find_drawing
 from unified.reports.source import ReportError
-
-OBJECTS, POINTS = ("boxes", "masks"), ("points", "places")
-
-
-@dataclass(frozen=True)
-class Known:
-    """What the annotations that results are compared with say of images and categories."""
-
-    images: Mapping[str, int]
-    """Numbers by file name."""
-    categories: Mapping[str, int]
-    """Numbers by name."""
-    joints: Mapping[str, Sequence[str]]
-    """Names of keypoints in their order, by category."""
 
 
 def read_known(path: Path) -> Known:
@@ -52,10 +38,10 @@ class CocoResults:
 
     def __init__(self, annotations: Path | None = None) -> None:
         self.known = None if annotations is None else read_known(annotations)
-        self._tasks: dict[str, tuple[Shown, list[dict[str, Any]]]] = {}
+        self._tasks: dict[str, tuple[Prediction, Coco, list[dict[str, Any]]]] = {}
         self._images: dict[int, dict[str, Any]] = {}
 
-    def add(self, file: Path, size: tuple[int, int], answers: Sequence[Shown], threshold: float) -> None:
+    def add(self, file: Path, size: tuple[int, int], answers: Sequence[Prediction], threshold: float) -> None:
         """Add the answers about one image.
 
         Args:
@@ -66,11 +52,10 @@ class CocoResults:
         """
         number = self._number(file)
         self._images[number] = {"id": number, "file_name": file.name, "height": size[0], "width": size[1]}
-        for shown in answers:
-            if shown.read in (*OBJECTS, *POINTS):
-                rows = self._tasks.setdefault(shown.task, (shown, []))[1]
-                found = self._objects if shown.read in OBJECTS else self._points
-                rows += [{"image_id": number, **row} for row in found(shown, threshold)]
+        for answer in answers:
+            if (coco := find_drawing(answer.kind).coco) is not None:
+                *_, rows = self._tasks.setdefault(answer.task, (answer, coco, []))
+                rows += [{"image_id": number, **row} for row in coco.rows(answer, self.known, threshold)]
 
     def _number(self, file: Path) -> int:
         if self.known is not None:
@@ -80,48 +65,19 @@ class CocoResults:
             number = max(self._images, default=0) + 1
         return number
 
-    def _category(self, shown: Shown, name: str) -> int:
-        if self.known is None:
-            return list(shown.names).index(name) + 1
-        if name not in self.known.categories:
-            raise ReportError(
-                f"--coco-annotations: expected the categories of task {shown.task!r}, got none named {name!r}. Hint: "
-                "leave it out to number them from 1"
-            )
-        return self.known.categories[name]
-
-    def _objects(self, shown: Shown, threshold: float) -> list[dict[str, Any]]:
-        rows = []
-        for found in facts(shown, threshold)["objects"]:
-            x0, y0, x1, y1 = found["box"]
-            # `loadRes` takes area and box from a mask only where no box stands beside it.
-            place = {"segmentation": found["mask"]} if "mask" in found else {"bbox": [x0, y0, x1 - x0, y1 - y0]}
-            rows.append({"category_id": self._category(shown, found["label"]), **place, "score": found["score"]})
-        return rows
-
-    def _points(self, shown: Shown, _: float) -> list[dict[str, Any]]:
-        """One body an image: all of its keypoints, whatever their scores, and the mean of these."""
-        points = facts(shown, 0.0)["points"]
-        body, names = _body(self.known, shown.names)
-        listed = [points.get(name, [0.0, 0.0, 0.0]) for name in names]
-        numbers = [value for x, y, score in listed for value in (x, y, 2 if score > 0 else 0)]
-        score = sum(score for *_, score in points.values()) / max(len(points), 1)
-        category = 1 if self.known is None else self.known.categories[body]
-        return [{"category_id": category, "keypoints": numbers, "score": round(score, 4)}]
-
     def write(self, folder: Path) -> list[Path]:
         """Write coco_TASK.json for each task; returns the files of results."""
         if not self._tasks:
             raise ReportError("--coco: expected a task that answers with boxes, masks or points, got none")
         written = []
-        for task, (shown, rows) in self._tasks.items():
+        for task, (answer, coco, rows) in self._tasks.items():
             path = folder / f"coco_{task}.json"
             replace_file(path, json.dumps(rows) + "\n")
             written.append(path)
             if not rows:
                 logger.warning("%s: no object reaches the threshold; loadRes does not read an empty list", path)
             if self.known is None:
-                content = {"images": [*self._images.values()], "annotations": [], "categories": _categories(shown)}
+                content = {"images": [*self._images.values()], "annotations": [], "categories": coco.categories(answer)}
                 replace_file(folder / f"coco_{task}_images.json", json.dumps(content) + "\n")
         return written
 
@@ -144,22 +100,3 @@ def _equal_parts(one: Sequence[str], other: Sequence[str]) -> int:
     """How many parts at the ends of two paths are the same."""
     pairs = zip(reversed(one), reversed(other), strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-
-def _body(known: Known | None, names: Sequence[str]) -> tuple[str, Sequence[str]]:
-    """The category of a body with these keypoints, and their order in it."""
-    if known is None:
-        return "body", names
-    for category, joints in known.joints.items():
-        if set(names) <= set(joints):
-            return category, joints
-    raise ReportError(
-        f"--coco-annotations: expected a category with the keypoints {', '.join(names)}, got none. Hint: leave it out"
-    )
-
-
-def _categories(shown: Shown) -> list[dict[str, Any]]:
-    if shown.read in POINTS:
-        bones = [[a + 1, b + 1] for a, b in shown.skeleton]
-        return [{"id": 1, "name": "body", "keypoints": list(shown.names), "skeleton": bones}]
-    return [{"id": number + 1, "name": name} for number, name in enumerate(shown.names)]

@@ -1,24 +1,18 @@
 """The tasks of a model that are answered about an image by comparing representations."""
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
+from unified.answers import ANSWERS
+from unified.answers.kind import AnswerKind
+from unified.answers.match.classification import CLASSIFICATION
+from unified.answers.table import kind_of
 from unified.config.labels import Labels, load_labels
-from unified.config.task import Task
+from unified.config.recipe_facts import label_sets
 from unified.model.config import UnifiedConfig
+from unified.reports.prediction.drawing import Matched
+from unified.reports.prediction.drawings import DRAWINGS
 from unified.train.monitor.records import read_recipe
-
-
-@dataclass(frozen=True)
-class Matched:
-    """A caption, or a choice from a label set."""
-
-    family: str
-    """Names the temperature, and what routers look at."""
-    labels: Labels | None
-    """None: a caption."""
-    vocabulary: str = "embedding"
-    """How captions take the entries of the vocabulary, as in recipes."""
 
 
 def matched_tasks(reference: str, config: UnifiedConfig) -> dict[str, Matched]:
@@ -37,26 +31,30 @@ def matched_tasks(reference: str, config: UnifiedConfig) -> dict[str, Matched]:
     for name, entry in config.tasks.items():
         if set(entry.get("inputs", ())) != {"image"}:
             continue
-        family = config.kinds(name)[0].family or name
+        labels, kind = None, ANSWERS.get(entry["read"])
         if "id2label" in entry:
             names = tuple(entry["id2label"][number] for number in sorted(entry["id2label"]))
-            found[name] = Matched(family, Labels(names, tuple(entry["templates"])))
-        elif entry["read"] == "caption":
-            found[name] = Matched(family, None, entry["vocabulary"])
+            labels, kind = Labels(names, tuple(entry["templates"])), CLASSIFICATION
+        if _about_images(kind):
+            family = config.kinds(name)[0].family or name
+            found[name] = Matched(kind, family, labels, entry.get("vocabulary") or "embedding")
     return found
 
 
 def _of_recipe(file: Path) -> dict[str, Matched]:
     recipe = read_recipe(file) if file.is_file() else None
-    tasks = recipe.tasks if recipe is not None else {}
-    about_images = {name: task for name, task in tasks.items() if set(task.inputs.values()) == {"image"}}
-    found = {name: _matched(name, task) for name, task in about_images.items()}
-    return {name: matched for name, matched in found.items() if matched is not None}
+    if recipe is None:
+        return {}
+    references, found = label_sets(recipe), {}
+    for name, task in recipe.tasks.items():
+        kind = kind_of(task)
+        if set(task.inputs.values()) == {"image"} and _about_images(kind):
+            labels = load_labels(references[name]) if name in references else None
+            vocabulary = getattr(task.answer, "vocabulary", "embedding")
+            found[name] = Matched(kind, task.family or name, labels, vocabulary)
+    return found
 
 
-def _matched(name: str, task: Task) -> Matched | None:
-    answer, family = task.answer, task.family or name
-    listed = answer.label_set()
-    if listed is None and answer.kind != "caption":
-        return None
-    return Matched(family, load_labels(listed) if listed else None, getattr(answer, "vocabulary", "embedding"))
+def _about_images(kind: AnswerKind | None) -> TypeGuard[AnswerKind]:
+    """Whether answers of a kind are predicted about one image by itself."""
+    return kind is not None and kind.name in DRAWINGS and DRAWINGS[kind.name].predict is not None

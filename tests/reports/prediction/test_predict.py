@@ -18,6 +18,10 @@ from pycocotools.coco import COCO
 from squares import content, matching, picture, write_squares
 from torch import Tensor
 
+from unified.answers.map.density import DENSITY
+from unified.answers.map.heatmaps import HEATMAPS
+from unified.answers.regress.objects import BOXES
+from unified.answers.table import make_spec
 from unified.cli.ends import guarded
 from unified.cli.main import call
 from unified.cli.predict import predict
@@ -30,8 +34,9 @@ from unified.model.inference import ViewError
 from unified.nn.encoder import Encoder
 from unified.reports.coco_results import CocoResults
 from unified.reports.prediction import predict as command
-from unified.reports.prediction.facts import Shown, facts
-from unified.reports.prediction.figure import MARGIN, SIDE, sheet
+from unified.reports.prediction.drawing import Prediction
+from unified.reports.prediction.figure import sheet
+from unified.reports.prediction.panels import MARGIN, SIDE
 from unified.reports.source import ReportError
 from unified.train.loop import run
 
@@ -383,16 +388,16 @@ BLUE = (40, 60, 200)
 PAPER = torch.tensor(BLUE, dtype=torch.uint8)[:, None, None]
 
 
-def shown_boxes(masks: Tensor | None = None) -> Shown:
+def shown_boxes(masks: Tensor | None = None) -> Prediction:
     answer = {
         "boxes": torch.tensor([[10.0, 20, 60, 80], [0, 0, 100, 100]]),
         "labels": torch.tensor([1, 0]),
         "scores": torch.tensor([0.9, 0.1]),
     }
-    return Shown("things", "boxes", answer if masks is None else {**answer, "masks": masks}, ("cat", "dog"))
+    return Prediction("things", BOXES, answer if masks is None else {**answer, "masks": masks}, ("cat", "dog"))
 
 
-def pixels(picture: Tensor, *found: Shown, threshold: float = 0.5) -> NDArray[Any]:
+def pixels(picture: Tensor, *found: Prediction, threshold: float = 0.5) -> NDArray[Any]:
     return np.asarray(sheet(picture, found, threshold)).astype(int)
 
 
@@ -430,18 +435,18 @@ def test_masks_colour_their_pixels_alone() -> None:
 
 def test_facts_are_of_what_is_sure_and_masks_are_run_lengths() -> None:
     masks = torch.rand(2, 8, 9) > 0.5
-    found = facts(shown_boxes(masks), 0.5)["objects"]
+    found = command.told(shown_boxes(masks), 0.5)["objects"]
     assert [(each["label"], each["box"]) for each in found] == [("dog", [10, 20, 60, 80])]
     assert found[0]["score"] == pytest.approx(0.9)
     assert (coco_mask.decode(found[0]["mask"]) == masks[0].numpy()).all()
-    assert len(facts(shown_boxes(), 0.05)["objects"]) == 2
+    assert len(command.told(shown_boxes(), 0.05)["objects"]) == 2
 
 
 def test_bones_join_points_that_are_sure() -> None:
     points = torch.tensor([[4.0, 4.0], [28.0, 4.0], [4.0, 28.0]])
     answer = {"points": points, "scores": torch.tensor([0.9, 0.8, 0.1])}
-    plain = Shown("body", "points", answer, ("a", "b", "c"))
-    joined = replace(plain, skeleton=((0, 1), (0, 2)))
+    plain = Prediction("body", HEATMAPS, answer, ("a", "b", "c"))
+    joined = replace(plain, spec=make_spec("points", 3, skeleton=((0, 1), (0, 2))))
     black = torch.zeros(3, 32, 32, dtype=torch.uint8)
     before, after = (np.array(sheet(black, [shown], 0.3)) for shown in (plain, joined))
     changed = (before != after).any(-1)
@@ -465,7 +470,7 @@ def test_count_maps_have_a_scale_from_nothing_to_the_densest_cell() -> None:
     density = torch.zeros(4, 4)
     density[1, 2] = 0.5
     drawn = np.asarray(
-        sheet(PAPER.expand(3, 100, 100), [Shown("n", "density", {"density": density, "count": 0.5})], 0.3)
+        sheet(PAPER.expand(3, 100, 100), [Prediction("n", DENSITY, {"density": density, "count": 0.5})], 0.3)
     )
     colours = (colormaps["inferno"]([0.0, 0.5, 1.0])[:, :3] * 255).astype(int)
     assert not (drawn[: SIDE + 20] == colours[1]).all(-1).any()  # the map itself has the ends alone

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from unified.answers import ANSWERS
+from unified.answers.match.classification import CLASSIFICATION
 from unified.config.labels import Labels, check_unique, load_labels
 from unified.core.atomic_files import replace_file, replacing
 from unified.core.folders import walk_folder
@@ -22,13 +24,12 @@ from unified.modalities.image.frames import check_frames
 from unified.modalities.image.reading import read_images
 from unified.model.inference import Views, see
 from unified.reports.coco_results import CocoResults
-from unified.reports.matched import Matched, matched_tasks
-from unified.reports.prediction.facts import Shown, facts
+from unified.reports.matched import matched_tasks
+from unified.reports.prediction.drawing import Matched, Prediction
+from unified.reports.prediction.drawings import find_drawing
 from unified.reports.prediction.figure import sheet
 from unified.reports.source import FORMAT, ReportError, Subject, open_subject
 
-TOP = 5
-"""Labels that are told, the most probable first."""
 ASKED = "labels"
 """What labels of the command line are called among the answers."""
 
@@ -53,8 +54,7 @@ class Questions:
     queries: tuple[str, ...]  # those that queries answer, in one pass over the encoder
     names: Mapping[str, tuple[str, ...]]  # other names for some of them
     encoded: Mapping[str, Tensor]  # the representations of names that queries are made of, by task
-    captions: Mapping[str, Matched]
-    labels: Mapping[str, tuple[Labels, str | None]]  # and the family whose temperature is theirs
+    matched: Mapping[str, Matched]
 
 
 def predict_command(reference: str, images: Sequence[Path], ask: Ask, out: Path) -> None:
@@ -93,14 +93,14 @@ def predict_command(reference: str, images: Sequence[Path], ask: Ask, out: Path)
             "height": picture.shape[-2],
             "width": picture.shape[-1],
             **({"frames": len(picture)} if picture.dim() == 4 else {}),
-            "answers": {each.task: {"read": each.read, **facts(each, ask.threshold)} for each in shown},
+            "answers": {each.task: told(each, ask.threshold) for each in shown},
         }
         logger.info("%s: %s", file, out / name)
     content = {"format": FORMAT, "model": reference, "source": subject.source, "threshold": ask.threshold}
     path = out / "predictions.json"
     text = json.dumps({**content, "images": [*pictures.values()], "failed": failed}, indent=1)
     replace_file(path, text + "\n")
-    logger.info("%s: %d images, tasks %s", path, len(pictures), ", ".join([*questions.queries, *_others(questions)]))
+    logger.info("%s: %d images, tasks %s", path, len(pictures), ", ".join([*questions.queries, *questions.matched]))
     if coco is not None and pictures:
         logger.info("written: %s", ", ".join(map(str, coco.write(out))))
     if failed:
@@ -165,21 +165,15 @@ def chosen(subject: Subject, matched: Mapping[str, Matched], ask: Ask) -> Questi
             "this model has no tasks to predict with: it was trained without queries, and lists no captions or labels; "
             "give words with --labels"
         )
-    labels: dict[str, tuple[Labels, str | None]] = {}
-    if ask.labels:
-        labels[ASKED] = (words(ask.labels), None)
-    for name in tasks:
-        if name in specs:
-            continue
-        task = matched[name]
-        if task.labels is not None:
-            labels[name] = (task.labels, task.family)
     queries = tuple(name for name in tasks if name in specs)
-    captions = {name: matched[name] for name in tasks if name not in specs and name not in labels}
+    own = {name: matched[name] for name in tasks if name not in specs}
+    asked = {ASKED: Matched(CLASSIFICATION, None, words(ask.labels))} if ask.labels else {}
+    free = {name: task for name, task in own.items() if task.labels is None}
+    labelled = {name: task for name, task in own.items() if task.labels is not None}
     names = other_names(subject, queries, ask.names)
     # A mirrored picture is told by its words which points are those of the other side.
     encoded = {} if ask.views.flip else encoded_names(subject, queries, names)
-    return Questions(queries, names, encoded, captions, labels)
+    return Questions(queries, names, encoded, {**free, **asked, **labelled})
 
 
 def words(given: Sequence[str]) -> Labels:
@@ -222,7 +216,9 @@ def encoded_names(subject: Subject, queries: Sequence[str], names: Mapping[str, 
 
 
 @torch.no_grad()
-def answer(subject: Subject, questions: Questions, picture: UInt8[Tensor, "*t 3 h w"], views: Views) -> list[Shown]:
+def answer(
+    subject: Subject, questions: Questions, picture: UInt8[Tensor, "*t 3 h w"], views: Views
+) -> list[Prediction]:
     """All answers about one picture, or about a video where nothing is asked of queries.
 
     Tasks with queries of one size share one pass over the encoder.
@@ -235,18 +231,19 @@ def answer(subject: Subject, questions: Questions, picture: UInt8[Tensor, "*t 3 
         for task, of_task in answers.items():
             spec = model.queries.specs[task]  # type: ignore[union-attr]
             on_cpu = {key: value.cpu() if isinstance(value, Tensor) else value for key, value in of_task.items()}
-            found.append(Shown(task, spec.read, on_cpu, names.get(task, spec.names), getattr(spec, "skeleton", ())))
-    if not (questions.captions or questions.labels):
-        return found
-    inputs = model.processor(images=[picture])
-    for task, what in questions.captions.items():
-        (text,) = model.caption(inputs, family=what.family, vocabulary=what.vocabulary)
-        found.append(Shown(task, "caption", {"caption": text}))
-    for task, (labels, family) in questions.labels.items():
-        shares = model.classify(inputs, labels.names, templates=labels.templates, family=family)[0].float().cpu()
-        best = shares.topk(min(TOP, len(shares)))
-        found.append(Shown(task, "labels", {"scores": best.values, "labels": best.indices}, labels.names))
+            found.append(Prediction(task, ANSWERS[spec.read], on_cpu, names.get(task, spec.names), spec))
+    inputs = model.processor(images=[picture]) if questions.matched else None
+    for task, matched in questions.matched.items():
+        predict = find_drawing(matched.kind).predict
+        assert predict is not None
+        labels = () if matched.labels is None else matched.labels.names
+        found.append(Prediction(task, matched.kind, predict(model, inputs, matched), labels))
     return found
+
+
+def told(found: Prediction, threshold: float) -> dict[str, Any]:
+    """Return an answer as JSON holds it; objects with a score below `threshold` are left out."""
+    return {"read": found.kind.name, **find_drawing(found.kind).facts(found, threshold)}
 
 
 def free_name(stem: str, taken: Mapping[str, Any]) -> str:
@@ -256,7 +253,3 @@ def free_name(stem: str, taken: Mapping[str, Any]) -> str:
         number += 1
         name = f"{stem}-{number}.png"
     return name
-
-
-def _others(questions: Questions) -> list[str]:
-    return [*questions.captions, *questions.labels]
