@@ -43,6 +43,11 @@ def query_kind(read: str) -> QueryKind:
     return kind
 
 
+def readings() -> list[str]:
+    """Return where kinds that compare representations read their states."""
+    return sorted({kind.reading for kind in ANSWERS.values() if isinstance(kind, MatchKind)})
+
+
 def settings_of(content: Mapping[str, Any], where: str) -> type[Answer]:
     """Return the settings that the keys of an `answer:` name.
 

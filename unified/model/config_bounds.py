@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
 
-from unified.answers.table import read_specs
+from unified.answers.table import read_specs, readings
 from unified.core.bounds import (
     MOST_LABELS,
     Classes,
@@ -108,7 +108,7 @@ class TaskEntry:
 
     kinds: Sequence[Kind] = ()
     id2label: dict[str, str] | None = None
-    read: Literal["prefix", "masked", "causal", "caption"] | None = None
+    read: str | None = None
     inputs: Sequence[str] = ()
     templates: Sequence[str] = ()
     vocabulary: Literal["embedding", "encoder"] | None = None
@@ -236,6 +236,8 @@ def _check_tasks(found: Mapping[str, Any]) -> None:
     for name, entry in found.items():
         where = f"{WHERE}: tasks.{shown_text(str(name))}"
         task = build(TaskEntry, {"kinds": entry} if isinstance(entry, list) else entry, where)
+        if task.read is not None and task.read not in (known := readings()):
+            raise DataError(f"{where}.read: expected {', '.join(known)}, got {shown_text(task.read)}")
         if task.id2label is not None:
             _check_classes(task.id2label, f"tasks.{shown_text(str(name))}.id2label")
 

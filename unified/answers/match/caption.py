@@ -34,7 +34,7 @@ class CaptionSettings(WordSettings):
 class Caption(WordKind):
     """Predict each token of a caption."""
 
-    name = CaptionSettings.kind
+    name = reading = CaptionSettings.kind
     Settings = CaptionSettings
 
     def token_kinds(self, task: Task, family: str, *, inside: bool) -> tuple[Attributes, ...]:

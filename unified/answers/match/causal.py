@@ -39,7 +39,7 @@ class CausalSettings(WordSettings):
 class Causal(InputWordKind):
     """Predict each token from those before it."""
 
-    name = CausalSettings.kind
+    name = reading = CausalSettings.kind
     Settings = CausalSettings
 
     def token_kinds(self, task: Task, family: str, *, inside: bool) -> tuple[Attributes, ...]:

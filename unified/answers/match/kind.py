@@ -67,6 +67,9 @@ class SampleReader(Protocol):
 class MatchKind(AnswerKind):
     """A kind of answer that compares representations."""
 
+    reading = "prefix"
+    """Where states are read, as configurations say it."""
+
     def check_target(self, where: str, task: Task, words: str) -> None:
         """Refuse a target column that does not fit; `words`: the modality of texts."""
 
@@ -107,7 +110,7 @@ class MatchKind(AnswerKind):
 
     def kept(self, task: Task, labels: Labels | None) -> dict[str, Any]:
         """Return what a model keeps of a task, so that it can answer without the recipe and its files."""
-        return {"inputs": list(task.inputs.values()), "read": "prefix"}
+        return {"inputs": list(task.inputs.values()), "read": self.reading}
 
     def assumed_target(self, task: Task, blank: Callable[[int], Tokens], size: int, length: int) -> Any:
         """Return class numbers."""

@@ -44,7 +44,7 @@ class MaskedSettings(WordSettings):
 class Masked(InputWordKind):
     """Predict hidden words."""
 
-    name = MaskedSettings.kind
+    name = reading = MaskedSettings.kind
     Settings = MaskedSettings
 
     def token_kinds(self, task: Task, family: str, *, inside: bool) -> tuple[Attributes, ...]:

@@ -13,7 +13,6 @@ from unified.answers.kind import read_inputs
 from unified.answers.match.kind import MatchKind, MatchSettings, class_scores
 from unified.answers.match.similarity import similarity
 from unified.answers.workload import Setting, Work, text_sequences
-from unified.config.labels import Labels
 from unified.config.task import Task
 from unified.core.distributed import world_size
 from unified.core.printed import quoted
@@ -131,10 +130,6 @@ class WordKind(MatchKind):
             return
         for rows in buckets:
             yield rows, self.rows(batch, rows)
-
-    def kept(self, task: Task, labels: Labels | None) -> dict[str, Any]:
-        """Return how tokens are read."""
-        return super().kept(task, labels) | {"read": self.name}
 
     def workload(self, task: Task, batch: Batch, images: int, setting: Setting) -> Work:
         """Return the work of texts, and of the vocabulary where it passes the encoder."""
