@@ -17,12 +17,8 @@ from unified.modalities.text.tokenizer import TextTokenizer
 from unified.pipeline.loader import StepLoader
 from unified.pipeline.schedule import (
     Origin,
-    block_quotas,
-    count,
     record,
     resume,
-    samples_before,
-    schedule,
     weighed,
 )
 from unified.pipeline.sources import SampleOrder, TaskData, open_data
@@ -154,56 +150,3 @@ def test_temperature_makes_shares_of_sizes(folder: Path) -> None:
         assert plan.mixing.temperature is None, "so that it is not applied twice"
         assert isinstance(data["a"], TaskData)
     assert weighed(recipe(tasks), {}) == recipe(tasks)
-
-
-WEIGHTS = {"a": 2.0, "b": 1.0, "c": 1.0}
-
-
-def drawn(folder: Path, alpha: float, slots: int = 2, block: int = 20) -> Recipe:
-    tasks = {name: task(folder, name, sample_weight=weight) for name, weight in WEIGHTS.items()}
-    return recipe(tasks, slots=slots, mixing=MixingSettings(alpha=alpha, block=block))
-
-
-@pytest.mark.parametrize("alpha", [0.3, 3.0, 300.0])
-def test_drawn_shares_vary_by_block_around_the_weights(folder: Path, alpha: float) -> None:
-    plan, blocks = drawn(folder, alpha), 500
-    before = np.array([[count(plan, 3, name, 20 * block) for name in WEIGHTS] for block in range(blocks + 1)])
-    slots = np.diff(before, axis=0)
-    assert (slots.sum(axis=1) == 40).all()
-    assert (slots >= 1).all()
-    shares, expected = slots / 40, np.array([0.5, 0.25, 0.25])
-    # Of a Dirichlet distribution whose parameters have the sum 3 alpha; whole slots, one at least, change it a little.
-    spread = np.sqrt(expected * (1 - expected) / (3 * alpha + 1))
-    assert shares.std(axis=0) == pytest.approx(spread, rel=0.25)
-    # Four standard errors, which one seed in some thousands leaves.
-    assert (np.abs(shares.mean(axis=0) - expected) < 4 * spread / blocks**0.5 + 0.01).all()
-
-
-def test_drawn_shares_are_a_function_of_the_step(folder: Path) -> None:
-    plan = drawn(folder, 1.0)
-    ends = dict.fromkeys(WEIGHTS, 0)
-    for step in range(130):
-        assert samples_before(plan, 1, step) == ends
-        for slot in schedule(plan, 1, step):
-            assert slot.start == ends[slot.task]
-            ends[slot.task] = slot.stop
-    assert [schedule(plan, 1, step) for step in (125, 3)] == [
-        schedule(drawn(folder, 1.0), 1, step) for step in (125, 3)
-    ]
-    assert schedule(plan, 1, 100_000)[0].start > 10_000
-    assert block_quotas(plan) == (2, 1, 1)
-
-
-def test_another_alpha_is_another_plan(folder: Path) -> None:
-    plan = drawn(folder, 1.0)
-    kept = json.loads(json.dumps(record(plan, 0, 25)))
-    assert resume(plan, 0, 25, kept) == Origin()
-    for changed in (drawn(folder, 2.0), drawn(folder, 1.0, block=30), replace(plan, mixing=MixingSettings())):
-        assert resume(changed, 0, 25, kept) == Origin(25, kept["samples"])
-
-
-def test_a_block_has_room_for_all_tasks(folder: Path) -> None:
-    with pytest.raises(RecipeError, match=r"mixing.block: too few steps"):
-        drawn(folder, 1.0, slots=1, block=2)
-    with pytest.raises(RecipeError, match=r"mixing.alpha: expected a finite number above 0"):
-        drawn(folder, 0.0)

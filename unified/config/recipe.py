@@ -79,11 +79,6 @@ class MixingSettings:
     temperature: Positive | None = None
     """Shares follow `sample_weight` times the samples of a task's data to the power of 1 / temperature: 1 is by size,
     higher ones are more even (Arivazhagan et al. 2019); null: by `sample_weight` alone."""
-    alpha: Positive | None = None
-    """Shares are drawn anew for every block, from a Dirichlet distribution around the weights: with n tasks of equal
-    weight each has this parameter, so that lower ones vary more; null: they stay as they are."""
-    block: Annotated[int, Interval(ge=1, le=10**6)] = 100
-    """Steps of such a block."""
 
 
 @dataclass(frozen=True)
@@ -224,8 +219,6 @@ class Recipe:
             raise RecipeError(
                 f"model.text.max_length: {text.max_length} tokens do not fit in model.text.positions {text.positions}"
             )
-        if self.mixing.alpha is not None and self.slots * self.mixing.block < len(self.tasks):
-            raise RecipeError(f"mixing.block: too few steps for a slot of each of {len(self.tasks)} tasks")
         for name, task in self.tasks.items():
             for word in (name, task.family or name):
                 if not word or "." in word:

@@ -26,14 +26,9 @@ def target_rank(scores: Float[Tensor, "b c"], target: Int[Tensor, " b"]) -> Int[
     return ahead.sum(1)
 
 
-def top_k(scores: Float[Tensor, "b c"], target: Int[Tensor, " b"], k: int) -> Bool[Tensor, " b"]:
-    """Whether each row's target is among its k best candidates."""
-    return target_rank(scores, target) < k
-
-
 def accuracy(scores: Float[Tensor, "b c"], target: Int[Tensor, " b"]) -> float:
     """Share of rows whose best candidate is the target."""
-    return float(top_k(scores, target, 1).double().mean())
+    return float((target_rank(scores, target) < 1).double().mean())
 
 
 def predictions(scores: Float[Tensor, "b c"]) -> Int[Tensor, " b"]:

@@ -109,14 +109,6 @@ def wilson(successes: float, n: float, quantile: float = Z) -> tuple[float, floa
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def clustered_se(values: ArrayLike, clusters: ArrayLike, terms: ArrayLike | None = None) -> float:
-    """The CR2 standard error of a mean whose items come in clusters (captions of an image, frames of a video).
-
-    With `terms`, each value is a sum over so many terms and the mean is that of a term. NaN with one cluster.
-    """
-    return clustered(np.asarray(values, dtype=np.float64), clusters, terms).se
-
-
 def proportion(correct: ArrayLike, clusters: ArrayLike | None = None, terms: ArrayLike | None = None) -> Interval:
     """The interval of a fraction of right items: Wilson; with clusters, t on the logit scale.
 

@@ -1,7 +1,8 @@
 """What a training step may move between the host and an accelerator, in one place; all else stays where it is.
 
 A number that the host asks a device for costs a wait until everything that was queued is done. What the host knows
-already (sizes, lengths, places of words) travels with `Tokens` and `Batch` instead.
+already (sizes, lengths, places of words) travels with `Tokens` and `Batch` instead. docs/gpu.md lists every transfer of
+a step with its reason; a test runs steps on a device without values, where any other fails.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,24 +14,6 @@ from torch import Tensor
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-ALLOWED = {
-    "batches": "to the device, while the step before computes: nobody waits",
-    "noise": "to the device: drawn on the host by (seed, step, slot), alike for all devices; nobody waits",
-    "constants": "to the device, once for each: rows of routers, centres of bins, ratios of classes",
-    "matching": "to the host, waited for, once a step for all tasks and layers: Hungarian matching is a program of the "
-    "host; the assignments go back without a wait",
-    "log": "to the host, read a step later, when they have long arrived: losses, the norm of the gradient, whether it "
-    "was finite, the load of experts",
-    "stop": "to the host, read a step later: whether any rank was asked to stop",
-    "bad samples": "to the host, waited for, once a step of several ranks: how many were replaced, as all end together "
-    "where there are too many",
-    "ranks": "to the host, waited for, once a record of several ranks: their times and memory, to name the slowest",
-    "expert parallelism": "to the host, waited for, once a routed layer: how many rows come from each process",
-    "fp16": "to the host, waited for, once a step: whether the gradient overflowed, as the next loss is scaled by it",
-    "DeepSpeed": "to the host, waited for, once a step: its engine asks for the norm of the gradient itself",
-}
-"""Every transfer of a step, with its reason; a test runs steps on a device without values, where any other fails."""
 
 
 def kept(most: int) -> Callable[[Callable[P, T]], Callable[P, T]]:

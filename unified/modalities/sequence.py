@@ -10,7 +10,6 @@ from torch import Tensor
 
 from unified.core.transfers import kept, sent
 from unified.core.types import Segment
-from unified.nn.windows import Windows
 
 PREFIX = slice(0, 1)
 """The place of [SPE], where representations are read."""
@@ -103,23 +102,6 @@ def attention_mask(
         return structure[None]
     # A padded query sees itself only, so that its softmax has something to sum over.
     return structure & (keys[:, None] | torch.eye(len(whole), dtype=torch.bool, device=keys.device))
-
-
-def windows(parts: Sequence[tuple[Attributes, Any]], side: int | None) -> Windows | None:
-    """The windows of the one image among the parts of a sequence, after its prefix; None: attention is global.
-
-    Words that are read one after the other see an image as a whole, as does what continues a sequence.
-    """
-    if side is None or any(attributes.causal for attributes, _ in parts):
-        return None
-    start = 1
-    for attributes, tokens in parts:
-        count = tokens.values.shape[1]
-        if attributes.modality == "image":
-            grid = tokens.grid
-            return Windows(start, grid[1], grid[2], side) if grid is not None and grid[0] == 1 else None
-        start += count
-    return None
 
 
 @kept(256)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Interval
 
 from unified.answers.table import read_specs, readings
+from unified.config.earlier import IN_CONFIGURATIONS, without_removed
 from unified.core.bounds import (
     MOST_LABELS,
     Classes,
@@ -69,8 +70,6 @@ class ImageShape:
     position_scale: Positive
     grid: Depth
     frames: Count
-    window: Depth | None = None
-    global_every: Depth = 1
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,7 @@ def checked_config(content: Mapping[str, Any], defaults: Mapping[str, Any]) -> d
             can have; the message names the key.
     """
     try:
-        return _checked(content, defaults)
+        return _checked(without_removed(content, IN_CONFIGURATIONS, WHERE), defaults)
     except RecipeError as error:
         raise DataError(str(error)) from error
 

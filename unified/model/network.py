@@ -25,7 +25,6 @@ from unified.modalities.sequence import (
     attention_mask,
     layout,
     visibility,
-    windows,
 )
 from unified.modalities.text.embedding import TextEmbedding
 from unified.modalities.text.length_buckets import TEXTS_AT_ONCE, by_length, trimmed
@@ -61,12 +60,11 @@ class Network(PreTrainedModel):  # type: ignore[misc]
         names = ("patch", "mean", "std", "positions", "position_scale", "grid", "frames")
         self.image = ImageEmbedding(width, **{name: config.image[name] for name in names})
         self.norm = nn.LayerNorm(width)  # of the embeddings of all modalities: one norm, held here alone
-        experts, self._window = config.experts, config.image.get("window")
+        experts = config.experts
         self.encoder = Encoder(
             width, config.depth, config.heads, config.hidden, config.layer_scale,
             *((shape(experts, config.families), experts["layers"]) if experts else ()),
             prompts=prompts.get("tokens", 0), candidate_prompts=prompts.get("candidates", False),
-            global_every=config.image.get("global_every", 1),
         )  # fmt: skip
         self._conditioner = Conditioner(experts, config.families) if experts else None
         self.ln_post = nn.LayerNorm(width)
@@ -159,7 +157,6 @@ class Network(PreTrainedModel):  # type: ignore[misc]
         output = self.encoder(
             torch.cat(vectors, dim=1), mask, segments, conditions=conditions, past=past, noise=noise,
             candidate=any(kind.role == "candidate" for kind in kinds), keep_past=keep_past, keep_layers=keep_layers,
-            windows=None if past or keep_past else windows(parts, self._window),
             read=None if read is None else slice(*read.indices(len(whole))[:2]),
         )  # fmt: skip
         return Encoded(output.states, whole, output.past, output.routing, output.layers)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from unified.nn.moe.experts import Dense
 from unified.nn.scaled_dot_product import attend, attend_fused
-from unified.nn.windows import Windows
 
 MakeLinear = Callable[[str, int, int], nn.Module]
 """Makes the linear of a name from inputs to outputs."""
@@ -60,13 +59,11 @@ class Attention(nn.Module):
         mask: Bool[Tensor, "_ 1 q k"] | None,
         layer: Dense,
         past: Cache | None = None,
-        windows: Windows | None = None,
         read: slice | None = None,
     ) -> tuple[Float[Tensor, "b s w"], Float[Tensor, "b h m d"], Float[Tensor, "b h m d"]]:
         """Attended states, and all keys and values, those of `past` first. `mask`: True = may attend; None = all.
 
-        `windows`: in which patches attend, where nothing comes before them; None: everywhere. `read`: the tokens whose
-        states are wanted; None: all n.
+        `read`: the tokens whose states are wanted; None: all n.
         """
         batch, length, width = x.shape
         qkv = layer.linear("qkv", self.qkv, x).view(batch, length, 3, self.heads, width // self.heads)
@@ -76,9 +73,7 @@ class Attention(nn.Module):
         if read is not None:
             layer, query = layer.within(read), query[:, :, read]
             mask = mask if mask is None or mask.shape[2] == 1 else mask[:, :, read]
-        if past is None and windows is not None and read is None:
-            mixed = windows.attend(query, key, value, mask, eager=self.eager).transpose(1, 2).flatten(2)
-        elif past is None and read is None:
+        if past is None and read is None:
             mixed = attend_fused(qkv, mask, eager=self.eager)
         else:
             mixed = attend(query, key, value, mask, eager=self.eager).transpose(1, 2).flatten(2)

@@ -12,7 +12,6 @@ from unified.nn.mlp import Mlp
 from unified.nn.moe.experts import ConditionalLayer, ConditionalLinear, Dense, Experts
 from unified.nn.moe.routing import BY_TOKEN, Usage
 from unified.nn.prompts import Prompts
-from unified.nn.windows import Windows
 
 DENSE = Dense()
 
@@ -64,19 +63,18 @@ class Block(nn.Module):
         conditions: Conditions | None = None,
         noise: Float[Tensor, "d r e"] | None = None,
         candidate: bool = False,
-        windows: Windows | None = None,
         read: slice | None = None,
     ) -> tuple[Float[Tensor, "b s w"], Cache, Usage | None]:
         """`drop`: factor of each branch for each sample, 0 where drop path closes it. `noise`: of the gates.
 
-        `candidate`: whether these are tokens of a candidate, which may have prompts of their own. `windows`: in which
-        the patches of an image attend. `read`: the tokens whose states are wanted, where the block `reads_parts`.
+        `candidate`: whether these are tokens of a candidate, which may have prompts of their own. `read`: the tokens
+        whose states are wanted, where the block `reads_parts`.
         """
         drop1, drop2 = (None, None) if drop is None else (drop[0], drop[1])
         layer = self._layer(segments, conditions, noise, past)
         if self.prompts is not None and past is None:
             past = self.attention.remember(self.norm1(self.prompts(candidate=candidate)), layer, x.shape[0])
-        attended, key, value = self.attention(self.norm1(x), mask, layer, past, windows, read)
+        attended, key, value = self.attention(self.norm1(x), mask, layer, past, read)
         x = _add(x if read is None else x[:, read], attended, self.scale1, drop1)
         feed_forward = self.mlp(self.norm2(x), layer if read is None else layer.within(read))
         x = _add(x, feed_forward, self.scale2, drop2)

@@ -16,7 +16,6 @@ from unified.nn.block import Block
 from unified.nn.moe.experts import ConditionalLayer, Experts
 from unified.nn.moe.routing import Usage
 from unified.nn.prompts import Prompts
-from unified.nn.windows import Windows
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,9 @@ class Encoder(nn.Module):
         *,
         prompts: int = 0,
         candidate_prompts: bool = False,
-        global_every: int = 1,
     ) -> None:
         """`layers`: numbers of the blocks that have `experts`. `prompts`: learned ones of each block."""
         super().__init__()
-        self.global_every = global_every
 
         def learned() -> Prompts | None:
             return Prompts(prompts, width, candidates=candidate_prompts) if prompts else None
@@ -121,7 +118,6 @@ class Encoder(nn.Module):
         candidate: bool = False,
         keep_past: bool = False,
         keep_layers: bool = False,
-        windows: Windows | None = None,
         read: slice | None = None,
     ) -> EncoderOutput:
         """`mask`: True = may attend, for keys alone or for each pair; None = all. `segments` tile the n tokens.
@@ -129,9 +125,8 @@ class Encoder(nn.Module):
         `conditions`: the rows that the segments point into; blocks with experts need them. `candidate`: whether the
         sequence is one of a candidate, for learned prompts. Prompts are no keys of the mask. `keep_past`: return what
         further tokens need to continue; otherwise it would outlive what checkpointing of activations lets go.
-        `keep_layers`: return the states of all layers. `windows`: in which patches attend, but for every
-        `global_every`-th block; a mask must then be one of keys alone. `read`: the tokens whose states are wanted, for
-        which alone the last block computes what no other token needs; None: all n.
+        `keep_layers`: return the states of all layers. `read`: the tokens whose states are wanted, for which alone the
+        last block computes what no other token needs; None: all n.
         """
         assert sum(len(segment) for segment in segments) == x.shape[1], "segments must tile the sequence"
         if mask is not None:
@@ -144,9 +139,8 @@ class Encoder(nn.Module):
             before = None if past is None else past[index]
             drop = None if noise is None or noise.drop_path is None else noise.drop_path[index]
             gates = noise.gates[len(routing)] if noise and noise.gates is not None and block.routers else None
-            local = windows if (index + 1) % self.global_every else None
             part = read if index + 1 == len(self.blocks) and block.reads_parts and not keep_layers else None
-            arguments = (x, mask, before, drop, segments, conditions, gates, candidate, local, part)
+            arguments = (x, mask, before, drop, segments, conditions, gates, candidate, part)
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 # Nothing inside a block draws random numbers, so there is no generator state to keep.
                 x, cache, usage = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)

@@ -6,19 +6,14 @@ evenly. How often a task came before a step is finished blocks × quota + a coun
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from unified.config.recipe import Recipe
 from unified.config.task import Task
 from unified.core.printed import quoted
 from unified.core.schema import RecipeError, build
-from unified.core.seed import generator
 from unified.pipeline.mixture import Mixture, set_names
-from unified.pipeline.quotas import divided, quotas, spread
+from unified.pipeline.quotas import quotas, spread
 
 FORMAT = 1
 
@@ -72,51 +67,10 @@ def samples_before(recipe: Recipe, seed: int, step: int, origin: Origin = START)
 def count(recipe: Recipe, seed: int, task: str, step: int, origin: Origin = START) -> int:
     """The slots of a task between the origin and `step`."""
     number = list(recipe.tasks).index(task)
-    blocks = _Blocks.of(recipe, seed, origin)
-    block, inside = divmod(step - origin.step, blocks.steps)
-    return blocks.before(block)[number] + sum(row[number] for row in blocks.rows(block)[:inside])
-
-
-@dataclass(frozen=True)
-class _Blocks:
-    """The blocks of a schedule: of one kind, or with shares drawn anew for each (`mixing.alpha`)."""
-
-    quotas: tuple[int, ...]
-    slots: int
-    key: tuple[int | str, ...]
-    alpha: float | None
-    steps: int
-
-    @classmethod
-    def of(cls, recipe: Recipe, seed: int, origin: Origin) -> "_Blocks":
-        quotas, mixing = block_quotas(recipe), recipe.mixing
-        steps = sum(quotas) // recipe.slots if mixing.alpha is None else mixing.block
-        return cls(quotas, recipe.slots, (seed, "schedule", origin.step), mixing.alpha, steps)
-
-    def before(self, block: int) -> list[int]:
-        """The slots of each task in all blocks before one."""
-        if self.alpha is None:
-            return [block * quota for quota in self.quotas]
-        return _totals(self, 1 << max(block - 1, 0).bit_length())[block].tolist()
-
-    def rows(self, block: int) -> tuple[tuple[int, ...], ...]:
-        """The slots of each task in each step of a block."""
-        quotas = self.quotas if self.alpha is None else self.drawn(block)
-        return spread(quotas, self.slots, (*self.key, block))
-
-    def drawn(self, block: int) -> tuple[int, ...]:
-        """The slots of a block whose shares are drawn: Dirichlet, with the mean of the weights."""
-        assert self.alpha is not None
-        mean = np.array(self.quotas, dtype=np.float64) / sum(self.quotas)
-        shares = generator(*self.key, block, "shares").gamma(self.alpha * len(mean) * mean)
-        return divided(tuple(np.maximum(shares, 1e-12 * (mean > 0)).tolist()), self.slots * self.steps)
-
-
-@lru_cache(maxsize=8)
-def _totals(blocks: _Blocks, count: int) -> NDArray[np.int64]:
-    """The slots of each task before each of the first `count` + 1 blocks, (count + 1, tasks)."""
-    drawn = np.array([blocks.drawn(block) for block in range(count)], dtype=np.int64)
-    return np.concatenate([np.zeros_like(drawn[:1]), np.cumsum(drawn, axis=0)])
+    whole = block_quotas(recipe)
+    block, inside = divmod(step - origin.step, sum(whole) // recipe.slots)
+    rows = spread(whole, recipe.slots, (seed, "schedule", origin.step, block))
+    return block * whole[number] + sum(row[number] for row in rows[:inside])
 
 
 def block_quotas(recipe: Recipe) -> tuple[int, ...]:
@@ -135,9 +89,9 @@ def block_quotas(recipe: Recipe) -> tuple[int, ...]:
 def _step_counts(recipe: Recipe, seed: int, step: int, origin: Origin) -> tuple[int, ...]:
     if step < origin.step:
         raise ValueError(f"step {step} is before step {origin.step}, where this schedule begins")
-    blocks = _Blocks.of(recipe, seed, origin)
-    block, inside = divmod(step - origin.step, blocks.steps)
-    return blocks.rows(block)[inside]
+    whole = block_quotas(recipe)
+    block, inside = divmod(step - origin.step, sum(whole) // recipe.slots)
+    return spread(whole, recipe.slots, (seed, "schedule", origin.step, block))[inside]
 
 
 def mixture(recipe: Recipe, seed: int, task: str, origin: Origin = START) -> Mixture:
@@ -185,8 +139,7 @@ def resume(recipe: Recipe, seed: int, step: int, recorded: Mapping[str, Any]) ->
 
 def _plan(recipe: Recipe, seed: int) -> dict[str, Any]:
     tasks = [[name, float(task.sample_weight), task.batch, *_sets(task)] for name, task in recipe.tasks.items()]
-    plan = {"seed": seed, "slots": recipe.slots, "tasks": tasks}
-    return plan if recipe.mixing.alpha is None else {**plan, "alpha": [recipe.mixing.alpha, recipe.mixing.block]}
+    return {"seed": seed, "slots": recipe.slots, "tasks": tasks}
 
 
 def _sets(task: Task) -> list[Any]:

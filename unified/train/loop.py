@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,6 @@ from unified.train.outcome import Launched, NonFiniteError
 from unified.train.precision import PRECISIONS, resolved
 from unified.train.trainer import Trainer
 from unified.train.training_data import record_before, record_training, with_pinned_start
-
-Tell = Callable[[dict[str, Any]], None]
 
 
 def run(recipe: Recipe, out: Path) -> None:

@@ -27,7 +27,6 @@ from unified.answers.map.maps import (
     pixels,
     place_loss,
     resized,
-    scale_invariant_loss,
     sig_loss,
     whereabouts_loss,
 )
@@ -92,10 +91,6 @@ LOSSES: dict[str, tuple[tuple[int, ...], Callable[[Tensor], Tensor]]] = {
     "sig": (
         (2, 8, 8, 8),
         lambda maps: sig_loss(expected_value(maps, CENTRES, (8, 8)), VALUES, VALID, warm=True),
-    ),
-    "log": (
-        (2, 8, 8, 8),
-        lambda maps: scale_invariant_loss(expected_value(maps, CENTRES, (8, 8)), VALUES, VALID, 0.5),
     ),
     "directions": ((2, 3, 8, 8), lambda maps: direction_loss(maps, VECTORS, VALID)),
     "edges": ((2, 1, 8, 8), lambda maps: edge_loss(maps, (VALUES > 1).float(), VALID)),
@@ -247,10 +242,6 @@ def test_depth_losses_are_the_published_ones() -> None:
     assert sig_loss(value, target, valid, warm=True).item() == pytest.approx(expected.item(), rel=1e-5)
     cold = (0.15 * g.mean() ** 2).sqrt()
     assert sig_loss(value, target, valid, warm=False).item() == pytest.approx(cold.item(), rel=1e-5)
-    eigen = (g**2).mean() - 0.85 * g.mean() ** 2
-    assert scale_invariant_loss(value, target, valid, 0.85).item() == pytest.approx(eigen.item(), rel=1e-5)
-    twice = scale_invariant_loss(2 * target, target, valid, 1.0)
-    assert twice.item() == pytest.approx(0, abs=1e-4)
     perfect = target.clone().requires_grad_()
     sig_loss(perfect, target, valid, warm=True).sum().backward()
     assert perfect.grad is not None

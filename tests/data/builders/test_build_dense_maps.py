@@ -85,7 +85,7 @@ def test_depth_with_normals(tmp_path: Path) -> None:
     metres, valid = annotations.depth_map(found)
     assert valid[0].tolist() == [False, False] + [True] * (SIZE[1] - 2)
     np.testing.assert_allclose(metres[1:], depth[1:], atol=2e-4)
-    assert annotations.intrinsics(found) == tuple(CAMERA)
+    assert found["json"]["intrinsics"] == list(CAMERA)
     normals, there = annotations.normal_map(found)
     assert there.float().mean() > 0.6
     assert (normals[:, there] * torch.tensor(unit, dtype=torch.float32)[:, None]).sum(0).min() > 0.999

@@ -98,20 +98,17 @@ def test_segments_joints_attributes_identity() -> None:
         points={"nose": [1, 2, 1]},
         attributes={"red": 1, "old": 0},
         identity="rex",
-        intrinsics=[2, 2, 1.5, 1],
     )
     found = annotations.segments(read, CLASSES)
     assert (found.labels.tolist(), found.things.tolist(), len(found.masks)) == ([0], [True], 1)
     assert annotations.joints(read, ["tail", "nose"]).tolist() == [[0, 0, 0], [1, 2, 1]]
     assert annotations.presence(read, ["old", "new", "red"]).tolist() == [0, -1, 1]
     assert annotations.identity(read) == "rex"
-    assert annotations.intrinsics(read) == (2, 2, 1.5, 1)
     for wrong, read_it in (
         ({}, lambda bad: annotations.segments(bad, CLASSES)),
         ({"segments": [{"label": "car"}]}, lambda bad: annotations.segments(bad, CLASSES)),
         ({"attributes": {"red": 2}}, lambda bad: annotations.presence(bad, ["red"])),
         ({"identity": 3}, annotations.identity),
-        ({"intrinsics": [0, 1, 1, 1]}, annotations.intrinsics),
         ({"width": 0}, annotations.image_size),
     ):
         with pytest.raises(DataError, match=r"s\.tar: 7: column 'json'"):

@@ -143,14 +143,6 @@ def sig_loss(
     return torch.where(squared > 0, squared.where(squared > 0, 1.0).sqrt(), 0.0)
 
 
-def scale_invariant_loss(
-    value: Float[Tensor, "b 1 H W"], target: Float[Tensor, "b 1 H W"], valid: Bool[Tensor, "b 1 H W"], balance: float
-) -> Float[Tensor, "b"]:
-    """mean(g²) − balance · mean(g)², g the difference of logarithms; at balance 1 no factor counts (NeurIPS 2014)."""
-    error, count = _log_error(value, target, valid), valid.flatten(1).sum(dim=1).clamp(min=1)
-    return error.square().sum(dim=1) / count - balance * (error.sum(dim=1) / count).square()
-
-
 def directions(maps: Float[Tensor, "b 3 h w"], size: tuple[int, int]) -> Float[Tensor, "b 3 H W"]:
     """Unit vectors of three queries."""
     return F.normalize(resized(maps, size), dim=1)

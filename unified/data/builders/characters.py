@@ -73,12 +73,6 @@ SCRIPTS_BY_CATEGORY = {
     "Sk": "modifier",
     "So": "symbol",
 }
-SCRIPTS = tuple(
-    sorted(
-        {*SCRIPTS_BY_FIRST_WORD.values(), *SCRIPTS_BY_ANY_WORD.values(), *SCRIPTS_BY_CATEGORY.values()}
-        | {"punctuation", "other"}
-    )
-)
 ASCII = range(0x21, 0x7F)
 
 
@@ -92,7 +86,7 @@ def name(code_point: int) -> str | None:
 
 
 def script(code_point: int) -> str:
-    """The family of scripts or signs of a named character, one of `SCRIPTS`, judged by its name and category."""
+    """The family of scripts or signs of a named character, judged by its name and category."""
     words = unicodedata.name(chr(code_point)).lower().split()
     words = [word for word in words if word not in {"extended", "negative", "dingbat"}] or words
     if words[0] in SCRIPTS_BY_FIRST_WORD:

@@ -206,15 +206,6 @@ def edge_map(sample: Sample, column: str = "edges.png") -> Float[Tensor, "h w"]:
     return _map(sample, column).to(torch.float32) / 255
 
 
-def intrinsics(sample: Sample) -> tuple[float, float, float, float]:
-    """Focal lengths and principal point of the camera in pixels: fx, fy, cx, cy."""
-    found: Any = _facts(sample).get("intrinsics")
-    if not _numbers(found, 4) or min(found[:2]) <= 0:
-        raise _wrong(sample, f"intrinsics: expected [fx, fy, cx, cy], found {quoted(found)}")
-    fx, fy, cx, cy = map(float, found)
-    return fx, fy, cx, cy
-
-
 def annotated(sample: Sample) -> bool:
     """Whether the sample is an annotated picture: it has a size, and annotations or a map."""
     facts = sample.get(FACTS)

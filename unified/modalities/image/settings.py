@@ -21,10 +21,6 @@ class ImageSettings:
     """Side of the table of learned positions; other grids interpolate it."""
     frames: Count = 8
     """Rows of the learned table of temporal positions; an image uses the first."""
-    window: Depth | None = None
-    """Patches along each side of the windows that the patches of an image attend in; null: they attend everywhere."""
-    global_every: Depth = 3
-    """With windows, every so many-th layer attends everywhere. MFU counts all of them as if they did."""
 
 
 def _image(
@@ -36,8 +32,6 @@ def _image(
         "position_scale": settings.position_scale,
         "grid": settings.grid,
         "frames": settings.frames,
-        "window": settings.window,
-        "global_every": settings.global_every,
         "height": height,
         "width": width,
         "mean": list(mean),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from unified.answers.table import own_keys
+from unified.config.earlier import IN_RECIPES, without_removed
 from unified.config.recipe import Recipe
 from unified.core.errors import DataError, UserError
 from unified.core.json_files import MOST_BYTES, parse_json, read_bytes, read_json
@@ -115,7 +116,7 @@ def read_recipe(path: Path) -> Recipe | None:
     if first.startswith(RECIPE_HEADER) and number.isdecimal():
         _check_format(path, int(number), RECIPE_FORMAT)
         if int(number) == 1:
-            content = _upgraded(content)
+            content = _upgraded(without_removed(content, IN_RECIPES, str(path)))
         elif not text.endswith(RECIPE_END):  # half of a recipe may be one, with other defaults
             raise RecipeError(f"{path}: expected {RECIPE_END.strip()!r} as the last line, got a file that was cut off")
     return build(Recipe, content, str(path))

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.quality import results
-from benchmarks.quality.interference import between_tasks
-from benchmarks.quality.plan import Run
-from benchmarks.quality.results import Result
-from benchmarks.quality.scores import Question, asked_of, spec
+from benchmarks.studies.quality import results
+from benchmarks.studies.quality.interference import between_tasks
+from benchmarks.studies.quality.plan import Run
+from benchmarks.studies.quality.results import Result
+from benchmarks.studies.quality.scores import Question, asked_of, spec
 from unified import checkpoint
 from unified.evaluate.results import write_results
 from unified.evaluate.run import evaluate
@@ -81,7 +81,7 @@ def _carry_out(run: Run, folder: Path, questions: Mapping[str, Question]) -> Res
 def _scored(run: Run, folder: Path, asked: Mapping[str, Question]) -> Result:
     """The run's weights on every question."""
     model, processor = load(folder)
-    found = evaluate(model, processor, [spec(asked)], name=run.name, command="python -m benchmarks.quality")
+    found = evaluate(model, processor, [spec(asked)], name=run.name, command="python -m benchmarks.studies.quality")
     write_results(folder / "results.json", found)  # with every item, for `unified compare`
     return Result(
         run.variant,

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.plan import Run
-from benchmarks.quality.scores import Score
+from benchmarks.studies.quality.plan import Run
+from benchmarks.studies.quality.scores import Score
 from unified.config.recipe import Recipe
 from unified.core.schema import RecipeError, build, read_yaml
 from unified.pipeline.schedule import samples_before

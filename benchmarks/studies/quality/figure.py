@@ -6,9 +6,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.quality.scores import Question
-from benchmarks.quality.summary import Estimate, Row
-from benchmarks.quality.variants import SPECIALISTS
+from benchmarks.studies.quality.scores import Question
+from benchmarks.studies.quality.summary import Estimate, Row
+from benchmarks.studies.quality.variants import SPECIALISTS
 
 COLUMNS = 4
 

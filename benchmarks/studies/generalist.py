@@ -1,7 +1,8 @@
 """A generalist's tasks in one table: held-out metrics beside their floors, and beside specialists where there are some.
 
-`python -m benchmarks.generalist runs/queries_cpu/results.json --specialists runs/specialists` prints the table of
-docs/task-queries.md, in Markdown, from what `unified eval --out` and `python -m benchmarks.specialists` wrote.
+`python -m benchmarks.studies.generalist runs/queries_cpu/results.json --specialists runs/specialists` prints the table
+of docs/task-queries.md, in Markdown, from what `unified eval --out` and
+`python -m benchmarks.studies.specialists` wrote.
 """
 
 import argparse
@@ -126,9 +127,11 @@ def _apart(ours: Mapping[str, Any], theirs: Mapping[str, Any], metric: str) -> s
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.generalist", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.studies.generalist", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("results", type=Path, help="file of the generalist, by `unified eval --out`")
-    parser.add_argument("--specialists", type=Path, help="folder of `python -m benchmarks.specialists`")
+    parser.add_argument("--specialists", type=Path, help="folder of `python -m benchmarks.studies.specialists`")
     given = parser.parse_args(arguments)
     try:
         specialists = None if given.specialists is None else read_specialists(given.specialists)

@@ -1,7 +1,8 @@
 """What filters of their own give tasks in company: short runs with them, and with the filters of all tasks alone.
 
-`python -m benchmarks.own_filters` prints the table of docs/task-queries.md: four tasks of recipes/queries_cpu.yaml,
-three slots a step, scored on held-out images by their main metric. Filters that stay at their first zeros are none.
+`python -m benchmarks.studies.own_filters` prints the table of docs/task-queries.md: four tasks of
+recipes/queries_cpu.yaml, three slots a step, scored on held-out images by their main metric. Filters that stay
+at their first zeros are none.
 """
 
 import argparse
@@ -57,7 +58,9 @@ def scores(recipe: Recipe, spec: Spec, *, own: bool) -> Mapping[str, float]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command: a row for each kind of filters, in each cell the scores by seed."""
     log.set_up()
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.own_filters", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.studies.own_filters", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("--steps", type=int, default=40, help="of each run (%(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="runs with each kind of filters (%(default)s)")
     given = parser.parse_args(arguments)

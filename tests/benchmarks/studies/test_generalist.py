@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks.generalist import main, table
+from benchmarks.studies.generalist import main, table
 from unified.core.types import DataError
 from unified.evaluate.table import MAIN
+
+pytestmark = pytest.mark.slow
 
 
 def entry(name: str, features: str, protocol: str, value: float, low: float, high: float, *of: float) -> dict[str, Any]:

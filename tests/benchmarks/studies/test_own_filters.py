@@ -2,15 +2,18 @@
 
 from pathlib import Path
 
+import pytest
 import yaml
 from squares import recipe, write_squares
 
-from benchmarks.own_filters import SLOTS, TASKS, company, scores
+from benchmarks.studies.own_filters import SLOTS, TASKS, company, scores
 from unified.config.recipe import Recipe
 from unified.core.schema import build, read_yaml
 from unified.evaluate.spec import load_spec
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "queries_cpu.yaml"
+pytestmark = pytest.mark.slow
+
+RECIPE = Path(__file__).parents[3] / "recipes" / "queries_cpu.yaml"
 
 
 def test_the_company_learns_by_the_weights_of_the_whole_recipe() -> None:

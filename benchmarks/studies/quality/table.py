@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from benchmarks.quality.scores import Question, Score
-from benchmarks.quality.summary import Estimate, Row
+from benchmarks.studies.quality.scores import Question, Score
+from benchmarks.studies.quality.summary import Estimate, Row
 
 NOTE = (
     "± is the standard error over training seeds. Gap: the relative difference to the specialists, averaged over the "

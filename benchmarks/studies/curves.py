@@ -1,8 +1,8 @@
 """How the tasks of a generalist learn, as one picture with a panel for each.
 
-`python -m benchmarks.curves runs/queries_cpu --out curves.png` draws the scores of training by step. With `--spec
-queries_cpu` each checkpoint that the run keeps (`train.keep_every`) is evaluated, on what is held out and on training
-pictures (the `floor` of each evaluation), and the metric is drawn beside its floors. Results are kept in
+`python -m benchmarks.studies.curves runs/queries_cpu --out curves.png` draws the scores of training by step. With
+`--spec queries_cpu` each checkpoint that the run keeps (`train.keep_every`) is evaluated, on what is held out and on
+training pictures (the `floor` of each evaluation), and the metric is drawn beside its floors. Results are kept in
 runs/queries_cpu/curves and read again from there; remove that folder after a change of the spec.
 """
 
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from benchmarks.generalist import best_floor
+from benchmarks.studies.generalist import best_floor
 from unified import checkpoint
 from unified.checkpoint.place import checkpoints_of
 from unified.core import log
@@ -186,7 +186,8 @@ def _draw(axis: Axes, panel: Panel) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     log.set_up()
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.curves", description=__doc__.partition("\n")[0])
+    about = __doc__.partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.curves", description=about)
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--spec", help="evaluations for the run's checkpoints; without it, scores of training")
     parser.add_argument("--pictures", type=int, default=300, help="training pictures of an evaluation (%(default)s)")

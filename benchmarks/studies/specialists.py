@@ -1,7 +1,8 @@
 """Specialists of a generalist's tasks: the same network, trained on one task with as many of its samples, then scored.
 
-`python -m benchmarks.specialists RECIPE SPEC --out runs/specialists` prints the table of `benchmarks.generalist` of all
-results in that folder; evaluations of SPEC have the names of their tasks. Run again, it goes on where it was.
+`python -m benchmarks.studies.specialists RECIPE SPEC --out runs/specialists` prints the table of
+`benchmarks.studies.generalist` of all results in that folder; evaluations of SPEC have the names of their tasks. Run
+again, it goes on where it was.
 """
 
 import argparse
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.generalist import table
+from benchmarks.studies.generalist import table
 from unified import checkpoint
 from unified.checkpoint.place import checkpoints_of
 from unified.config.recipe import Recipe
@@ -65,7 +66,9 @@ def summary(folder: Path) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command; a task that fails is told of, and the others go on."""
     log.set_up()
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.specialists", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.studies.specialists", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("recipe", type=Path, help="of the generalist")
     parser.add_argument("spec", help="evaluations named as their tasks")
     parser.add_argument("--tasks", nargs="+", help="by default all that the recipe and the spec have")

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.quality`: train what is missing, then print and write the table and the figure.
+"""`python -m benchmarks.studies.quality`: train what is missing, then print and write the table and the figure.
 
 Written into OUT: a run folder each (with `results.json` for `unified compare`), summary.json, table.md, scores.png.
 """
@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.quality.figure import draw
-from benchmarks.quality.held_out import write_held_out
-from benchmarks.quality.plan import BASE, Run, plan
-from benchmarks.quality.results import Result, read
-from benchmarks.quality.runs import carry_out
-from benchmarks.quality.scores import Question, asked_of, questions
-from benchmarks.quality.summary import sampling, summarise
-from benchmarks.quality.table import markdown
-from benchmarks.quality.variants import VARIANTS
+from benchmarks.studies.quality.figure import draw
+from benchmarks.studies.quality.held_out import write_held_out
+from benchmarks.studies.quality.plan import BASE, Run, plan
+from benchmarks.studies.quality.results import Result, read
+from benchmarks.studies.quality.runs import carry_out
+from benchmarks.studies.quality.scores import Question, asked_of, questions
+from benchmarks.studies.quality.summary import sampling, summarise
+from benchmarks.studies.quality.table import markdown
+from benchmarks.studies.quality.variants import VARIANTS
 from unified.config.recipe import Recipe
 from unified.core import log
 from unified.core.errors import UserError
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     listed = "\n".join(f"  {name:<22} {v.about}{' (extra)' if v.extra else ''}" for name, v in VARIANTS.items())
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.quality",
+        prog="python -m benchmarks.studies.quality",
         description=f"Generalists against specialists on the tasks of {BASE}, on equal data.",
         epilog=f"variants, of which extras run only where they are named:\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -9,12 +9,14 @@ import yaml
 from PIL import Image
 from squares import content, write_squares
 
-from benchmarks.curves import HELD_OUT, SEEN, TRAINING, WINDOW, averaged, main, metric_panels
+from benchmarks.studies.curves import HELD_OUT, SEEN, TRAINING, WINDOW, averaged, main, metric_panels
 from unified.config.recipe import Recipe
 from unified.core.schema import build
 from unified.evaluate.results import read_results
 from unified.reports.run.read import Curve
 from unified.train import loop
+
+pytestmark = pytest.mark.slow
 
 BLUE, ORANGE = (31, 119, 180), (255, 127, 14)
 
@@ -75,7 +77,7 @@ def test_each_checkpoint_is_evaluated_once_on_both_parts(tmp_path: Path, monkeyp
     assert last[1]["features"] == "floor: mean at each place"
     assert last[-2]["features"] == "floor: nearest training picture"
     assert first[0]["model_hash"] != last[0]["model_hash"]
-    monkeypatch.setattr("benchmarks.curves.evaluate", None)  # what is there is read
+    monkeypatch.setattr("benchmarks.studies.curves.evaluate", None)  # what is there is read
     main(arguments)
     scores = tmp_path / "scores.png"
     main([str(run), "--out", str(scores)])

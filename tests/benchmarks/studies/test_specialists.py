@@ -7,12 +7,14 @@ import pytest
 import yaml
 from squares import content, write_squares
 
-from benchmarks.specialists import main, specialist
+from benchmarks.studies.specialists import main, specialist
 from unified.config.recipe import Recipe
 from unified.core.schema import build, read_yaml
 from unified.pipeline.schedule import samples_before
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "queries_cpu.yaml"
+pytestmark = pytest.mark.slow
+
+RECIPE = Path(__file__).parents[3] / "recipes" / "queries_cpu.yaml"
 
 
 def test_specialists_see_the_samples_of_the_generalist() -> None:

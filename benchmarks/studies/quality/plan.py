@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.variants import SPECIALISTS, VARIANTS, Variant
+from benchmarks.studies.quality.variants import SPECIALISTS, VARIANTS, Variant
 from unified.config.recipe import Recipe
 from unified.core.schema import RecipeError, build, merge, nearest, read_yaml
 from unified.pipeline.schedule import count

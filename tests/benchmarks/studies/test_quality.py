@@ -9,20 +9,22 @@ from typing import Any
 import pytest
 import tiny
 
-from benchmarks.quality import results
-from benchmarks.quality.figure import draw
-from benchmarks.quality.plan import BASE, Run, budget, plan, scaled
-from benchmarks.quality.results import Result, training_seconds
-from benchmarks.quality.runs import Times, carry_out
-from benchmarks.quality.scores import Question, Score, questions
-from benchmarks.quality.summary import Estimate, estimate, gap, relative, sampling, summarise
-from benchmarks.quality.table import markdown
-from benchmarks.quality.variants import SPECIALISTS, VARIANTS
+from benchmarks.studies.quality import results
+from benchmarks.studies.quality.figure import draw
+from benchmarks.studies.quality.plan import BASE, Run, budget, plan, scaled
+from benchmarks.studies.quality.results import Result, training_seconds
+from benchmarks.studies.quality.runs import Times, carry_out
+from benchmarks.studies.quality.scores import Question, Score, questions
+from benchmarks.studies.quality.summary import Estimate, estimate, gap, relative, sampling, summarise
+from benchmarks.studies.quality.table import markdown
+from benchmarks.studies.quality.variants import SPECIALISTS, VARIANTS
 from unified.config.recipe import Recipe
 from unified.core.schema import RecipeError, build, read_yaml
 from unified.evaluate.spec import Masked, Retrieval
 from unified.pipeline.schedule import samples_before
 from unified.train.faults.stop_signal import StopRequest
+
+pytestmark = pytest.mark.slow
 
 HIGHER = {"names": True, "words": False}
 TASKS = ("names", "words")

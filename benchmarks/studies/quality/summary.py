@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from benchmarks.quality.interference import off_diagonal
-from benchmarks.quality.results import Result
-from benchmarks.quality.scores import Score
-from benchmarks.quality.variants import SPECIALISTS, VARIANTS
+from benchmarks.studies.quality.interference import off_diagonal
+from benchmarks.studies.quality.results import Result
+from benchmarks.studies.quality.scores import Score
+from benchmarks.studies.quality.variants import SPECIALISTS, VARIANTS
 
 Values = Mapping[str, float]
 """A value for each question."""

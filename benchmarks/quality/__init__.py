@@ -1,1 +1,0 @@
-"""Quality of generalists against specialists on equal data: `python -m benchmarks.quality`."""

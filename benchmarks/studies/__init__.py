@@ -1,0 +1,1 @@
+"""Research on trained models: minutes to hours each, apart from the measurements of speed."""
