@@ -4,7 +4,8 @@ import torch
 
 from benchmarks.measure import Row, best_seconds
 from benchmarks.step import Shape, draw, ours, precisions
-from unified.train.dry_run.flops import gemm_peak, matrix_parameters, training_flops
+from unified.answers.workload import Work
+from unified.train.dry_run.flops import Cost, gemm_peak
 from unified.train.precision import PRECISIONS
 
 BASE = Shape(width=768, depth=12, heads=12, size=224, patch=16, text=16, batch=4, words=8192)
@@ -18,8 +19,9 @@ def rows() -> list[Row]:
     for name in precisions():
         precision = PRECISIONS[name]
         model, run = ours(BASE, pixels, ids, precision)
-        tokens = [(BASE.batch, 1 + (BASE.size // BASE.patch) ** 2), (BASE.batch, BASE.text)]
-        flops = training_flops(tokens, matrices=matrix_parameters(model), depth=BASE.depth, width=BASE.width)
+        patches = (BASE.size // BASE.patch) ** 2
+        sequences = ((BASE.batch, 1 + patches, 1), (BASE.batch, BASE.text, 1))
+        flops = 3 * Cost(model).forward(Work(sequences, BASE.batch * patches, 2 * BASE.batch, 2 * BASE.batch**2))
         peak = gemm_peak(precision, torch.device("cpu"), torch.get_num_threads())
         seconds = best_seconds({"step": run}, rounds=3)["step"]
         detail = f"{flops / seconds / 1e9:.0f} of {peak / 1e9:.0f} GFLOP/s, {torch.get_num_threads()} threads"

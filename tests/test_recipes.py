@@ -8,7 +8,8 @@ import pytest
 
 from unified.config.labels import load_labels
 from unified.config.recipe import Recipe
-from unified.core.schema import RecipeError, build, read_yaml
+from unified.core.errors import RecipeError
+from unified.core.schema import build, read_yaml
 from unified.data.augment.augment import build_transforms
 from unified.data.commands.shards import KINDS
 from unified.evaluate.spec import load_spec

@@ -18,8 +18,8 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.gpu.setting import Setting, pinned, recipe_of, seconds_of, slots_of, stepping, trainer_of
 from benchmarks.measure import best_seconds
 from benchmarks.step import clip, draw, ours
-from unified.train.dry_run.flops import gemm_peak
-from unified.train.dry_run.workload import Cost, bucketed_on, work
+from unified.train.dry_run.flops import Cost, gemm_peak
+from unified.train.dry_run.workload import bucketed_on, work
 from unified.train.precision import PRECISIONS
 
 DATA_SHEET = ((r"H[12]00(?!.*PCIe)", 989e12), (r"H100.*PCIe", 756e12), (r"A100|A800", 312e12), (r"L40S", 362e12))

@@ -23,9 +23,8 @@ from benchmarks.studies.generalist import best_floor
 from unified import checkpoint
 from unified.checkpoint.place import checkpoints_of
 from unified.core import log
-from unified.core.errors import UserError
+from unified.core.errors import DataError, UserError
 from unified.core.log import logger
-from unified.core.types import DataError
 from unified.evaluate.dense.nearest_neighbour import NEAREST
 from unified.evaluate.dense.protocol import FLOOR
 from unified.evaluate.results import read_results, write_results

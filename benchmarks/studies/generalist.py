@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unified.core.errors import UserError
+from unified.core.errors import DataError, UserError
 from unified.core.result_files import unpack
 from unified.core.statistics import paired
-from unified.core.types import DataError
 from unified.evaluate.dense.nearest_neighbour import NEAREST
 from unified.evaluate.dense.protocol import FLOOR
 from unified.evaluate.results import read_results

@@ -16,9 +16,9 @@ from unified import checkpoint
 from unified.checkpoint.place import checkpoints_of
 from unified.config.recipe import Recipe
 from unified.core import log
-from unified.core.errors import UserError
+from unified.core.errors import UserError, nearest
 from unified.core.log import logger
-from unified.core.schema import build, nearest, read_yaml
+from unified.core.schema import build, read_yaml
 from unified.evaluate.results import read_results, write_results
 from unified.evaluate.run import evaluate
 from unified.evaluate.spec import Spec, load_spec

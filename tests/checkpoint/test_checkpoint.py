@@ -15,7 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from unified.checkpoint import CheckpointError, NewerFormatError, load, manifest, newest, prune, save, verify
+from unified.checkpoint import NewerFormatError, load, manifest, newest, prune, save, verify
+from unified.core.errors import CheckpointError
 from unified.core.seed import generator, torch_generator
 
 
@@ -186,7 +187,7 @@ def test_a_newer_format_is_refused_everywhere(tmp_path: Path) -> None:
     content.update(format=2, written_by="unified 9.1")
     (path / "manifest.json").write_text(json.dumps(content))
     for use in (load, verify, lambda p: newest(p.parent)):
-        with pytest.raises(NewerFormatError, match=r"format 2, written by unified 9\.1.*reads formats up to 1"):
+        with pytest.raises(NewerFormatError, match="expected a format up to 1, got 2"):
             use(path)
 
 

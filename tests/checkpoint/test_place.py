@@ -14,8 +14,9 @@ from failing_store import FailingStore
 from fsspec.implementations.memory import MemoryFileSystem
 from torch import Tensor
 
-from unified.checkpoint import CheckpointError, Location, listed, load, newest, opened, prune, save, state, verify
+from unified.checkpoint import Location, listed, load, newest, opened, prune, save, state, verify
 from unified.checkpoint.place import Place, Store, place
+from unified.core.errors import CheckpointError
 from unified.core.seed import torch_generator
 
 KINDS = ("path", "file", "memory", "failing")

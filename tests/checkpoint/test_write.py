@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from unified.checkpoint import CheckpointError, Writer, load, newest
+from unified.checkpoint import Writer, load, newest
 from unified.checkpoint.place import Place
 from unified.checkpoint.ranks import Shares
+from unified.core.errors import CheckpointError
 from unified.core.seed import torch_generator
 
 HERE = Path(__file__).parent.parent
@@ -137,7 +138,7 @@ def test_a_later_checkpoint_of_another_version_is_not_written_over(tmp_path: Pat
     manifest = tmp_path / "step_00000001" / "manifest.json"
     newer = json.dumps({**json.loads(manifest.read_text()), "format": 2})
     manifest.write_text(newer)
-    with pytest.raises(CheckpointError, match=r"step_00000001: could not be written: .*format 2"):
+    with pytest.raises(CheckpointError, match="expected a format up to 1, got 2"):
         writer.save(1, GROUPS, stream(tensors(2)), {})
     writer.close()
     assert manifest.read_text() == newer

@@ -13,11 +13,11 @@ from failing_store import FailingStore
 from PIL import Image
 
 from tests.hub.test_export import SETTINGS, write_run
-from unified.checkpoint.place import CheckpointError, checkpoints_of
+from unified.checkpoint.place import checkpoints_of
 from unified.config.recipe import Recipe
-from unified.core.consent import ConsentError, allow_commands
+from unified.core.consent import allow_commands
+from unified.core.errors import CheckpointError, DataError, UserError
 from unified.core.schema import build, read_yaml
-from unified.core.types import DataError
 from unified.evaluate.sources import open_source
 from unified.evaluate.spec import load_spec
 from unified.hub.load import Loaded, write
@@ -88,15 +88,15 @@ def test_commands_of_specs_need_consent(
 def test_consent_reaches_the_data_of_specs(tmp_path: Path, trace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     command = words(trace)["words"]["data"]
-    with pytest.raises(ConsentError, match="which would run the program 'touch' here"):
+    with pytest.raises(UserError, match="which would run the program 'touch' here"):
         open_source(command)  # as a spec that was made in Python names it
-    with allow_commands(["pipe:another"]), pytest.raises(ConsentError):
+    with allow_commands(["pipe:another"]), pytest.raises(UserError):
         load_spec(spec(tmp_path, data=command))
     assert not trace.exists()
     with allow_commands(None), pytest.raises(DataError, match="empty file"):
         open_source(str(next(iter(load_spec(spec(tmp_path, data=command)).evaluations.values())).data))
     assert trace.exists()
-    with pytest.raises(ConsentError):  # consent ends with its block
+    with pytest.raises(UserError):  # consent ends with its block
         open_source(command)
 
 
@@ -175,7 +175,7 @@ def test_addresses_of_run_folders_need_consent(
 @pytest.mark.parametrize("place", ["s3://bucket/run", "simplecache::http://h/run", "file://x::http://h/run"])
 def test_other_machines_are_told_by_their_addresses(place: str, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"train": {"checkpoints": place}}))
-    with pytest.raises(ConsentError, match="which would be fetched"):
+    with pytest.raises(UserError, match="which would be fetched"):
         checkpoints_of(tmp_path)
     assert checkpoints_of(tmp_path, place) == place  # as the recipe of the command line says
     with allow_commands(None):
@@ -205,7 +205,7 @@ def test_with_consent_addresses_of_run_folders_are_fetched(tmp_path: Path, capfd
 def test_data_of_run_folders_on_other_machines_need_consent(tmp_path: Path) -> None:
     tasks = {"words": {**RECIPE["tasks"]["words"], "data": ["a.tar", "http://user:hush@h/x.tar"]}}  # type: ignore[index]
     recipe_file(tmp_path, tasks=tasks).rename(tmp_path / "recipe.yaml")
-    with pytest.raises(ConsentError, match=r"got http://…@h/x\.tar, which would be fetched"):
+    with pytest.raises(UserError, match=r"got http://…@h/x\.tar, which would be fetched"):
         find_recipe(tmp_path, None)
     assert find_recipe("nothing", str(tmp_path / "recipe.yaml")).tasks  # named on the command line
 

@@ -12,7 +12,7 @@ import pytest
 from unified.cli import ends
 from unified.cli.export import export
 from unified.cli.train import TRAIN_HELP, train
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError
 from unified.evaluate.commands import eval_command
 from unified.hub import load
 

@@ -7,7 +7,8 @@ import pytest
 
 from unified.cli.flags import with_flags
 from unified.config.recipe import Recipe, StartSettings
-from unified.core.schema import RecipeError, build, read_yaml
+from unified.core.errors import RecipeError
+from unified.core.schema import build, read_yaml
 from unified.nn.moe.settings import ExpertSettings
 
 YAML = """

@@ -11,7 +11,7 @@ import pytest
 from unified import __version__
 from unified.cli import ends
 from unified.cli.main import main
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError
 from unified.evaluate.commands import eval_command
 from unified.hub import load
 

@@ -8,7 +8,7 @@ import yaml
 from tiny import tiny_recipe
 
 from unified.config.earlier import IN_CONFIGURATIONS, without_removed
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError
 from unified.train.monitor.records import read_recipe
 from unified.train.monitor.run_folder import RunFolder
 

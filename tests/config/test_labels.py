@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from unified.config.labels import Labels, load_labels
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError
 
 
 def test_yaml_labels_with_templates(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from unified.core.errors import DataError
 from unified.core.folders import (
     CIRCLE,
     NO_FILE,
@@ -18,7 +19,6 @@ from unified.core.folders import (
     subfolders,
     walk_folder,
 )
-from unified.core.types import DataError
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 

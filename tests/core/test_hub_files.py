@@ -18,8 +18,8 @@ from tests.loopback_hub import COMMIT
 from unified.config.recipe import Recipe, StartSettings
 from unified.config.task import Answer, Task
 from unified.core import hub_files
-from unified.core.errors import UserError
-from unified.core.hub_files import AbsentError, HubError, HubName, hub_name, is_hub_name
+from unified.core.errors import HubError, UserError
+from unified.core.hub_files import AbsentError, HubName, hub_name, is_hub_name
 from unified.hub import publish
 from unified.hub.load import load, model_folder, open_model, pinned, repository, training_record, write
 from unified.modalities.text.tokenizer import TextTokenizer

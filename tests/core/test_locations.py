@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from unified.checkpoint.place import CheckpointError, Store, place
-from unified.core.errors import UserError
+from unified.checkpoint.place import Store, place
+from unified.core.errors import CheckpointError, UserError
 from unified.core.locations import shown, without_secrets
 from unified.core.log import logger
 

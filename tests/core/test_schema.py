@@ -8,8 +8,9 @@ from typing import Any, Literal
 import pytest
 
 from unified.config.recipe import Recipe
+from unified.core.errors import RecipeError, nearest
 from unified.core.paths import data_folder
-from unified.core.schema import RecipeError, build, merge, nearest, read_yaml
+from unified.core.schema import build, merge, read_yaml
 
 
 @dataclass(frozen=True)

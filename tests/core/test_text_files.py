@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from unified.core.errors import DataError
 from unified.core.text_files import check_text, decode_text, read_text, same_text, shown_text, split_lines
-from unified.core.types import DataError
 
 
 def test_byte_order_marks_are_no_part_of_a_text() -> None:

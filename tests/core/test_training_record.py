@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from unified.core import training_record
+from unified.core.errors import DataError
 from unified.core.training_record import (
     FILE,
-    RecordError,
     TrainedShard,
     TrainedTask,
     TrainingRecord,
@@ -69,7 +69,7 @@ def changed(**changes: Any) -> str:
         ("[]", "expected an object, got a list"),
         ("null", "expected an object, got null"),
         ("[" * 100_000, "brackets in too many levels"),
-        (changed(format=2), "expected a format up to 1, got 2. Hint: update unified"),
+        (changed(format=2), "expected a format up to 1, got 2. Hint: install the version of unified"),
         (changed(format="1"), "expected a format up to 1, got '1'"),
         (changed(shards=[{"sha256": "../x", "samples": 1, "location": "", "dataset": ""}]), "sha256 '../x'"),
         (changed(shards=[{"sha256": A, "samples": -1, "location": "", "dataset": ""}]), "samples -1"),
@@ -83,14 +83,14 @@ def changed(**changes: Any) -> str:
 )
 def test_what_is_no_record_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / FILE).write_text(text)
-    with pytest.raises(RecordError, match=message):
+    with pytest.raises(DataError, match=message):
         read_record(tmp_path)
 
 
 def test_a_file_beyond_all_measure_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_record(tmp_path, RECORD)
     monkeypatch.setattr(training_record, "MOST_BYTES", 100)
-    with pytest.raises(RecordError, match="expected at most 100 bytes, got"):
+    with pytest.raises(DataError, match="expected at most 100 bytes, got"):
         read_record(tmp_path)
 
 

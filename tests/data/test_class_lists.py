@@ -10,8 +10,7 @@ from PIL import Image
 from unified.config.labels import Labels, check_unique, load_labels
 from unified.config.recipe import DataSettings, Recipe
 from unified.config.task import Answer, Task
-from unified.core.schema import RecipeError
-from unified.core.types import DataError
+from unified.core.errors import DataError, RecipeError
 from unified.data.class_lists import ClassNumbers, match_names
 from unified.data.shards.write import ShardWriter
 from unified.modalities.image.tokenizer import ImageSpec, ImageTokenizer

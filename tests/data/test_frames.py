@@ -19,8 +19,8 @@ from unified.cli.ends import guarded
 from unified.cli.main import call
 from unified.config.recipe import Recipe
 from unified.config.task import Answer, Task
+from unified.core.errors import DataError
 from unified.core.schema import build
-from unified.core.types import DataError
 from unified.data.augment.augment import augment, build_transforms
 from unified.data.builders.dense import Options
 from unified.data.commands import shards

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.data.builders.dense import Options
 from unified.data.class_folders import class_name, class_names, split_folders
 from unified.data.commands import shards as commands

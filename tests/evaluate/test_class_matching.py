@@ -9,8 +9,7 @@ from PIL import Image
 from tiny import COLOURS
 
 from tests.evaluate.oracle import PROCESSOR, Oracle
-from unified.core.schema import RecipeError
-from unified.core.types import DataError
+from unified.core.errors import DataError, RecipeError
 from unified.data.commands import shards as commands
 from unified.data.shards.write import ShardWriter
 from unified.evaluate.run import evaluate

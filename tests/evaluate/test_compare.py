@@ -5,7 +5,7 @@ import pytest
 from tiny import write_shards
 
 from tests.evaluate.oracle import PROCESSOR, Oracle
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.evaluate.commands import compare_command
 from unified.evaluate.compare import compare, comparison_table
 from unified.evaluate.results import write_results

@@ -7,7 +7,7 @@ from tiny import write_shards
 
 from tests.evaluate.oracle import TOKENIZERS, Oracle
 from unified.config.labels import Labels
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.data.class_lists import ClassNumbers
 from unified.evaluate.features import ModelEncoder, PixelEncoder, embed_items, embed_texts, weights_hash
 from unified.evaluate.items import ceiling, clusters_of, read_items, targets

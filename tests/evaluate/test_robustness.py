@@ -12,8 +12,7 @@ from tiny import COLOURS, tiny_recipe
 
 from tests.evaluate.oracle import PROCESSOR, Oracle
 from unified.core import seed
-from unified.core.schema import RecipeError
-from unified.core.types import DataError
+from unified.core.errors import DataError, RecipeError
 from unified.data.augment.augment import augment
 from unified.data.shards.write import ShardWriter
 from unified.evaluate.commands import eval_command

@@ -13,9 +13,8 @@ from tiny import tiny_recipe, with_experts, write_shards
 
 from tests.evaluate.oracle import PROCESSOR, Oracle
 from unified.core import seed
+from unified.core.errors import DataError, RecipeError
 from unified.core.result_files import FORMAT, unpack
-from unified.core.schema import RecipeError
-from unified.core.types import DataError
 from unified.data.shards.write import ShardWriter
 from unified.evaluate.commands import compare_command, eval_command
 from unified.evaluate.results import flat_metrics, read_results, write_results
@@ -242,7 +241,7 @@ def test_results_files_hold_what_they_are_given(spec: Path, tmp_path: Path) -> N
     found = read_results(path)["results"][0]
     assert {"dataset", "model", "pretrained", "task", "metrics", "language", "format", "protocol"} <= set(found)
     path.write_text(json.dumps({**results, "format": FORMAT + 1}))
-    with pytest.raises(DataError, match=f"format {FORMAT + 1}, this version reads 1 to {FORMAT}"):
+    with pytest.raises(DataError, match=f"expected a format up to {FORMAT}, got {FORMAT + 1}"):
         read_results(path)
     path.write_text("{")
     with pytest.raises(DataError, match="not a results file"):

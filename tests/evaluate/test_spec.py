@@ -5,10 +5,8 @@ import pytest
 from PIL import Image
 from tiny import write_shards
 
-from unified.core.errors import UserError
+from unified.core.errors import DataError, RecipeError, UserError
 from unified.core.paths import data_folder
-from unified.core.schema import RecipeError
-from unified.core.types import DataError
 from unified.evaluate.sources import ImageFolder, open_source
 from unified.evaluate.spec import Classification, Masked, Retrieval, load_spec
 
@@ -49,7 +47,7 @@ def test_quickstart_asks_for_everything() -> None:
         ("evaluations: {a: {data: x}}", "`kind` must be given"),
         ("evaluations: {}", "at least one evaluation"),
         ("evaluation: {}", "did you mean 'evaluations'"),
-        ("format: 2\nevaluations: {}", "format 2"),
+        ("format: 2\nevaluations: {}", "expected a format up to 1, got 2"),
     ],
 )
 def test_wrong_specs_are_clear_errors(tmp_path: Path, text: str, message: str) -> None:
@@ -156,7 +154,7 @@ def test_kinds_that_are_no_text_are_no_kind(tmp_path: Path, kind: str) -> None:
     ("content", "message"),
     [
         ("5: x\nevaluations: {}", "5 is not a key of a spec"),
-        ("format: [1]", r"format \[1\], this version reads"),
+        ("format: [1]", r"expected a format up to 1, got \[1\]"),
         ("? [a]\n: b", "expected a text or a number as a key"),
         ("format: !!int x", "not valid YAML"),
         ("format: 2001-99-99", "not valid YAML"),

@@ -13,7 +13,7 @@ from tiny import COLOURS, tiny_recipe, write_shards
 
 import unified
 from unified.config.recipe import Recipe, StartSettings
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError
 from unified.core.training_record import FILE, read_record
 from unified.data.shards.patterns import read_manifest
 from unified.data.shards.write import ShardWriter

@@ -7,8 +7,9 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from unified.core.errors import DataError
 from unified.core.training_record import TrainedShard, TrainingRecord
-from unified.hub.card_head import CardError, as_yaml, card_head, datasets, for_repository
+from unified.hub.card_head import as_yaml, card_head, datasets, for_repository
 
 OLD = """---
 library_name: unified
@@ -106,5 +107,5 @@ def test_what_people_wrote_into_the_head_stays() -> None:
 
 @pytest.mark.parametrize(("head", "message"), [("a: [1", "expected YAML"), ("- 1", "expected keys and values")])
 def test_a_head_that_is_no_mapping_is_refused(head: str, message: str) -> None:
-    with pytest.raises(CardError, match=message):
+    with pytest.raises(DataError, match=message):
         for_repository(f"---\n{head}\n---\n# x\n", "org/name", {})

@@ -14,8 +14,9 @@ from transformers import AutoModel
 from unified import checkpoint
 from unified.config.model import ModelSettings
 from unified.core import seed
+from unified.core.errors import HubError
 from unified.hub.export import export
-from unified.hub.load import HubError, load
+from unified.hub.load import load
 from unified.modalities import load_tokenizers
 from unified.modalities.image.settings import ImageSettings
 from unified.modalities.text.settings import TextSettings

@@ -9,18 +9,17 @@ import pytest
 import torch
 from small_models import TASKS, random_inputs, small_model, written
 
+from unified.core.errors import HubError, UserError
 from unified.core.training_record import TrainedShard, TrainingRecord, read_record, write_record
 from unified.hub import fold as folding
-from unified.hub.fold import FoldError, fold, folded_config, row_keys
-from unified.hub.load import HubError, load, training_record
+from unified.hub.fold import fold, folded_config, row_keys
+from unified.hub.load import load, training_record
 from unified.model.config import UnifiedConfig
 from unified.model.parameter_count import active, deployed, skeleton, stored
 from unified.model.pretrained import UnifiedModel
 from unified.model.routing_attributes import plain
-from unified.nn.moe.routing import RoutingError
 from unified.nn.moe.settings import ExpertSettings
 from unified.reports.experts import routing
-from unified.reports.source import ReportError
 
 PICTURE, NAME, HIDDEN, WORD = "10011000", "10010110", "01010100", "11010101"
 ROUTERS = ["attribute", "task", "modality", "hash"]
@@ -80,7 +79,7 @@ def test_one_row_has_the_weights_of_a_dense_model_and_refuses_other_rows(tmp_pat
     pixels, words = inputs.pop("pixel_values"), inputs
     torch.testing.assert_close(before.embed(pixel_values=pixels), after.embed(pixel_values=pixels), atol=1e-6, rtol=0)
     for role in ("input", "candidate"):
-        with pytest.raises(RoutingError, match=f"is not in this folded model, which has {PICTURE}; .*--rows {PICTURE}"):
+        with pytest.raises(UserError, match=f"is not in this folded model, which has {PICTURE}; .*--rows {PICTURE}"):
             after.embed(**words, role=role)
     assert found.deployed == stored(small_model().config).total == stored(after.config).total
     assert active(after.config).total == found.active
@@ -90,9 +89,9 @@ def test_one_row_has_the_weights_of_a_dense_model_and_refuses_other_rows(tmp_pat
         f"| folded for | row `{PICTURE}`; other kinds of tokens are refused |"
         in (tmp_path / "dense" / "README.md").read_text()
     )
-    with pytest.raises(ReportError, match="a folded model"):
+    with pytest.raises(UserError, match="a folded model"):
         routing.check(after, "dense")
-    with pytest.raises(FoldError, match=f"folded already, for the row {PICTURE};"):
+    with pytest.raises(UserError, match=f"folded already, for the row {PICTURE};"):
         fold(tmp_path / "dense", tmp_path / "again")
 
 
@@ -104,7 +103,7 @@ def test_a_task_of_one_row_is_answered_alone(tmp_path: Path) -> None:
     inputs = random_inputs(before)
     expected, found = (model(**inputs, family="caption").logits_per_image for model in (before, after))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
-    with pytest.raises(RoutingError, match="row 'hidden' is not in this folded model"):
+    with pytest.raises(UserError, match="row 'hidden' is not in this folded model"):
         after(**inputs, family="hidden")
 
 
@@ -118,7 +117,7 @@ def test_rows_come_from_tasks_and_the_encoded_vocabulary_is_one(tmp_path: Path) 
     source = written(small_model(experts()), tmp_path / "moe")
     found = fold(source, tmp_path / "dense", tasks=["classify"])
     assert found.tasks == ("classify",)
-    with pytest.raises(RoutingError, match=rf"row '{HIDDEN}' is not in this folded model.*--rows"):
+    with pytest.raises(UserError, match=rf"row '{HIDDEN}' is not in this folded model.*--rows"):
         load(tmp_path / "dense")[0].embed(input_ids=torch.zeros(1, 3, dtype=torch.long))
 
 
@@ -159,14 +158,14 @@ def test_what_was_measured_is_written_beside_the_model(tmp_path: Path) -> None:
     ],
 )
 def test_unknown_tasks_and_rows_are_refused(arguments: dict[str, list[str]], message: str) -> None:
-    with pytest.raises(FoldError, match=message):
+    with pytest.raises(UserError, match=message):
         row_keys(small_model(experts()).config, **arguments)
 
 
 def test_rows_of_names_are_checked_too() -> None:
-    with pytest.raises(FoldError, match=r"'images' is no modality.*did you mean 'image'"):
+    with pytest.raises(UserError, match=r"'images' is no modality.*did you mean 'image'"):
         row_keys(small_model(experts("modality")).config, rows=["images"])
-    with pytest.raises(FoldError, match=r"'clasify' is no task.*did you mean 'classify'"):
+    with pytest.raises(UserError, match=r"'clasify' is no task.*did you mean 'classify'"):
         row_keys(small_model(experts("task")).config, rows=["clasify"])
 
 
@@ -179,7 +178,7 @@ def test_a_row_that_no_task_uses_is_folded_with_a_warning(caplog: pytest.LogCapt
 @pytest.mark.parametrize("router", ["token", "context"])
 def test_routers_that_look_at_tokens_cannot_be_folded_but_written(tmp_path: Path, router: str) -> None:
     source = written(small_model(experts(router)), tmp_path / "moe")
-    with pytest.raises(FoldError, match=r"each token chooses experts by its own state.*--keep-experts"):
+    with pytest.raises(UserError, match=r"each token chooses experts by its own state.*--keep-experts"):
         fold(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     folding.export_with_experts(source, tmp_path / "out")
@@ -199,9 +198,9 @@ def test_the_record_of_training_data_goes_with_the_weights(tmp_path: Path) -> No
 
 
 def test_dense_and_folded_models_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FoldError, match="no experts, so there is nothing to fold"):
+    with pytest.raises(UserError, match="no experts, so there is nothing to fold"):
         row_keys(small_model().config)
-    with pytest.raises(FoldError, match="folded already, for the rows 10011000, 10010110; fold the model that it came"):
+    with pytest.raises(UserError, match="folded already, for the rows 10011000, 10010110; fold the model that it came"):
         row_keys(folded_config(small_model(experts()).config, [PICTURE, NAME]), rows=[PICTURE])
 
 
@@ -210,7 +209,7 @@ def test_a_gate_that_is_no_number_is_refused_and_nothing_is_left(tmp_path: Path)
     with torch.no_grad():
         model.encoder.conditional_layers()[2]["mlp"].gate.weight[1, 3] = torch.nan  # type: ignore[union-attr, index]
     source = written(model, tmp_path / "moe")
-    with pytest.raises(RoutingError, match="logits of a gate are not finite"):
+    with pytest.raises(UserError, match="logits of a gate are not finite"):
         fold(source, tmp_path / "dense")
     assert [path.name for path in tmp_path.iterdir()] == ["moe"]
 
@@ -225,7 +224,7 @@ def test_a_folded_model_that_differs_is_refused_and_removed(tmp_path: Path, monk
         return state
 
     monkeypatch.setattr(folding, "merged_state", wrong)
-    with pytest.raises(FoldError, match=rf"differs from the original by more than rounding \(row {NAME}"):
+    with pytest.raises(UserError, match=rf"differs from the original by more than rounding \(row {NAME}"):
         fold(source, tmp_path / "dense", tasks=["classify"])
     assert [path.name for path in tmp_path.iterdir()] == ["moe"]
 

@@ -22,10 +22,11 @@ import tests.loopback_hub as loopback
 from unified import checkpoint
 from unified.config.model import ModelSettings
 from unified.core import seed
+from unified.core.errors import HubError
 from unified.core.training_record import TrainedShard, TrainingRecord, write_record
 from unified.hub import publish
 from unified.hub.export import export
-from unified.hub.load import HubError, Weights, load, run_folder
+from unified.hub.load import Weights, load, run_folder
 from unified.modalities import load_tokenizers
 from unified.modalities.image.settings import ImageSettings
 from unified.modalities.text.settings import TextSettings

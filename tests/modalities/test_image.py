@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unified.core.schema import RecipeError
-from unified.core.types import DataError
+from unified.core.errors import DataError, RecipeError
 from unified.modalities.image.embedding import ImageEmbedding, sincos
 from unified.modalities.image.patches import patches
 from unified.modalities.image.tokenizer import ImageSpec, ImageTokenizer

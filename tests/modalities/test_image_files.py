@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.data.samples.decode import decode
 from unified.modalities.image import files
 from unified.modalities.image.files import ImageError, decode_frames, decode_image, read_pixels

@@ -2,7 +2,7 @@
 
 import pytest
 
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError
 from unified.modalities.text.train_tokenizer import train_tokenizer
 
 CORPUS = ["Latin Small Letter A", "latin small letter b", "greek small letter alpha", "digit zero"] * 3

@@ -14,7 +14,8 @@ from transformers import AutoModel, AutoProcessor, Trainer, TrainingArguments
 import unified
 from unified.answers.score import score
 from unified.config.task import Answer, Task
-from unified.core.types import IGNORE, Batch, DataError
+from unified.core.errors import DataError
+from unified.core.types import IGNORE, Batch
 from unified.hub.load import load
 from unified.model.pretrained import UnifiedModel
 from unified.model.processor import UnifiedProcessor

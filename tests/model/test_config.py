@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from unified.config.model import ModelSettings
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError
 from unified.modalities import load_tokenizers
 from unified.modalities.image.settings import ImageSettings
 from unified.modalities.sequence import Attributes

@@ -61,7 +61,7 @@ EXPERTS = ExpertSettings(count=4, router="attribute")
         ({"architectures": 5}, "architectures: expected a list"),
         ({"problem_type": "x"}, "problem_type: 'x' does not fit"),
         ({"drop_path": float("nan")}, "drop_path: expected a finite number"),
-        ({"format": "x"}, "format 'x' is newer"),
+        ({"format": "x"}, "expected a format up to 1, got 'x'"),
     ],
 )
 def test_values_that_no_network_can_have_are_refused(change: dict[str, Any], message: str) -> None:

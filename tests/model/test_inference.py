@@ -8,7 +8,8 @@ from torch import Tensor
 
 from unified.answers.table import answers, query_kind
 from unified.core import seed
-from unified.model.inference import ViewError, Views, input_size, see, windows
+from unified.core.errors import UserError
+from unified.model.inference import Views, input_size, see, windows
 
 TOKENIZER = words_and_images()["image"]
 AT_PIXELS = {"labels", "values", "vectors", "share", "image", "masks"}
@@ -164,5 +165,5 @@ def test_one_pass_over_the_encoder_serves_all_tasks(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_views_that_a_task_cannot_have_are_clear_errors(task: str, views: Views, message: str) -> None:
-    with pytest.raises(ViewError, match=message):
+    with pytest.raises(UserError, match=message):
         see(dense_model(), TOKENIZER, [picture(8, 8)], [task], views)

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from unified.config.recipe import Recipe
+from unified.core.errors import UserError
 from unified.core.schema import build, read_yaml
 from unified.hub.fold import folded_config
 from unified.modalities import load_tokenizers
 from unified.model.config import UnifiedConfig
 from unified.model.parameter_count import Parameters, active, deployed, skeleton, stored
 from unified.model.routing_attributes import plain
-from unified.nn.moe.routing import RoutingError
 from unified.nn.moe.settings import ExpertSettings
 from unified.train.build import network
 
@@ -107,7 +107,7 @@ def test_a_token_passes_its_own_experts(router: str) -> None:
     expert = (12 * 16 + 12) + (16 * 12 + 16)
     assert (stored(config).experts, active(config).experts) == (8 * expert, 2 * expert)
     assert stored(config).routers == {"token": 8 * 16, "context": 8 * 32 + 16}[router]
-    with pytest.raises(RoutingError, match=f"the {router} router looks at the data"):
+    with pytest.raises(UserError, match=f"the {router} router looks at the data"):
         deployed(config, 2)
 
 

@@ -15,7 +15,7 @@ from unified.answers.base import QueryStates
 from unified.answers.map.heatmaps import heat_maps
 from unified.answers.table import answers, query_kind
 from unified.core import seed
-from unified.model.post_process import PostProcessError
+from unified.core.errors import UserError
 
 PIXELS = torch.randint(0, 256, (2, 3, 20, 30), dtype=torch.uint8, generator=seed.torch_generator("pictures"))
 SIZES = [(20, 30), (64, 48)]
@@ -140,9 +140,9 @@ def test_panoptic_segments_share_out_the_picture_and_stuff_is_one(found: dict[st
 
 
 def test_states_of_another_reading_and_missing_sizes_are_clear_errors(found: dict[str, QueryStates]) -> None:
-    with pytest.raises(PostProcessError, match=r"expected answers with 'boxes', got values of 'bins'"):
+    with pytest.raises(UserError, match=r"expected answers with 'boxes', got values of 'bins'"):
         PROCESSOR.post_process_object_detection(found["bins"])
-    with pytest.raises(PostProcessError, match="1 for 2 pictures"):
+    with pytest.raises(UserError, match="1 for 2 pictures"):
         PROCESSOR.post_process_depth_estimation(found["bins"], target_sizes=[(4, 4)])
 
 

@@ -10,8 +10,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 
 from unified.config.model import ModelSettings
-from unified.core.schema import RecipeError
-from unified.core.types import DataError
+from unified.core.errors import DataError, RecipeError
 from unified.modalities import load_tokenizers
 from unified.modalities.image.files import decode_image
 from unified.modalities.image.settings import ImageSettings

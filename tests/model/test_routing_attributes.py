@@ -13,13 +13,12 @@ from unified.answers.base import Scores
 from unified.answers.match.generation import generate
 from unified.answers.score import score, token_kinds
 from unified.config.task import Answer, Task
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError, UserError
 from unified.core.types import IGNORE, Batch, Tokens
 from unified.modalities.image.patches import patches
 from unified.modalities.sequence import Attributes, Layout, layout
 from unified.model.pretrained import UnifiedModel
 from unified.model.routing_attributes import Conditioner, bits, key
-from unified.nn.moe.routing import RoutingError
 
 Asked = list[list[tuple[Attributes, int]]]
 """The kinds of token of each pass through the encoder, and how many of each."""
@@ -194,20 +193,20 @@ def test_a_row_that_was_not_folded_is_named_with_the_command_that_helps() -> Non
     image = Attributes("image", given=("image",))
     assert conditioner(layout([(image, 2)]), real, None)[1].index == (0,)
     with pytest.raises(
-        RoutingError, match=r"'10010110' is not in this folded model, which has 10011000; .*--rows 10011000 10010110"
+        UserError, match=r"'10010110' is not in this folded model, which has 10011000; .*--rows 10011000 10010110"
     ):
         conditioner(layout([(Attributes("text", "candidate", given=("image",)), 2)]), real, None)
 
 
 def test_an_unknown_family_is_answered_with_the_nearest() -> None:
-    with pytest.raises(RoutingError, match="'name' has no routing in this model; did you mean 'names'"):
+    with pytest.raises(UserError, match="'name' has no routing in this model; did you mean 'names'"):
         key(replace(IMAGE, family="name"), settings("task"), FAMILIES)
-    with pytest.raises(RoutingError, match="'name' has no routing"):
+    with pytest.raises(UserError, match="'name' has no routing"):
         model("task").embed(pixel_values=pixels(1), family="name")
 
 
 def test_routers_by_token_have_no_table_of_rows() -> None:
-    with pytest.raises(RoutingError, match="context router chooses by tokens"):
+    with pytest.raises(UserError, match="context router chooses by tokens"):
         Conditioner(settings("context"), FAMILIES).conditions(["context"], torch.device("cpu"))
 
 

@@ -17,7 +17,8 @@ from unified.answers.base import QueryStates
 from unified.answers.spec import QuerySpec
 from unified.answers.table import answers, loss_and_score, make_spec
 from unified.core import seed
-from unified.core.types import DataError, Tokens
+from unified.core.errors import DataError
+from unified.core.types import Tokens
 from unified.hub.load import Loaded, load, write
 from unified.modalities.sequence import Attributes
 from unified.model.config import UnifiedConfig

@@ -9,8 +9,8 @@ import pytest
 import torch
 from small_models import small_model, written
 
-from unified.core.errors import DataError, UserError
-from unified.hub.load import HubError, load
+from unified.core.errors import DataError, HubError, UserError
+from unified.hub.load import load
 from unified.modalities.text.tokenizer import TextTokenizer
 from unified.model.pretrained import UnifiedModel
 from unified.model.weight_files import INDEX, WEIGHTS, WeightsError, check_weight_file, check_weights

@@ -7,8 +7,8 @@ import torch
 from unified.answers.match.masked import mask_words
 from unified.config.labels import Labels
 from unified.config.task import Answer, Task
-from unified.core.schema import RecipeError
-from unified.core.types import IGNORE, Batch, DataError, Sample
+from unified.core.errors import DataError, RecipeError
+from unified.core.types import IGNORE, Batch, Sample
 from unified.modalities.base import Tokenizer
 from unified.modalities.image.prepare import prepare_images
 from unified.modalities.image.tokenizer import ImageSpec, ImageTokenizer

@@ -12,8 +12,9 @@ from squares import LISTS, PEOPLE, picture, png, tasks
 
 from unified.config.labels import partners
 from unified.config.task import Task
-from unified.core.schema import RecipeError, build
-from unified.core.types import IGNORE, Batch, DataError, Sample
+from unified.core.errors import DataError, RecipeError
+from unified.core.schema import build
+from unified.core.types import IGNORE, Batch, Sample
 from unified.data.augment.geometric import CropScene, FlipScene, Scene, cut, flipped, padded, resized
 from unified.data.samples.decode import decode
 from unified.modalities.image.tokenizer import ImageSpec, ImageTokenizer

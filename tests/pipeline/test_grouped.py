@@ -13,8 +13,7 @@ import pytest
 from tests.pipeline.test_loader import png, same_steps
 from unified.config.recipe import DataSettings, Recipe
 from unified.config.task import Answer, Task
-from unified.core.schema import RecipeError
-from unified.core.types import DataError
+from unified.core.errors import DataError, RecipeError
 from unified.data.shards.shards import Shards
 from unified.data.shards.write import ShardWriter
 from unified.modalities.image.tokenizer import ImageSpec, ImageTokenizer

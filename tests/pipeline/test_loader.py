@@ -16,9 +16,9 @@ from torch import Tensor
 from unified.config.labels import Labels
 from unified.config.recipe import DataSettings, Recipe
 from unified.config.task import Answer, Task
-from unified.core.schema import RecipeError
+from unified.core.errors import DataError, RecipeError
 from unified.core.seed import generator
-from unified.core.types import Batch, DataError, Tokens
+from unified.core.types import Batch, Tokens
 from unified.data.shards.shards import Shards
 from unified.data.shards.write import ShardWriter
 from unified.modalities.image.tokenizer import ImageSpec, ImageTokenizer

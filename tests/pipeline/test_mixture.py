@@ -11,7 +11,8 @@ import pytest
 
 from unified.config.recipe import DataSettings, MixingSettings, Recipe
 from unified.config.task import Answer, Task
-from unified.core.schema import RecipeError, build
+from unified.core.errors import RecipeError
+from unified.core.schema import build
 from unified.data.shards.write import ShardWriter
 from unified.modalities.text.tokenizer import TextTokenizer
 from unified.pipeline.loader import StepLoader

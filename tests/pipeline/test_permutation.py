@@ -3,7 +3,7 @@ import time
 import numpy as np
 import pytest
 
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.pipeline.permutation import order, permute, positions
 
 SIZES = [7, 1, 30, 12, 0, 13]

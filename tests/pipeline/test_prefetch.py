@@ -11,7 +11,7 @@ from tests.pipeline.test_loader import same_steps
 from tests.shard_server import Fault, ShardServer, serve
 from unified.config.recipe import DataSettings, Recipe
 from unified.config.task import Answer, Task
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.data.remote import download
 from unified.data.remote.cache import ShardCache
 from unified.data.remote.shard import RemoteShard

@@ -5,7 +5,7 @@ import pytest
 
 from unified.config.recipe import Recipe
 from unified.config.task import Answer, Task
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError
 from unified.pipeline.schedule import (
     Origin,
     Slot,
@@ -138,7 +138,7 @@ def test_changed_weights_go_on_where_each_task_was() -> None:
 
 
 def test_a_newer_record_is_refused() -> None:
-    with pytest.raises(RecipeError, match="format 2"):
+    with pytest.raises(RecipeError, match="expected a format up to 1, got 2"):
         resume(recipe(MIXED, 1), 0, 3, {"format": 2})
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from unified.checkpoint import Writer
 from unified.config.recipe import EngineSettings, Recipe
 from unified.core import distributed
+from unified.core.errors import NonFiniteError
 from unified.core.schema import build as build_recipe
 from unified.core.schema import read_yaml
 from unified.core.types import IGNORE, Batch
@@ -34,7 +35,6 @@ from unified.train.build import build
 from unified.train.engines.accelerator import import_deepspeed, make_accelerator
 from unified.train.engines.expert_parallel import ExpertShare
 from unified.train.engines.zero import Sharded
-from unified.train.outcome import NonFiniteError
 from unified.train.step import StepModel
 from unified.train.trainer import Trainer
 

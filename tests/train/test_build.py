@@ -8,7 +8,8 @@ import pytest
 from tiny import recipe_content, tiny_recipe, with_experts
 
 from unified.config.recipe import Recipe
-from unified.core.schema import RecipeError, build, merge
+from unified.core.errors import RecipeError
+from unified.core.schema import build, merge
 from unified.train.validate import check, check_task
 
 WRONG = [

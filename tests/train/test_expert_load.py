@@ -11,7 +11,7 @@ from tiny import tensors_of, tiny_recipe, with_experts
 from tests.train.test_trainer import only, start
 from unified import checkpoint
 from unified.config.recipe import Recipe
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError
 from unified.nn.moe.routing import Usage
 from unified.train import loop
 from unified.train.expert_load import routing_loss

@@ -10,7 +10,7 @@ from tiny import losses, tiny_recipe
 from tests.train.test_loop import short
 from unified import checkpoint
 from unified.config.recipe import Recipe
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.data.pinned import tensors
 from unified.pipeline.loader import StepLoader
 from unified.pipeline.schedule import schedule

@@ -13,12 +13,11 @@ from tiny import losses, tiny_recipe, with_experts
 import unified
 from unified import checkpoint
 from unified.config.recipe import Recipe
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError, UserError
 from unified.pipeline.loader import StepLoader
 from unified.train import loop
 from unified.train.dry_run.report import dry_run
 from unified.train.faults.stop_signal import StopRequest
-from unified.train.monitor.records import RunFolderError
 
 
 def run(recipe: Recipe, out: Path) -> None:
@@ -113,7 +112,7 @@ def test_damaged_checkpoints_alone_stop_a_run_that_would_start_anew(tmp_path: Pa
         run(replace(recipe, max_steps=4), out)
     assert files(out) == before
     shutil.rmtree(weights.parent)
-    with pytest.raises(RunFolderError, match="expected a checkpoint, as there are records of 2 steps, got none"):
+    with pytest.raises(UserError, match="expected a checkpoint, as there are records of 2 steps, got none"):
         run(recipe, out)
     (out / "metrics.jsonl").unlink()
     run(recipe, out)  # nothing is there: a new run

@@ -13,8 +13,8 @@ from conditional import model
 from torch import Tensor, nn
 
 from unified import checkpoint
-from unified.checkpoint import CheckpointError
 from unified.config.recipe import OptimSettings
+from unified.core.errors import CheckpointError
 from unified.core.seed import seeded, torch_generator
 from unified.train.optim import (
     Ema,

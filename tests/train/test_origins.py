@@ -16,8 +16,8 @@ from tiny import losses, tiny_recipe
 
 from unified import checkpoint
 from unified.config.recipe import Recipe
+from unified.core.errors import RecipeError
 from unified.core.paths import data_folder
-from unified.core.schema import RecipeError
 from unified.data.shards.contents import Content, Contents
 from unified.data.shards.index import build_index, index_path, write_index
 from unified.train import loop

@@ -9,7 +9,7 @@ import torch
 from tiny import tiny_recipe
 
 from unified.config.recipe import EngineSettings, Recipe
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError
 from unified.train import loop, precision
 from unified.train.dry_run.plan import make_plan
 from unified.train.engines import accelerator

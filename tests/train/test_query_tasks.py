@@ -15,8 +15,8 @@ from tests.train import engine_cases
 from tests.train.launched import launch
 from unified import checkpoint
 from unified.config.recipe import Recipe
-from unified.core.schema import RecipeError, build, merge
-from unified.core.types import DataError
+from unified.core.errors import DataError, RecipeError
+from unified.core.schema import build, merge
 from unified.train.validate import check
 
 TASKS = ("named", "masks", "who", "attributes")

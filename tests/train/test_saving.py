@@ -16,9 +16,7 @@ import unified
 from unified import checkpoint
 from unified.checkpoint.place import Place, place
 from unified.config.recipe import Recipe
-from unified.core.errors import UserError
-from unified.core.schema import RecipeError
-from unified.core.types import DataError
+from unified.core.errors import DataError, NonFiniteError, RecipeError, UserError
 from unified.hub.export import export
 from unified.pipeline import loader
 from unified.pipeline.loader import StepLoader
@@ -27,7 +25,6 @@ from unified.reports.run.read import read_run
 from unified.train import loop
 from unified.train.build import build
 from unified.train.engines.accelerator import make_accelerator
-from unified.train.outcome import NonFiniteError
 from unified.train.trainer import Trainer
 
 

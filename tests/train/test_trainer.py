@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unified.checkpoint import Writer, newest
 from unified.config.recipe import Recipe
+from unified.core.errors import NonFiniteError
 from unified.core.types import IGNORE, Batch, Tokens
 from unified.pipeline.loader import StepLoader
 from unified.pipeline.schedule import Slot
@@ -26,7 +27,6 @@ from unified.train import outcome
 from unified.train.build import build
 from unified.train.engines.accelerator import make_accelerator
 from unified.train.optim import learning_rate
-from unified.train.outcome import NonFiniteError
 from unified.train.step import StepModel
 from unified.train.trainer import Trainer
 

@@ -14,16 +14,16 @@ from tiny import recipe_content, tiny_recipe
 
 from unified.config.recipe import Recipe, StartSettings
 from unified.config.task import Answer, Task
-from unified.core.schema import RecipeError
+from unified.core.errors import HubError, RecipeError
 from unified.hub.fold import folded_config, merged_state
-from unified.hub.load import HubError, Loaded, load, write
+from unified.hub.load import Loaded, load, write
 from unified.model.pretrained import UnifiedModel
 from unified.model.routing_attributes import Conditioner
 from unified.nn.moe.settings import ExpertSettings
 from unified.train.build import build
 from unified.train.dry_run.plan import make_plan
 from unified.train.dry_run.report import describe
-from unified.train.warm_start import StartError, check_start, start_from
+from unified.train.warm_start import check_start, start_from
 
 ROUTERS = ["attribute", "task", "modality", "hash", "token", "context"]
 
@@ -122,7 +122,7 @@ def test_a_model_folded_for_one_row_is_a_dense_one_to_start_from_and_of_two_it_i
     for target in (small_model(), small_model(experts("task"))):
         check_start(target.config, one, "runs/one")
         start_from(target, merged_state(moe, ["10011000"]))
-        with pytest.raises(StartError, match="the other is folded; start from the model that it came from"):
+        with pytest.raises(RecipeError, match="the other is folded; start from the model that it came from"):
             check_start(target.config, two, "runs/two")
 
 
@@ -187,7 +187,7 @@ def test_what_does_not_fit_is_listed_and_changes_nothing(
     source: UnifiedModel, target: UnifiedModel, messages: list[str]
 ) -> None:
     before = snapshot(target)
-    with pytest.raises(StartError) as caught:
+    with pytest.raises(RecipeError) as caught:
         start_from(target, source.state_dict(), noise=0.1)
     for message in messages:
         assert caught.match(message)
@@ -219,7 +219,7 @@ def test_what_does_not_fit_is_listed_and_changes_nothing(
 )
 def test_another_network_is_refused_also_where_shapes_fit(source: object, target: object, message: str) -> None:
     configs = [small_model(each.experts, settings=each).config for each in (target, source)]  # type: ignore[attr-defined]
-    with pytest.raises(StartError, match=rf"(?s)start\.model: runs/old is another network.*{message}"):
+    with pytest.raises(RecipeError, match=rf"(?s)start\.model: runs/old is another network.*{message}"):
         check_start(*configs, "runs/old")
 
 
@@ -252,9 +252,9 @@ def test_a_recipe_starts_with_the_weights_of_another_model(data: Path, dense: Pa
 
 
 def test_a_start_that_does_not_fit_is_refused_before_training(data: Path, dense: Path) -> None:
-    with pytest.raises(StartError, match=rf"(?s)start\.model: {dense} is another network.*width: 16 here, 32 in the"):
+    with pytest.raises(RecipeError, match=rf"(?s)start\.model: {dense} is another network.*width: 16 here, 32 in the"):
         build(recipe_of(data, dense, width=16))
-    with pytest.raises(StartError, match=rf"(?s)start\.model: {dense}: the weights do not fit.*experts\.hidden 32"):
+    with pytest.raises(RecipeError, match=rf"(?s)start\.model: {dense}: the weights do not fit.*experts\.hidden 32"):
         build(recipe_of(data, dense, experts={"count": 4, "router": "token", "hidden": 32}))
     with pytest.raises(RecipeError, match=r"start.noise: expected a finite number of at least 0, got -1"):
         tiny_recipe(data, start={"model": "runs/x", "noise": -1})
@@ -278,9 +278,9 @@ def test_a_dry_run_says_what_would_be_started_from_and_checks_it(
     assert make_plan(tiny_recipe(data)).start is None
     fewer = replace(recipe, tasks={name: task for name, task in recipe.tasks.items() if name != "colour"})
     assert "of the other model, left out: log_scales.colour" in str(make_plan(fewer).start)
-    with pytest.raises(StartError, match=r"(?s)is another network.*width: 16 here, 32 in the"):
+    with pytest.raises(RecipeError, match=r"(?s)is another network.*width: 16 here, 32 in the"):
         make_plan(recipe_of(data, dense, width=16))
-    with pytest.raises(StartError, match=rf"(?s)start\.model: {dense}: the weights do not fit.*experts\.hidden 32"):
+    with pytest.raises(RecipeError, match=rf"(?s)start\.model: {dense}: the weights do not fit.*experts\.hidden 32"):
         make_plan(recipe_of(data, dense, experts={"count": 4, "router": "token", "hidden": 32}))
 
 
@@ -307,13 +307,13 @@ def test_other_words_under_the_same_ids_are_refused(data: Path, dense: Path) -> 
     vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
     (other / "tokenizer.json").write_text(json.dumps(content))
     for first in (build, make_plan):
-        with pytest.raises(StartError, match="has other words than the recipe's tokenizer under the same ids"):
+        with pytest.raises(RecipeError, match="has other words than the recipe's tokenizer under the same ids"):
             first(recipe_of(data, other))
 
 
 def test_other_families_are_refused_where_the_router_knows_them() -> None:
     turned = dict(reversed(TASKS.items()))
     configs = [small_model(experts("task"), tasks=tasks).config for tasks in (TASKS, turned)]
-    with pytest.raises(StartError, match="families, which its router knows"):
+    with pytest.raises(RecipeError, match="families, which its router knows"):
         check_start(*configs, "runs/old")
     check_start(*[small_model(experts(), tasks=tasks).config for tasks in (TASKS, turned)], "runs/old")

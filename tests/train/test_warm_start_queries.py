@@ -8,10 +8,11 @@ import torch
 from squares import content, write_squares
 
 from unified.config.recipe import Recipe
+from unified.core.errors import RecipeError
 from unified.core.schema import build
 from unified.model.pretrained import UnifiedModel
 from unified.train.build import build as build_parts
-from unified.train.warm_start import StartError, start_from
+from unified.train.warm_start import start_from
 
 
 def model(folder: Path, *tasks: str, seed: int = 0) -> UnifiedModel:
@@ -39,5 +40,5 @@ def test_rows_and_decoder_of_queries_come_and_go(tmp_path: Path) -> None:
 def test_queries_of_another_width_do_not_fit(tmp_path: Path) -> None:
     source, own = model(tmp_path, "classes").state_dict(), model(tmp_path, "classes")
     wrong = {n: t[:, :-1] if n == "queries.content.classes" else t for n, t in source.items()}
-    with pytest.raises(StartError, match=r"queries\.content\.classes"):
+    with pytest.raises(RecipeError, match=r"queries\.content\.classes"):
         start_from(own, wrong)

@@ -20,10 +20,6 @@ LARGE = 1e9
 """The cost of what is not finite: such a query matches last, and its loss is not finite either, for others to see."""
 
 
-class AssignmentError(UserError):
-    """Objects that queries cannot answer for."""
-
-
 def assignable(cost: Float[Tensor, "b q m"], real: Bool[Tensor, "b m"]) -> Float[Tensor, "b q m"]:
     """Return costs that say themselves which objects there are: finite ones, and infinite where there is no object.
 
@@ -45,7 +41,7 @@ def assign(costs: Sequence[Float[Tensor, "_ _ _"]]) -> list[Int[Tensor, "_ _"]]:
         For each of them (b, m) int64: the number of a query, IGNORE where there is no object.
 
     Raises:
-        AssignmentError: an image has more objects than the task has queries.
+        UserError: an image has more objects than the task has queries.
     """
     if not costs:
         return []
@@ -66,7 +62,7 @@ def _matched(cost: NDArray[np.float32]) -> NDArray[np.int64]:
     for sample, of_sample in enumerate(cost):
         real = np.flatnonzero(of_sample[0] < np.inf)
         if len(real) > queries:
-            raise AssignmentError(
+            raise UserError(
                 f"an image has {len(real)} objects and the task has {queries} queries: each object needs a query of "
                 f"its own; give the task at least {len(real)} queries, or leave objects out when the data are built"
             )

@@ -16,8 +16,8 @@ from unified.answers.spec import QuerySpec
 from unified.answers.workload import Setting, Work, label_sequences, represented
 from unified.config.task import Answer, Task
 from unified.core.distributed import rows_of_rank
-from unified.core.schema import RecipeError
-from unified.core.types import Batch, DataError, Sample, Tokens
+from unified.core.errors import DataError, RecipeError
+from unified.core.types import Batch, Sample, Tokens
 from unified.data.augment.geometric import Scene
 from unified.data.samples import annotations as said
 from unified.data.samples.decode import place, read_image

@@ -15,8 +15,8 @@ from unified.answers.kind import AnswerKind, QueryKind
 from unified.answers.match.kind import MatchKind
 from unified.answers.spec import QuerySpec
 from unified.config.task import Answer, Task
-from unified.core.printed import quoted
-from unified.core.schema import RecipeError, build, nearest
+from unified.core.errors import RecipeError, nearest, quoted
+from unified.core.schema import build
 
 OF_OTHERS = frozenset(
     {"softmax", "limits", "scale", "operator", "residual", "identities", "parts", "positives", "skeleton"}

@@ -10,11 +10,12 @@ read. The folder may be one of an object store, see `unified/checkpoint/place.py
 """
 
 from unified.checkpoint.manifest import NewerFormatError
-from unified.checkpoint.place import CheckpointError, Location
+from unified.checkpoint.place import Location
 from unified.checkpoint.ranks import Writer
 from unified.checkpoint.read import Checkpoint, Opened, listed, load, newest, opened, state, verify
 from unified.checkpoint.stored import Lazy, Stored
 from unified.checkpoint.write import prune, save
+from unified.core.errors import CheckpointError
 
 __all__ = [
     "Checkpoint",

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
 
-from unified.checkpoint.place import MANIFEST, CheckpointError, Place
+from unified.checkpoint.place import MANIFEST, Place
+from unified.core.errors import CheckpointError
 from unified.core.json_files import MOST_BYTES, parse_json
-from unified.core.version import __version__
+from unified.core.version import __version__, check_format
 
 FORMAT = 1
 HASHED_BELOW = 10**9  # bytes: hashing this much costs about a second, and resuming reads the files anyway
@@ -41,11 +42,8 @@ def read_manifest(place: Place) -> dict[str, Any]:
     except ValueError as error:
         raise CheckpointError(f"{MANIFEST} is not valid JSON: {error}") from error
     number = manifest.get("format")
-    if isinstance(number, int) and number > FORMAT:
-        raise NewerFormatError(
-            f"{place}/{MANIFEST}: format {number}, written by {manifest.get('written_by')}; this version of "
-            f"unified ({__version__}) reads formats up to {FORMAT}. Install the version that wrote it"
-        )
+    if isinstance(number, int):
+        check_format(number, FORMAT, f"{place}/{MANIFEST}", NewerFormatError)
     digest = manifest.pop("blake2b", None)
     if digest != _digest(manifest):
         raise CheckpointError(

@@ -20,10 +20,9 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from unified.core.consent import check_locations
-from unified.core.errors import UserError
+from unified.core.errors import CheckpointError, quoted
 from unified.core.locations import shown
 from unified.core.log import logger
-from unified.core.printed import quoted
 from unified.core.schema import read_yaml
 
 Location = Path | str
@@ -31,10 +30,6 @@ Location = Path | str
 STEP = re.compile(r"step_(\d{8,})")
 MANIFEST = "manifest.json"
 _WRITING, _REMOVING = ".writing_", ".removing_"  # folders under these names are never read
-
-
-class CheckpointError(UserError):
-    """A checkpoint cannot be written or read; the message names the file, what was expected and what else is there."""
 
 
 def checkpoints_of(run: Path, place: str = "") -> Location:
@@ -46,7 +41,7 @@ def checkpoints_of(run: Path, place: str = "") -> Location:
             folder says.
 
     Raises:
-        ConsentError: The recipe in its folder names an address, and consent was not given.
+        UserError: The recipe in its folder names an address, and consent was not given.
     """
     place = place or _recorded_place(run / "recipe.yaml") or "checkpoints"
     return place if "://" in place else run / place

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unified.checkpoint.place import CheckpointError, Location, place
+from unified.checkpoint.place import Location, place
 from unified.checkpoint.write import (
     MAX_FILE_BYTES,
     Files,
@@ -24,6 +24,7 @@ from unified.checkpoint.write import (
     write_tensors,
 )
 from unified.core.distributed import broadcast_object, gather_objects, rank, world_size
+from unified.core.errors import CheckpointError
 
 Parts = dict[str, list[dict[str, Tensor]]]
 """The tensors of a group, for each file that they go to."""

@@ -8,12 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from unified.checkpoint import manifest
-from unified.checkpoint.place import STEP, CheckpointError, Location, Place, place
+from unified.checkpoint.place import STEP, Location, Place, place
 from unified.checkpoint.stored import Stored, TensorFile
-from unified.core.errors import DataError
+from unified.core.errors import CheckpointError, DataError, nearest, quoted
 from unified.core.log import logger
-from unified.core.printed import quoted
-from unified.core.schema import nearest
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unified.checkpoint.place import CheckpointError, Place
+from unified.checkpoint.place import Place
+from unified.core.errors import CheckpointError
 
 DTYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "U16": torch.uint16, "I16": torch.int16,

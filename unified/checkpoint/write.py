@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unified.checkpoint import manifest
-from unified.checkpoint.place import MANIFEST, CheckpointError, Location, Place, place
+from unified.checkpoint.place import MANIFEST, Location, Place, place
+from unified.core.errors import CheckpointError
 from unified.core.log import logger
 
 MAX_FILE_BYTES = 4 * 2**30  # what is sent to a store at once, and lies on this machine's disk meanwhile

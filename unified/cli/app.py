@@ -10,8 +10,7 @@ from tyro.conf import FlagCreatePairsOff
 from tyro.extras import SubcommandApp
 
 from unified.cli.wrong_flags import explained
-from unified.core.errors import nearest
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError, nearest
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -7,8 +7,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from unified.cli.app import command, group
 from unified.core import consent
-from unified.core.printed import say
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError, say
 
 group("convert", "Read and write checkpoints of other code bases.")
 

@@ -11,9 +11,8 @@ from typing import Any
 
 from unified.core import log
 from unified.core.atomic_files import reason
-from unified.core.errors import UserError
+from unified.core.errors import UserError, escaped, printable
 from unified.core.locations import shown
-from unified.core.printed import escaped, printable
 
 CLOSED_PIPE = 141
 """What shells report for a program that SIGPIPE ends, as it does most programs whose output goes to `head`."""

@@ -11,8 +11,7 @@ import unified.cli.predict  # adds its commands
 import unified.cli.report  # noqa: F401 - adds its commands
 from unified.cli.app import command
 from unified.core import consent
-from unified.core.printed import say
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError, say
 
 
 @command("export")

@@ -10,7 +10,8 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from unified.cli.wrong_flags import explained
 from unified.config.recipe import Recipe
-from unified.core.schema import RecipeError, coerce
+from unified.core.errors import RecipeError
+from unified.core.schema import coerce
 
 _WORDS = Sequence[str]
 _WORD_OR_WORDS = str | Sequence[str]

@@ -7,8 +7,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from unified.cli.app import command
 from unified.core import consent
-from unified.core.printed import say
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError, say
 
 
 @command("fold")

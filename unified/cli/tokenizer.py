@@ -10,7 +10,7 @@ import unified.cli.fold  # adds its commands
 import unified.cli.predict  # adds its commands
 import unified.cli.report  # noqa: F401 - adds its commands
 from unified.cli.app import command, group
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError
 
 group("tokenizer", "Train tokenizers.")
 

@@ -11,8 +11,7 @@ import unified.cli.report  # noqa: F401 - adds its commands
 from unified.cli.app import command, make_ready
 from unified.cli.ends import guarded
 from unified.core import consent
-from unified.core.printed import quoted
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError, quoted
 
 TRAIN_HELP = """usage: python train.py RECIPE [--out RUN] [--dry-run] [--FLAG VALUE ...]    (= unified train RECIPE ...)
 

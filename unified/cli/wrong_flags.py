@@ -12,8 +12,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
+from unified.core.errors import printable, quoted
 from unified.core.locations import shown
-from unified.core.printed import printable, quoted
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _EDGES = " │╭╮╰╯"

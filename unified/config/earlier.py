@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from unified.core.printed import quoted
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError, quoted
 
 IN_RECIPES = {"mixing": ("alpha", "block"), "model.image": ("window", "global_every")}
 IN_CONFIGURATIONS = {"image": ("window", "global_every")}

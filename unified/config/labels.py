@@ -7,10 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from unified.core.errors import DataError
+from unified.core.errors import DataError, RecipeError
 from unified.core.paths import find
-from unified.core.schema import RecipeError, build, read_yaml
+from unified.core.schema import build, read_yaml
 from unified.core.text_files import check_texts, read_text, same_text, split_lines
+from unified.core.version import check_format
 
 FORMAT = 1
 _PAIRS = {"left": "right", "Left": "Right", "LEFT": "RIGHT", "l": "r", "L": "R"}
@@ -35,8 +36,7 @@ class Labels:
     format: int = FORMAT
 
     def __post_init__(self) -> None:
-        if self.format > FORMAT:
-            raise RecipeError(f"format {self.format} is newer than this version reads ({FORMAT}); update unified")
+        check_format(self.format, FORMAT, "format", RecipeError)
         if not self.names:
             raise RecipeError("the label set is empty; `names` must list at least one class name")
         try:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from unified.core.bounds import Depth, Fraction, NotNegative, Width
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError
 from unified.modalities.image.settings import ImageSettings
 from unified.modalities.text.settings import TextSettings
 from unified.nn.moe.settings import ExpertSettings

@@ -20,7 +20,8 @@ from unified.core.bounds import (
     Whole,
 )
 from unified.core.consent import commands_of
-from unified.core.schema import RecipeError, check_bounds
+from unified.core.errors import RecipeError
+from unified.core.schema import check_bounds
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from unified.core.bounds import Batch
-from unified.core.schema import RecipeError, build
+from unified.core.errors import RecipeError
+from unified.core.schema import build
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,6 @@ _allowed: ContextVar[frozenset[str] | None] = ContextVar("allowed commands", def
 """The commands that may run; None: all, and all addresses may be fetched."""
 
 
-class ConsentError(UserError):
-    """A command would run, or an address be fetched, that the user did not name; the message says how to allow it."""
-
-
 @contextmanager
 def allow_commands(patterns: Iterable[str] | None) -> Iterator[None]:
     """Let commands run inside of a block.
@@ -37,7 +33,7 @@ def allow_commands(patterns: Iterable[str] | None) -> Iterator[None]:
 
 
 def check_commands(patterns: Iterable[str], where: str) -> None:
-    """Raise `ConsentError` for a command among patterns that may not run.
+    """Raise `UserError` for a command among patterns that may not run.
 
     Args:
         patterns: Patterns of shards; those that are no commands are passed over.
@@ -46,14 +42,14 @@ def check_commands(patterns: Iterable[str], where: str) -> None:
     known = _allowed.get()
     for pattern in commands_of(patterns):
         if known is not None and pattern not in known:
-            raise ConsentError(
+            raise UserError(
                 f"{where}: expected data that no command makes, got {shown(pattern)}, which would run the program "
                 f"{program(pattern)!r} here. Hint: read the whole command there; {FLAG} lets it run"
             )
 
 
 def check_locations(locations: Iterable[str], where: str) -> None:
-    """Raise `ConsentError` for a command or an address among locations that the user did not name.
+    """Raise `UserError` for a command or an address among locations that the user did not name.
 
     Args:
         locations: Commands, addresses, paths and patterns of them; those on this machine are passed over.
@@ -63,7 +59,7 @@ def check_locations(locations: Iterable[str], where: str) -> None:
     check_commands(listed, where)
     elsewhere = [location for location in listed if is_elsewhere(location)]
     if elsewhere and _allowed.get() is not None:
-        raise ConsentError(
+        raise UserError(
             f"{where}: expected places on this machine, got {shown(elsewhere[0])}, which would be fetched. Hint: see "
             f"whose address it is; {FLAG} lets it be fetched (in Python: unified.core.consent.allow_commands)"
         )

@@ -31,9 +31,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-from unified.core.errors import UserError, nearest
+from unified.core.errors import HubError, nearest, quoted
 from unified.core.log import logger
-from unified.core.printed import quoted
 
 FILES = ("*.json", "*.safetensors", "README.md")
 """Of a model; nothing else is fetched, least of all pickles or code."""
@@ -42,10 +41,6 @@ AT_ONCE = 8
 _NAME = re.compile(r"(?!.*(?:\.\.|--|[.-]$|\.git$))[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 _REVISION = re.compile(r"(?!.*(?:\.\.|//|[/.]$))[\w][\w.+/-]{0,250}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-class HubError(UserError):
-    """A model cannot be found, read or published; the message says what was found and what would fit."""
 
 
 class AbsentError(HubError):

@@ -1,6 +1,6 @@
 """What a message may show of a location: never a user, a password, a query or the arguments of a command.
 
-Every message of the project goes through `shown` (`core/printed.py`), so that no place has to remember it.
+Every message of the project goes through `shown` (`core/errors.py`), so that no place has to remember it.
 """
 
 import re

@@ -3,8 +3,8 @@
 import logging
 import sys
 
+from unified.core.errors import escaped, printable
 from unified.core.locations import shown
-from unified.core.printed import escaped, printable
 
 logger = logging.getLogger("unified")
 

@@ -7,9 +7,8 @@ from functools import lru_cache
 from importlib.metadata import EntryPoint
 from typing import Any, Protocol, TypeVar
 
-from unified.core.errors import UserError, nearest
+from unified.core.errors import MOST_QUOTED, UserError, nearest, quoted
 from unified.core.log import logger
-from unified.core.printed import MOST_QUOTED, quoted
 
 
 class Named(Protocol):

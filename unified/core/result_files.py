@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unified.core.errors import DataError
-from unified.core.printed import quoted
+from unified.core.errors import DataError, quoted
 from unified.core.small_samples import Z, degrees, t_quantile
 from unified.core.statistics import Interval, exponential, mean, proportion
 

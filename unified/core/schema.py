@@ -11,10 +11,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import Interval
 
-from unified.core.errors import DataError, UserError
-from unified.core.errors import nearest as nearest  # which those who read recipes take from here
+from unified.core.errors import DataError, RecipeError, nearest, quoted
 from unified.core.paths import find
-from unified.core.printed import quoted
 from unified.core.yaml_files import read_yaml_file
 
 T = TypeVar("T")
@@ -24,10 +22,6 @@ ENTRIES = ("tasks", "evaluations")
 
 MOST_FILES = 200
 """That one recipe may extend, directly and through others."""
-
-
-class RecipeError(UserError):
-    """A recipe, a spec or a flag says something that cannot be; the message says where and what would fit."""
 
 
 def read_yaml(path: Path | str, names: str = "recipes") -> dict[str, Any]:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from unified.core.atomic_files import replace_file
-from unified.core.errors import DataError, UserError
+from unified.core.errors import DataError, quoted
 from unified.core.json_files import read_json
-from unified.core.printed import quoted
+from unified.core.version import check_format
 
 FILE = "training_data.json"
 FORMAT = 1
@@ -24,10 +24,6 @@ MOST_BYTES = 64 * 2**20
 ZERO_SHOT_LABEL = "zero-shot, "
 """What the labels of rows begin with that are answered from class names alone."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-class RecordError(UserError):
-    """A record of training data is damaged, too large, or of a newer format."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +116,7 @@ def read_record(folder: Path) -> TrainingRecord | None:
     """Return the record in the folder of a model, or None where there is none.
 
     Raises:
-        RecordError: The file is damaged, larger than `MOST_BYTES`, or of a newer format.
+        DataError: The file is damaged, larger than `MOST_BYTES`, or of a newer format.
     """
     path = folder / FILE
     if not path.is_file():
@@ -129,14 +125,12 @@ def read_record(folder: Path) -> TrainingRecord | None:
     try:
         content = read_json(path, most=MOST_BYTES)
     except DataError as error:
-        raise RecordError(f"{error}. {hint}") from error
-    version = content.get("format")
-    if not isinstance(version, int) or version > FORMAT:
-        raise RecordError(f"{path}: expected a format up to {FORMAT}, got {quoted(version)}. Hint: update unified")
+        raise DataError(f"{error}. {hint}") from error
+    check_format(content.get("format"), FORMAT, str(path))
     try:
         return _parsed(content)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise RecordError(f"{path}: expected a record of training data, got {quoted(error)}. {hint}") from error
+        raise DataError(f"{path}: expected a record of training data, got {quoted(error)}. {hint}") from error
 
 
 def _parsed(content: Mapping[str, Any]) -> TrainingRecord:

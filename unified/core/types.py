@@ -9,8 +9,6 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
-from unified.core.errors import DataError as DataError  # many import it from here
-
 Sample = Mapping[str, Any]
 """One decoded shard entry, keyed by column: {"__key__": "000012", "png": uint8 (3, h, w), "txt": "a cat"}."""
 

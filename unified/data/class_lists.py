@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from unified.config.labels import CLASS_NAMES, Labels, name_key, read_names
-from unified.core.errors import nearest
+from unified.core.errors import DataError, nearest, quoted
 from unified.core.log import logger
-from unified.core.printed import quoted
-from unified.core.types import DataError
 from unified.data.class_folders import class_name
 from unified.data.shards.patterns import MANIFEST, read_manifest
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from unified.core.printed import quoted
-from unified.core.types import DataError, Sample
+from unified.core.errors import DataError, quoted
+from unified.core.types import Sample
 from unified.data.samples.annotations import FACTS
 from unified.data.samples.decode import place
 

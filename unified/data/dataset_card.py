@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 
 from unified.core.atomic_files import replace_file
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.data.shards.index import Header, index_path, open_index, read_header
 from unified.data.shards.patterns import MANIFEST, parts, read_manifest, shard_paths, tars_in
 from unified.modalities.image.formats import IMAGES

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from unified.core.errors import DataError
 from unified.core.log import logger
 from unified.core.training_record import TrainedShard
-from unified.core.types import DataError
 from unified.data.remote.cache import default_folder
 from unified.data.shards.contents import Content
 from unified.data.shards.patterns import MANIFEST, read_manifest

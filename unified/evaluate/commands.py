@@ -7,10 +7,9 @@ from pathlib import Path
 
 import torch
 
+from unified.core.errors import RecipeError, say
 from unified.core.log import logger
 from unified.core.paths import cache_folder
-from unified.core.printed import say
-from unified.core.schema import RecipeError
 from unified.evaluate.compare import compare, comparison_table
 from unified.evaluate.results import read_results, write_results, write_rows
 from unified.evaluate.robustness_figure import save_figure

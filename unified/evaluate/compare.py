@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from unified.core import statistics
+from unified.core.errors import DataError
 from unified.core.result_files import unpack
 from unified.core.statistics import Paired, Seeds
-from unified.core.types import DataError
-from unified.evaluate.table import aligned, find_metric, sample_note
+from unified.core.text_tables import aligned
+from unified.evaluate.table import find_metric, sample_note
 
 HEAD = (
     *("data", "protocol", "metric", "A", "B", "A − B"),

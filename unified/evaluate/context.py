@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from unified.core import seed
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.evaluate.features import Encoder, ModelEncoder, PixelEncoder, embed_items
 from unified.evaluate.items import Items
 from unified.modalities.base import Tokenizer

@@ -17,7 +17,8 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from unified.core.atomic_files import replace_file
-from unified.core.types import DataError, Sample, Tokens
+from unified.core.errors import DataError
+from unified.core.types import Sample, Tokens
 from unified.data.samples.decode import decode, read_image, read_string
 from unified.data.shards.write import progress
 from unified.evaluate.items import Items

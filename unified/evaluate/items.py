@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unified.core.errors import DataError, quoted
 from unified.core.locations import named
-from unified.core.printed import quoted
 from unified.core.seed import generator
-from unified.core.types import DataError
 from unified.data.class_lists import ClassNumbers
 from unified.data.samples.decode import column, decode, place, resolve
 from unified.data.shards.write import progress

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from unified.core.errors import DataError, RecipeError
 from unified.core.locations import named
-from unified.core.schema import RecipeError
 from unified.core.seed import generator
-from unified.core.types import IGNORE, Batch, DataError, Tokens
+from unified.core.types import IGNORE, Batch, Tokens
 from unified.data.samples.decode import decode, read_string
 from unified.data.shards.write import progress
 from unified.evaluate.items import Items, number_through

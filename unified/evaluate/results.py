@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unified.core.atomic_files import replace_file, replacing_files
+from unified.core.errors import DataError
 from unified.core.json_files import MOST_BYTES, read_json
 from unified.core.result_files import FORMAT, check_items, check_rows, pack, upgraded
 from unified.core.statistics import Interval, Seeds
-from unified.core.types import DataError
+from unified.core.version import check_format
 from unified.evaluate.answers import ItemAnswers
 
 UNTUNED, ZERO_SHOT, PROBE, BASELINE = "w/o tuning", "zero-shot", "probe", "baseline"
@@ -200,8 +201,7 @@ def read_results(path: Path | str) -> dict[str, Any]:
         raise DataError(f"{path}: not a results file ({error}); expected what `unified eval --out` writes") from error
     if not isinstance(content.get("results"), list) or "keys" not in content:
         raise DataError(f"{path}: no `results` and `keys` in it; expected what `unified eval --out` writes")
-    if content.get("format") not in range(1, FORMAT + 1):
-        raise DataError(f"{path}: format {content.get('format')}, this version reads 1 to {FORMAT}; update unified")
+    check_format(content.get("format"), FORMAT, str(path))
     check_rows(content, str(path))
     check_items(content, str(path))
     return upgraded(content)

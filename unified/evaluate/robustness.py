@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unified.core import statistics
+from unified.core.errors import DataError, quoted
 from unified.core.locations import named
-from unified.core.printed import quoted
-from unified.core.types import DataError
 from unified.data.augment.augment import augment
 from unified.data.augment.transforms import Affine, Contrast, Noise, PixelTransform
 from unified.data.class_lists import ClassNumbers

@@ -11,8 +11,8 @@ import sklearn
 import torch
 import transformers
 
+from unified.core.errors import RecipeError, nearest
 from unified.core.log import logger
-from unified.core.schema import RecipeError, nearest
 from unified.core.training_record import TrainingRecord
 from unified.core.version import __version__
 from unified.evaluate.context import Context, evaluating

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from unified.core.errors import DataError
 from unified.core.folders import Folder, holds_file, subfolders, walk_folder
 from unified.core.log import logger
 from unified.core.text_files import read_text
-from unified.core.types import DataError
 from unified.data.builders.sources import read_file, sample_key
 from unified.data.class_folders import SPLITS, read_class_folders
 from unified.data.class_lists import class_list_file, lists_of_shards, manifest_classes

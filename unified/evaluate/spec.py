@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unified.core.consent import check_commands
+from unified.core.errors import RecipeError, nearest, quoted
 from unified.core.folders import subfolders
 from unified.core.paths import find
-from unified.core.printed import quoted
-from unified.core.schema import RecipeError, build, nearest, read_yaml
+from unified.core.schema import build, read_yaml
 from unified.core.text_files import read_text
+from unified.core.version import check_format
 from unified.data.shards.patterns import MANIFEST, read_manifest, several
 from unified.evaluate.sources import COUNT, class_names, holds_class_folders
 
@@ -261,8 +262,7 @@ def _parse(content: Mapping[str, Any], path: Path) -> Spec:
             raise RecipeError(
                 f"{path}: {quoted(name)} is not a key of a spec{nearest(str(name), ['format', 'evaluations'])}"
             )
-    if content.get("format", FORMAT) != FORMAT:
-        raise RecipeError(f"{path}: format {quoted(content['format'])}, this version reads {FORMAT}; update unified")
+    check_format(content.get("format", FORMAT), FORMAT, str(path), RecipeError)
     given = content.get("evaluations")
     if not isinstance(given, Mapping) or not given:
         raise RecipeError(f"{path}: `evaluations` must name at least one evaluation")

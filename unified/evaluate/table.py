@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unified.core.small_samples import FEW_CLUSTERS
+from unified.core.text_tables import aligned
 from unified.core.training_record import training_note
 from unified.evaluate.dense.table import DENSE, find_evaluation
 from unified.evaluate.results import UNTUNED, ZERO_SHOT, Metric, error_metric
@@ -140,17 +141,3 @@ def number(value: float | None, factor: float = 1.0) -> str:
     if factor == 1.0 and abs(scaled) < 10:
         return f"{scaled:.2f}" if abs(scaled) >= 1 else f"{scaled:.3f}"
     return f"{scaled:.1f}" if abs(scaled) < 1000 else f"{scaled:,.0f}"
-
-
-def aligned(head: Sequence[str], rows: Sequence[Sequence[str]], left: set[int]) -> str:
-    """Columns as wide as their longest cell, two spaces apart; `left` names the columns that are not numbers."""
-    lines = [list(head), *map(list, rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    lines.insert(1, ["─" * width for width in widths])
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column in left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from unified.answers import ANSWERS
 from unified.config.labels import load_labels
+from unified.core.errors import RecipeError
 from unified.core.locations import named
 from unified.core.log import logger
-from unified.core.schema import RecipeError
 from unified.core.training_record import ZERO_SHOT_LABEL, TrainingRecord, names_hash, training_note
 from unified.evaluate.overlap import find_overlap
 from unified.evaluate.protocols.table import PROTOCOLS

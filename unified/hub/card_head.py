@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from unified.core.errors import UserError
+from unified.core.errors import DataError
 from unified.core.training_record import ZERO_SHOT_LABEL, TrainingRecord
 
 LICENSE = "unknown"
@@ -27,10 +27,6 @@ HUB_TASKS = {
 _HEAD = re.compile(r"\A---[ \t]*\n(.*?\n)?---[ \t]*(\n|\Z)", re.DOTALL)
 _LOADED = re.compile(r'unified\.load\("([^"\n]*)"')
 _NOT_IN_NAMES = re.compile(r"[^\w.-]+")
-
-
-class CardError(UserError):
-    """The head of a model card cannot be read; the message says where it is wrong."""
 
 
 def card_head(
@@ -114,16 +110,16 @@ def for_repository(text: str, repository: str, head: Mapping[str, Any]) -> str:
         head: What the YAML head is to have where it lacks a key, as cards of earlier versions do.
 
     Raises:
-        CardError: The head of the card is not a mapping in YAML.
+        DataError: The head of the card is not a mapping in YAML.
     """
     found = _HEAD.match(text)
     body = text[found.end() :] if found else text
     try:
         own = yaml.safe_load(found[1] or "") or {} if found else {}
     except yaml.YAMLError as error:
-        raise CardError(f"expected YAML between the two lines of dashes, got: {error}") from error
+        raise DataError(f"expected YAML between the two lines of dashes, got: {error}") from error
     if not isinstance(own, dict):
-        raise CardError(f"expected keys and values between the two lines of dashes, got {own!r:.80}")
+        raise DataError(f"expected keys and values between the two lines of dashes, got {own!r:.80}")
     name = _LOADED.search(body)
     if name is not None:
         body = re.sub(rf"^# {re.escape(name[1])}$", lambda _: f"# {repository}", body, flags=re.MULTILINE)

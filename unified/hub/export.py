@@ -10,6 +10,7 @@ from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors.torch import save_file
 
 from unified.core.atomic_files import replacing_files
+from unified.core.errors import HubError
 from unified.core.log import logger
 from unified.core.schema import read_yaml
 from unified.core.training_record import FILE as RECORD
@@ -17,7 +18,6 @@ from unified.core.training_record import write_record
 from unified.hub.card import model_card
 from unified.hub.card_head import LANGUAGE
 from unified.hub.load import (
-    HubError,
     RunWeights,
     Weights,
     read_processor,

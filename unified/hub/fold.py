@@ -16,9 +16,9 @@ from torch import Tensor
 
 from unified.answers.match.similarity import similarity
 from unified.core import seed
-from unified.core.errors import UserError
+from unified.core.errors import UserError, nearest
 from unified.core.log import logger
-from unified.core.schema import nearest
+from unified.core.text_tables import aligned
 from unified.core.types import Segment, Tokens
 from unified.hub.load import Loaded, load, open_model, passing, refuse_existing, write
 from unified.modalities import MODALITIES
@@ -36,10 +36,6 @@ from unified.nn.moe.routing import BY_TOKEN, FOLDED
 LIMIT = 1e-5
 """Largest difference of unit-length features, and of logits in units of their scale, that counts as exact in fp32."""
 SIDECAR = "fold.json"
-
-
-class FoldError(UserError):
-    """A model cannot be folded as asked; the message says why and what can be done."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +64,7 @@ class Folded:
             **{f"row {row}": f"features differ by at most {found:.2g}" for row, found in self.difference.items()},
             **{f"task {task}": f"logits differ by at most {found:.2g}" for task, found in self.logits.items()},
         }
-        width = max(map(len, rows))
-        return [f"{name:<{width}}  {words}" for name, words in rows.items()]
+        return aligned([], [*rows.items()], {0, 1}).split("\n")
 
 
 def fold(reference: str | Path, out: Path, *, tasks: Sequence[str] = (), rows: Sequence[str] = ()) -> Folded:
@@ -118,10 +113,10 @@ def served(keys: Sequence[str]) -> str:
 
 
 def row_keys(config: UnifiedConfig, tasks: Sequence[str] = (), rows: Sequence[str] = ()) -> tuple[str, ...]:
-    """The keys of the rows of some tasks, or those in `rows`; by default of all tasks. Raises `FoldError`."""
+    """The keys of the rows of some tasks, or those in `rows`; by default of all tasks. Raises `UserError`."""
     _check_foldable(config)
     if tasks and rows:
-        raise FoldError("give the tasks or the rows that the folded model is for, not both")
+        raise UserError("give the tasks or the rows that the folded model is for, not both")
     table = rows_of_tasks(config)
     if rows:
         for row in rows:
@@ -129,9 +124,9 @@ def row_keys(config: UnifiedConfig, tasks: Sequence[str] = (), rows: Sequence[st
         return tuple(dict.fromkeys(rows))
     for task in tasks:
         if task not in table:
-            raise FoldError(f"--tasks: {task!r} is no task of this model{nearest(task, list(table))}")
+            raise UserError(f"--tasks: {task!r} is no task of this model{nearest(task, list(table))}")
     if not table:
-        raise FoldError("this model's configuration names no tasks; name rows with --rows")
+        raise UserError("this model's configuration names no tasks; name rows with --rows")
     return tuple(dict.fromkeys(row for task in tasks or table for row in table[task]))
 
 
@@ -146,13 +141,13 @@ def rows_of_tasks(config: UnifiedConfig) -> dict[str, tuple[str, ...]]:
 def _check_foldable(config: UnifiedConfig) -> None:
     experts = config.experts
     if experts is None:
-        raise FoldError("this model has no experts, so there is nothing to fold: it is dense as it is")
+        raise UserError("this model has no experts, so there is nothing to fold: it is dense as it is")
     if experts["router"] == FOLDED:
-        raise FoldError(
+        raise UserError(
             f"this model is folded already, for the {row_names(experts['rows'])}; fold the model that it came from"
         )
     if experts["router"] in BY_TOKEN:
-        raise FoldError(
+        raise UserError(
             f"this model has the router {experts['router']!r}, by which each token chooses experts by its own state: "
             "no merged weights are right for all tokens, so it cannot be folded. --keep-experts writes it as it is, "
             "with all experts"
@@ -166,9 +161,9 @@ def _check_row(config: UnifiedConfig, row: str, table: Mapping[str, Sequence[str
     names = {"modality": list(MODALITIES), "task": list(config.families)}.get(experts["router"])
     bits = len(BITS) + len(experts["bits"])
     if names is not None and row not in names:
-        raise FoldError(f"--rows: {row!r} is no {experts['router']} of this model{nearest(row, names)}")
+        raise UserError(f"--rows: {row!r} is no {experts['router']} of this model{nearest(row, names)}")
     if names is None and (len(row) != bits or set(row) - {"0", "1"}):
-        raise FoldError(f"--rows: {row!r} is no word of {bits} bits, 0 or 1. The rows of this model's tasks: {used}")
+        raise UserError(f"--rows: {row!r} is no word of {bits} bits, 0 or 1. The rows of this model's tasks: {used}")
     if not any(row in found for found in table.values()):
         logger.warning("row %s: no task of this model uses it (rows of its tasks: %s)", row, used)
 
@@ -190,7 +185,7 @@ def folded_config(config: UnifiedConfig, keys: Sequence[str]) -> UnifiedConfig:
 def merged_state(model: UnifiedModel, keys: Sequence[str]) -> dict[str, Tensor]:
     """The tensors of the folded model by name, in fp32: conditional linears merged for each row, no routers.
 
-    Raises `RoutingError` where a gate is not finite.
+    Raises `UserError` where a gate is not finite.
     """
     config: UnifiedConfig = model.config
     conditions = Conditioner(config.experts or {}, config.families).conditions(keys, model.device)
@@ -226,7 +221,7 @@ def _reread(folder: Path, written: UnifiedModel, exact: Mapping[str, Tensor]) ->
     found = model.state_dict()
     wrong = [name for name, tensor in written.state_dict().items() if not torch.equal(tensor, found[name])]
     if wrong:
-        raise FoldError(f"{folder}: what was written reads differently: {', '.join(wrong)}. Nothing was left behind")
+        raise UserError(f"{folder}: what was written reads differently: {', '.join(wrong)}. Nothing was left behind")
     model.float().load_state_dict(exact)
     return model
 
@@ -237,7 +232,7 @@ def check(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """The largest differences of features for each row, and of logits for each task, on drawn inputs in fp32.
 
-    Raises `FoldError` where they are more than rounding.
+    Raises `UserError` where they are more than rounding.
     """
     original.float()
     rows = {row: _largest(_row_features(original, row), _row_features(folded, row)) for row in keys}
@@ -248,7 +243,7 @@ def check(
     wrong = [f"row {row}: {found:.2g}" for row, found in rows.items() if not found <= LIMIT]
     wrong += [f"task {task}: {found:.2g}" for task, found in logits.items() if not found <= limits[task]]
     if wrong:
-        raise FoldError(
+        raise UserError(
             f"{where}: the folded model differs from the original by more than rounding ({'; '.join(wrong)}; at most "
             f"{LIMIT:g} for features, times the scale of the logits for logits). Nothing was written"
         )

@@ -18,7 +18,7 @@ from transformers import AutoModel, AutoModelForZeroShotImageClassification
 from unified import checkpoint
 from unified.checkpoint.place import STEP, checkpoints_of
 from unified.core.atomic_files import naming
-from unified.core.errors import DataError
+from unified.core.errors import DataError, HubError, nearest
 from unified.core.hub_files import (
     FILES,
     HubName,
@@ -28,10 +28,8 @@ from unified.core.hub_files import (
     resolve_revision,
 )
 from unified.core.hub_files import AbsentError as AbsentError  # which those who load models take from here
-from unified.core.hub_files import HubError as HubError
 from unified.core.result_files import FORMAT as RESULTS
 from unified.core.result_files import check_rows, upgraded
-from unified.core.schema import nearest
 from unified.core.training_record import TrainingRecord, read_record, write_record
 from unified.hub.card import model_card
 from unified.modalities.base import read_json

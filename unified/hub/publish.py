@@ -8,10 +8,10 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
-from unified.core.errors import UserError
-from unified.core.hub_files import FILES, HubError, check_answers, is_hub_name, reason
+from unified.core.errors import DataError, HubError, UserError
+from unified.core.hub_files import FILES, check_answers, is_hub_name, reason
 from unified.core.training_record import FILE, as_text, read_record
-from unified.hub.card_head import CardError, card_head, for_repository
+from unified.hub.card_head import card_head, for_repository
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _stage(folder: Path, stage: Path, repository: str) -> None:
     text = (folder / "README.md").read_text(encoding="utf-8")
     try:
         card = for_repository(text, repository, card_head(repository, record))
-    except CardError as error:
+    except DataError as error:
         raise HubError(f"{folder / 'README.md'}: {error}") from error
     for name, content in {"README.md": card, **({} if record is None else {FILE: as_text(record.published())})}.items():
         (stage / name).unlink(missing_ok=True)

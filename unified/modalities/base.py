@@ -1,6 +1,6 @@
 """What every modality offers: a tokenizer that runs on the CPU, driven by a spec folder in tokenizers/."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unified.core import json_files
-from unified.core.printed import quoted
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError
 from unified.core.types import Tokens
+from unified.core.version import check_format
 
 FORMAT = 1
 """Version of the specs and configurations that this package writes."""
@@ -44,18 +44,8 @@ def read_json(file: Path, newest: int = FORMAT) -> dict[str, Any]:
         newest: the newest format of such files that is read.
     """
     content: dict[str, Any] = json_files.read_json(file)
-    check_format(content, str(file), newest)
+    check_format(content.get("format", 1), newest, str(file), RecipeError)
     return content
-
-
-def check_format(content: Mapping[str, Any], where: str, newest: int = FORMAT) -> None:
-    """Refuse a file of a newer version of this package; files without a version are of version 1."""
-    found = content.get("format", FORMAT)
-    if not isinstance(found, int) or found > newest:
-        raise RecipeError(
-            f"{where}: format {quoted(found)} is newer than the format {newest} that this version reads; "
-            "install a later version: `pip install .` in its checkout"
-        )
 
 
 def shared(position: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 3"] | Float[Tensor, "1 n 3"]:

@@ -15,9 +15,8 @@ from transformers import PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from unified.answers.match.similarity import TEMPERATURES
-from unified.core.errors import DataError
+from unified.core.errors import DataError, quoted
 from unified.core.hub_files import fetched_folder
-from unified.core.printed import quoted
 from unified.core.training_record import write_record
 from unified.core.types import Tokens
 from unified.modalities.sequence import Attributes

@@ -10,7 +10,9 @@ from transformers import PretrainedConfig
 from unified.answers.spec import QuerySpec, plain_specs
 from unified.config.model import ModelSettings
 from unified.core import json_files
-from unified.modalities.base import FORMAT, Tokenizer, check_format
+from unified.core.errors import RecipeError
+from unified.core.version import check_format
+from unified.modalities.base import FORMAT, Tokenizer
 from unified.modalities.image.settings import ImageSettings, _image
 from unified.modalities.image.tokenizer import ImageTokenizer
 from unified.modalities.sequence import Attributes
@@ -126,7 +128,7 @@ class UnifiedConfig(PretrainedConfig):  # type: ignore[misc]
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """The configuration that a config.json holds; one of a newer format is refused."""
-        check_format(config_dict, "config.json")
+        check_format(config_dict.get("format", FORMAT), FORMAT, "config.json", RecipeError)
         content = checked_config(config_dict, {field.name: field.default for field in fields(cls)})
         tasks = {name: _task(entry) for name, entry in (content.get("tasks") or {}).items()}
         return super().from_dict({**content, "tasks": tasks}, **kwargs)

@@ -27,9 +27,8 @@ from unified.core.bounds import (
     Vocabulary,
     Width,
 )
-from unified.core.errors import DataError
-from unified.core.printed import MOST_QUOTED, quoted
-from unified.core.schema import RecipeError, build
+from unified.core.errors import MOST_QUOTED, DataError, RecipeError, quoted
+from unified.core.schema import build
 from unified.core.text_files import shown_text
 from unified.nn.moe.settings import ExpertSettings
 from unified.nn.queries.settings import QuerySettings

@@ -27,10 +27,6 @@ STRIDE = 2 / 3
 """Of a window, the way to the next one."""
 
 
-class ViewError(UserError):
-    """A view that a task cannot be asked in."""
-
-
 @dataclass(frozen=True)
 class Views:
     """How pictures are shown; without anything each is squashed to the task's size, as in training."""
@@ -79,7 +75,7 @@ def see(
     """The answers of tasks about each picture, at its own size; tasks of one size share the passes over the encoder.
 
     Answers are those of `unified.answers.table.answers`. `names` as in `UnifiedModel.ask`; `batch`: views at a time.
-    Raises `ViewError` where a task's answers cannot be put together from the views.
+    Raises `UserError` where a task's answers cannot be put together from the views.
     """
     specs = _specs(model, tasks, views)
     _check_names(specs, views, names or {})
@@ -95,21 +91,21 @@ def see(
 
 def _specs(model: UnifiedModel, tasks: Sequence[str], views: Views) -> dict[str, QuerySpec]:
     if model.queries is None:
-        raise ViewError("this model has no task queries; train it with a recipe that has `model.queries`")
+        raise UserError("this model has no task queries; train it with a recipe that has `model.queries`")
     if views.window is not None and min(views.window) < 1:
-        raise ViewError(f"window: {list(views.window)}; expected height and width in pixels, from 1")
+        raise UserError(f"window: {list(views.window)}; expected height and width in pixels, from 1")
     specs = model.queries.specs
     for name in tasks:
         if name not in specs:
-            raise ViewError(f"task {name!r} has no queries in this model; there are: {', '.join(specs)}")
+            raise UserError(f"task {name!r} has no queries in this model; there are: {', '.join(specs)}")
         read = specs[name].read
         ops = query_kind(read).merge()
         if views.window is not None and (ops is None or not ops.windows):
-            raise ViewError(
+            raise UserError(
                 f"task {name!r}: {read} are not of single pixels, so windows cannot share them; leave it out"
             )
         if views.flip and ops is None:
-            raise ViewError(f"task {name!r}: {read} are found as a set, which has no mean with a mirrored one; no flip")
+            raise UserError(f"task {name!r}: {read} are found as a set, which has no mean with a mirrored one; no flip")
     return {name: specs[name] for name in tasks}
 
 
@@ -119,7 +115,7 @@ def _check_names(specs: Mapping[str, QuerySpec], views: Views, names: Mapping[st
         given = names.get(name)
         changes_sides = views.flip and query_kind(spec.read).flip_pairs(spec.names)
         if changes_sides and isinstance(given, Tensor) and len(given) != len(spec.names):
-            raise ViewError(f"task {name!r}: give new points by their words, which tell left from right; or no flip")
+            raise UserError(f"task {name!r}: give new points by their words, which tell left from right; or no flip")
 
 
 @dataclass(frozen=True)

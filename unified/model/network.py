@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from unified.answers.match.similarity import Temperatures, similarity
 from unified.answers.table import read_specs
 from unified.config.labels import check_words
-from unified.core.schema import nearest
+from unified.core.errors import nearest
 from unified.core.types import Tokens
 from unified.modalities.image.embedding import ImageEmbedding
 from unified.modalities.image.patches import patches

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from unified.core.errors import UserError
 from unified.model.config import UnifiedConfig
 from unified.model.pretrained import UnifiedModel
 from unified.nn.moe.experts import ConditionalLinear
-from unified.nn.moe.routing import BY_TOKEN, RoutingError
+from unified.nn.moe.routing import BY_TOKEN
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,11 @@ def deployed(config: UnifiedConfig, rows: int) -> Parameters:
     """Those of the dense model for `rows` kinds of tokens: a copy of each conditional linear for a row, no routers.
 
     Two rows are a published deployment for images and text (Uni-Perceiver-MoE, NeurIPS 2022, "deployment" column).
-    Raises `RoutingError` for routers that look at the data, which cannot be folded.
+    Raises `UserError` for routers that look at the data, which cannot be folded.
     """
     experts = config.experts or {}
     if experts.get("router") in BY_TOKEN:
-        raise RoutingError(f"the {experts['router']} router looks at the data, so its experts cannot be folded")
+        raise UserError(f"the {experts['router']} router looks at the data, so its experts cannot be folded")
     if rows < 1:
         raise ValueError(f"a model is deployed for at least 1 row, found {rows}")
     return _count(config, lambda _: rows, routers=False)

@@ -32,10 +32,6 @@ from unified.core.errors import UserError
 Sizes = Sequence[tuple[int, int]] | Tensor | None
 
 
-class PostProcessError(UserError):
-    """States of queries that are read as what they are not."""
-
-
 class PostProcessing:
     """What a processor offers to read the answers of queries with."""
 
@@ -95,7 +91,7 @@ class PostProcessing:
         with torch.no_grad():
             queries = query_kind(outputs.spec.read).object_queries(outputs, outputs.states[-1])
         if queries is None or queries.maps is None:
-            raise PostProcessError(f"expected answers with 'masks', got those of {outputs.spec.read!r}")
+            raise UserError(f"expected answers with 'masks', got those of {outputs.spec.read!r}")
         things = torch.ones(queries.classes.shape[2], dtype=torch.bool)
         things[list(label_ids_to_fuse)] = False
         results = []
@@ -139,7 +135,7 @@ def _answers(outputs: QueryStates, target_sizes: Sizes, part: str, *, alone: boo
     """Answers that have a part; an error where they have none, or others beside one that must be `alone`."""
     found = answers(outputs, _sizes(outputs, target_sizes))
     if found and (part not in found[0] or (alone and len(found[0]) > 1)):
-        raise PostProcessError(f"expected answers with {part!r}, got {', '.join(found[0])} of {outputs.spec.read!r}")
+        raise UserError(f"expected answers with {part!r}, got {', '.join(found[0])} of {outputs.spec.read!r}")
     return found
 
 
@@ -150,5 +146,5 @@ def _sizes(outputs: QueryStates, target_sizes: Sizes) -> list[tuple[int, int]]:
         return [outputs.spec.size] * images
     sizes = [(int(height), int(width)) for height, width in target_sizes]
     if len(sizes) != images:
-        raise PostProcessError(f"target_sizes: {len(sizes)} for {images} pictures; expected (height, width) of each")
+        raise UserError(f"target_sizes: {len(sizes)} for {images} pictures; expected (height, width) of each")
     return sizes

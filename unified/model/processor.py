@@ -21,10 +21,10 @@ from transformers import (
 )
 from transformers.image_processing_utils import BaseImageProcessor
 
+from unified.core.errors import DataError, RecipeError, quoted
 from unified.core.hub_files import fetched_folder
-from unified.core.printed import quoted
-from unified.core.types import DataError
-from unified.modalities.base import FORMAT, Tokenizer, check_format
+from unified.core.version import check_format
+from unified.modalities.base import FORMAT, Tokenizer
 from unified.modalities.image.frames import check_frames
 from unified.modalities.image.reading import read_images
 from unified.modalities.image.tokenizer import ImageTokenizer, read_spec, write_spec
@@ -187,7 +187,7 @@ class UnifiedProcessor(PostProcessing, ProcessorMixin):  # type: ignore[misc]
         """
         folder = fetched_folder(name, kwargs)
         content = read_content(folder)
-        check_format(content, str(folder / PROCESSOR))
+        check_format(content.get("format", FORMAT), FORMAT, str(folder / PROCESSOR), RecipeError)
         images = UnifiedImageProcessor(**image_settings(content, folder))
         if content.get("texts") is False:
             return ImageOnlyProcessor(images, content.get("specs"))

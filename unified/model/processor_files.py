@@ -13,9 +13,8 @@ import tokenizers
 
 from unified.core import json_files
 from unified.core.bounds import Length
-from unified.core.errors import DataError
-from unified.core.printed import quoted
-from unified.core.schema import RecipeError, build
+from unified.core.errors import DataError, RecipeError, quoted
+from unified.core.schema import build
 from unified.modalities.text.tokenizer import MOST_BYTES, read_tokenizer
 
 PROCESSOR, IMAGES, TOKENIZER, SETTINGS = (

@@ -6,9 +6,7 @@ from typing import Any
 
 from transformers.processing_utils import AudioKwargs, ImagesKwargs, TextKwargs, VideosKwargs
 
-from unified.core.printed import quoted
-from unified.core.schema import nearest
-from unified.core.types import DataError
+from unified.core.errors import DataError, nearest, quoted
 from unified.modalities.image.tokenizer import ImageTokenizer
 
 TEXT, IMAGES = frozenset(TextKwargs.__annotations__), frozenset(ImagesKwargs.__annotations__)

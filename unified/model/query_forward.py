@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from unified.answers.base import QueryStates
-from unified.core.schema import nearest
-from unified.core.types import DataError, Tokens
+from unified.core.errors import DataError, nearest
+from unified.core.types import Tokens
 from unified.modalities.sequence import Attributes
 from unified.model.network import Network
 from unified.model.query_states import Seen, Trunk

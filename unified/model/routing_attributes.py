@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from unified.core.schema import RecipeError, nearest
+from unified.core.errors import RecipeError, UserError, nearest
 from unified.core.transfers import constant, kept
 from unified.core.types import Conditions, Segment
 from unified.modalities import MODALITIES
 from unified.modalities.sequence import Attributes, Layout
 from unified.nn.moe.experts import Experts
-from unified.nn.moe.routing import BY_TOKEN, FOLDED, RoutingError
+from unified.nn.moe.routing import BY_TOKEN, FOLDED
 from unified.nn.moe.settings import ExpertSettings
 
 VISUAL = frozenset({"image"})
@@ -64,7 +64,7 @@ def key(attributes: Attributes, experts: Mapping[str, Any], families: Sequence[s
         return attributes.modality
     if router == "task":
         if family not in families:
-            raise RoutingError(f"family {family!r} has no routing in this model{nearest(family, list(families))}")
+            raise UserError(f"family {family!r} has no routing in this model{nearest(family, list(families))}")
         return family
     return router  # looks at tokens: all rows are one
 
@@ -157,7 +157,7 @@ class Conditioner:
     def _place(self, name: str) -> int:
         rows: list[str] = self._experts["rows"]
         if name not in rows:
-            raise RoutingError(
+            raise UserError(
                 f"row {name!r} is not in this folded model, which has {', '.join(rows)}; fold the original model with "
                 f"--rows {' '.join([*rows, name])}"
             )
@@ -174,7 +174,7 @@ class Conditioner:
     def conditions(self, keys: Sequence[str], device: torch.device) -> Conditions:
         """The conditions of rows by name, without tokens: to ask routers what they would choose."""
         if self._experts["router"] in BY_TOKEN:
-            raise RoutingError(f"the {self._experts['router']} router chooses by tokens: it has no table of rows")
+            raise UserError(f"the {self._experts['router']} router chooses by tokens: it has no table of rows")
         none = torch.ones(1, 0, dtype=torch.bool, device=device)
         nothing = torch.zeros(len(keys), dtype=torch.long, device=device)
         return Conditions(tuple(keys), self.values(tuple(keys), device), self._places(keys), nothing, none, none)

@@ -14,7 +14,7 @@ from unified.answers.assignment import assign
 from unified.answers.kind import IGNORED_ELSEWHERE
 from unified.answers.match.similarity import loss_of_class, similarity
 from unified.answers.table import begin_queries, query_kind
-from unified.core.schema import nearest
+from unified.core.errors import nearest
 from unified.core.types import IGNORE, Tokens
 from unified.model.config import UnifiedConfig
 from unified.model.language_loss import predict_tokens, reading

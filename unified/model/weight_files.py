@@ -10,9 +10,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from unified.core import json_files
-from unified.core.errors import DataError, UserError
+from unified.core.errors import MOST_QUOTED, DataError, UserError, quoted
 from unified.core.file_kinds import START, file_kind
-from unified.core.printed import MOST_QUOTED, quoted
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

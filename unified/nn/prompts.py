@@ -11,10 +11,6 @@ from unified.core.errors import UserError
 from unified.core.types import weight_of
 
 
-class PromptError(UserError):
-    """A tuned model is asked for something that it was not tuned for."""
-
-
 class Prompts(nn.Module):
     """The vectors of one layer, which pass its norm and become further keys and values, but ask nothing themselves."""
 
@@ -49,9 +45,9 @@ class Classifier(nn.Module):
         nn.init.ones_(self.similarity)
 
     def forward(self, similarities: Float[Tensor, "b c"], features: Float[Tensor, "b w"]) -> Float[Tensor, "b c"]:
-        """`features` are projected, of any length. Raises `PromptError` for other candidates than its classes."""
+        """`features` are projected, of any length. Raises `UserError` for other candidates than its classes."""
         if similarities.shape[1] != self.classes:
-            raise PromptError(
+            raise UserError(
                 f"this model was tuned with a linear classifier of {self.classes} classes, found "
                 f"{similarities.shape[1]} candidates; give the names of all its classes in their order, or set "
                 "model.classifier = None to answer by similarity alone"

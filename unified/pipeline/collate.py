@@ -10,9 +10,8 @@ from unified.answers.match.kind import Example
 from unified.answers.table import match_kind
 from unified.config.labels import Labels
 from unified.config.task import Task
-from unified.core.printed import quoted
-from unified.core.schema import RecipeError, nearest
-from unified.core.types import Batch, DataError, Sample, Tokens
+from unified.core.errors import DataError, RecipeError, nearest, quoted
+from unified.core.types import Batch, Sample, Tokens
 from unified.data.augment.augment import augment, build_transforms
 from unified.data.class_lists import ClassNumbers
 from unified.data.samples.decode import column, place, read_image, read_string

@@ -12,7 +12,8 @@ from unified.answers.base import SceneExample, SceneTask
 from unified.answers.table import query_kind
 from unified.config.labels import Labels, load_labels
 from unified.config.task import Task
-from unified.core.schema import RecipeError, build, nearest
+from unified.core.errors import RecipeError, nearest
+from unified.core.schema import build
 from unified.core.seed import uniform
 from unified.core.types import Batch, Sample
 from unified.data.augment.augment import augment

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unified.core.atomic_files import replace_file
+from unified.core.errors import DataError
 from unified.core.json_files import parse_json
 from unified.core.log import logger
 from unified.core.seed import key, mix
-from unified.core.types import DataError
 from unified.data.shards.shards import LocalShard, Shards
 
 COLUMN, FACT = "json", "identity"

@@ -17,11 +17,10 @@ from unified.answers.match.kind import Example
 from unified.config.labels import Labels
 from unified.config.recipe import Recipe
 from unified.core import distributed
-from unified.core.errors import UserError
+from unified.core.errors import DataError, RecipeError, UserError
 from unified.core.log import logger
-from unified.core.schema import RecipeError
 from unified.core.seed import torch_generator
-from unified.core.types import Batch, DataError
+from unified.core.types import Batch
 from unified.data.pinned import pinned
 from unified.data.remote.shards import CachedShard
 from unified.data.remote.transfer import UnavailableError

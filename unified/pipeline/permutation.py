@@ -10,8 +10,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from unified.core.errors import DataError
 from unified.core.seed import key, mix
-from unified.core.types import DataError
 
 ROUNDS = 6
 """Of the network. Four give a pseudo-random permutation for long words (Luby & Rackoff 1988); ours are short."""

@@ -6,8 +6,8 @@ from threading import Condition, Event, Lock, Thread
 from typing import Self
 
 from unified.config.recipe import DataSettings
+from unified.core.errors import DataError
 from unified.core.log import logger
-from unified.core.types import DataError
 from unified.data.remote.download import Stopped
 from unified.data.remote.shards import CachedShard
 from unified.data.remote.transfer import UnavailableError

@@ -10,8 +10,9 @@ from typing import Any
 
 from unified.config.recipe import Recipe
 from unified.config.task import Task
-from unified.core.printed import quoted
-from unified.core.schema import RecipeError, build
+from unified.core.errors import RecipeError
+from unified.core.schema import build
+from unified.core.version import check_format
 from unified.pipeline.mixture import Mixture, set_names
 from unified.pipeline.quotas import quotas, spread
 
@@ -127,10 +128,7 @@ def record(recipe: Recipe, seed: int, step: int, origin: Origin = START) -> dict
 
 def resume(recipe: Recipe, seed: int, step: int, recorded: Mapping[str, Any]) -> Origin:
     """The origin of a run that goes on at `step`: the recorded one, or this step when tasks or weights have changed."""
-    if recorded.get("format") != FORMAT:
-        raise RecipeError(
-            f"schedule: format {quoted(recorded.get('format'))} is not {FORMAT}; a newer version of unified wrote it"
-        )
+    check_format(recorded.get("format"), FORMAT, "schedule", RecipeError)
     if recorded["plan"] == _plan(recipe, seed):
         return build(Origin, recorded["origin"], "schedule.origin")
     sets = recorded.get("sets", {})

@@ -7,22 +7,22 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from unified.core.atomic_files import replace_file
+from unified.core.errors import UserError
 from unified.core.json_files import MOST_BYTES, read_json
 from unified.core.log import logger
 from unified.reports.prediction.drawing import Coco, Known, Prediction
 from unified.reports.prediction.drawings import find_drawing
-from unified.reports.source import ReportError
 
 
 def read_known(path: Path) -> Known:
-    """Read a COCO annotation file; `ReportError` where it is none."""
+    """Read a COCO annotation file; `UserError` where it is none."""
     try:
         content = read_json(path, most=MOST_BYTES)
         images = {image["file_name"]: int(image["id"]) for image in content["images"]}
         categories = {each["name"]: int(each["id"]) for each in content.get("categories", ())}
         joints = {each["name"]: each["keypoints"] for each in content.get("categories", ()) if each.get("keypoints")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ReportError(
+        raise UserError(
             f"--coco-annotations: {path}: expected COCO annotations with images and categories, got "
             f"{type(error).__name__}: {error}. Hint: name a file such as instances_val2017.json"
         ) from error
@@ -68,7 +68,7 @@ class CocoResults:
     def write(self, folder: Path) -> list[Path]:
         """Write coco_TASK.json for each task; returns the files of results."""
         if not self._tasks:
-            raise ReportError("--coco: expected a task that answers with boxes, masks or points, got none")
+            raise UserError("--coco: expected a task that answers with boxes, masks or points, got none")
         written = []
         for task, (answer, coco, rows) in self._tasks.items():
             path = folder / f"coco_{task}.json"
@@ -92,7 +92,7 @@ def _number_of(file: Path, images: Mapping[str, int]) -> int:
     if len(best) != 1:
         got = f"{file}, which may be {' or '.join(sorted(best)[:3])}" if best else str(file)
         hint = "predict each folder by itself" if best else "predict those alone"
-        raise ReportError(f"--coco-annotations: expected images that the annotations list, got {got}. Hint: {hint}")
+        raise UserError(f"--coco-annotations: expected images that the annotations list, got {got}. Hint: {hint}")
     return images[best[0]]
 
 

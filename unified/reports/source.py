@@ -14,11 +14,11 @@ from unified.config.labels import load_labels
 from unified.config.recipe import Recipe
 from unified.config.recipe_facts import label_sets
 from unified.core.consent import check_locations
-from unified.core.errors import UserError
+from unified.core.errors import DataError, RecipeError, UserError, nearest
 from unified.core.log import logger
 from unified.core.paths import find
-from unified.core.schema import RecipeError, build, nearest, read_yaml
-from unified.core.types import Batch, DataError, Tokens
+from unified.core.schema import build, read_yaml
+from unified.core.types import Batch, Tokens
 from unified.hub.load import open_model
 from unified.model.pretrained import UnifiedModel
 from unified.pipeline.loader import Report, StepLoader
@@ -30,10 +30,6 @@ from unified.train.validate import check_task
 FORMAT = 1
 SILENCE = 10.0
 """Seconds between two lines about progress."""
-
-
-class ReportError(UserError):
-    """A report cannot be made of this model; the message says what is missing."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ def find_recipe(reference: str | Path, data: str | None) -> Recipe:
         return build(Recipe, read_yaml(path), path.name)
     recipe = read_recipe(Path(reference) / "recipe.yaml")
     if recipe is None:
-        raise ReportError(
+        raise UserError(
             f"{reference}: not the folder of a run, so its tasks are unknown; name the recipe that has them: "
             "--data RECIPE.yaml"
         )

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from unified.config.recipe import Recipe
+from unified.core.errors import RecipeError
 from unified.core.log import logger
-from unified.core.schema import RecipeError
 from unified.nn.kernels import Capability, describe, has_whole_rows, machine
 from unified.nn.moe.routing import BY_TOKEN
 from unified.train.precision import PRECISIONS

@@ -7,7 +7,7 @@ from statistics import median
 from torch import Tensor
 
 from unified.config.task import Task
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.data.samples.decode import column, decode
 from unified.data.shards.shards import Shards
 from unified.modalities.image.tokenizer import ImageTokenizer

@@ -15,9 +15,9 @@ from unified.config.recipe import Recipe
 from unified.core.atomic_files import replacing_files
 from unified.core.consent import allow_commands
 from unified.core.distributed import barrier, broadcast_object, leave, of_ranks, rank, world_size
+from unified.core.errors import DataError, NonFiniteError
 from unified.core.log import logger
 from unified.core.training_record import joined, read_record, write_record
-from unified.core.types import DataError
 from unified.data.shards.contents import read_contents
 from unified.evaluate.run import evaluate, flat_metrics
 from unified.evaluate.training_data import check_unseen
@@ -37,7 +37,7 @@ from unified.train.monitor.run_folder import RunFolder
 from unified.train.monitor.trackers import Trackers
 from unified.train.origins import check_origins, describe_origins
 from unified.train.out_of_memory import Load, OutOfMemoryError, told
-from unified.train.outcome import Launched, NonFiniteError
+from unified.train.outcome import Launched
 from unified.train.precision import PRECISIONS, resolved
 from unified.train.trainer import Trainer
 from unified.train.training_data import record_before, record_training, with_pinned_start

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unified.checkpoint import CheckpointError
 from unified.config.recipe import OptimSettings
+from unified.core.errors import CheckpointError
 from unified.core.log import logger
 from unified.nn.kernels import OPTIMIZER, chosen
 

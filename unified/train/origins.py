@@ -11,8 +11,8 @@ from unified.config.labels import Labels, load_labels
 from unified.config.recipe import Recipe
 from unified.config.recipe_facts import label_sets, query_names
 from unified.core.atomic_files import naming
+from unified.core.errors import RecipeError
 from unified.core.log import logger
-from unified.core.schema import RecipeError
 from unified.data.shards.contents import Content, Contents
 from unified.modalities.base import Tokenizer
 

@@ -9,17 +9,12 @@ import torch
 from torch import Tensor
 
 from unified.core.distributed import gather_objects
-from unified.core.errors import UserError
 from unified.core.timer import Lap
 from unified.core.transfers import HostCopy
 from unified.core.types import Batch
 from unified.pipeline.schedule import Slot
 
 Slots = Sequence[tuple[Slot, Batch]]
-
-
-class NonFiniteError(UserError):
-    """A gate, a loss or a gradient is not a finite number; the optimizer changed nothing."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,8 @@ import torch
 
 from unified.config.recipe import Recipe
 from unified.core.distributed import gather_objects
+from unified.core.errors import RecipeError
 from unified.core.log import logger
-from unified.core.schema import RecipeError
 from unified.nn.kernels import Capability
 from unified.train.engines.deepspeed import deepspeed_settings
 from unified.train.monitor.records import read_recipe

@@ -13,14 +13,15 @@ from unified import checkpoint
 from unified.answers.match.similarity import TEMPERATURES
 from unified.answers.workload import Work
 from unified.config.recipe import Recipe
+from unified.core.errors import NonFiniteError
 from unified.core.log import logger
 from unified.core.transfers import HostCopy
 from unified.core.types import Batch
 from unified.model.task_queries import NEWER
-from unified.nn.moe.routing import GateError
 from unified.pipeline.schedule import Slot
 from unified.train.build import Parts
-from unified.train.dry_run.workload import Cost, bucketed_on, work
+from unified.train.dry_run.flops import Cost
+from unified.train.dry_run.workload import bucketed_on, work
 from unified.train.engines.accelerator import check_running, collective_timeout
 from unified.train.engines.expert_parallel import ExpertShare, beside_experts
 from unified.train.engines.zero import wrapped
@@ -37,7 +38,7 @@ from unified.train.optim import (
     uses_from_gradients,
 )
 from unified.train.out_of_memory import Load, told
-from unified.train.outcome import Launched, NonFiniteError, Slots, StepResult, not_finite, where
+from unified.train.outcome import Launched, Slots, StepResult, not_finite, where
 from unified.train.step import TASK_METRICS, Item, StepModel, draw_noise, in_chunks
 
 _NEXT = (
@@ -220,7 +221,7 @@ class Trainer:
                 self.enter("forward")
                 try:
                     loss, sums, load = self.engine.module(items, self.recipe.slots)
-                except GateError as error:  # weights are those of all ranks, so all end here
+                except NonFiniteError as error:  # weights are those of all ranks, so all end here
                     raise NonFiniteError(f"step {self.step + 1}: {error}. {where(slots)}. {_NEXT}") from error
                 # A loss may be infinite and its gradient not, and engines look at that.
                 loss = loss * torch.where(torch.isfinite(sums[:, 0]).all(), 1.0, math.nan)

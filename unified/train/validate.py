@@ -8,8 +8,8 @@ from unified.answers.table import query_kind
 from unified.config.recipe import Recipe
 from unified.config.recipe_facts import families
 from unified.config.task import Task
+from unified.core.errors import RecipeError, nearest
 from unified.core.log import logger
-from unified.core.schema import RecipeError, nearest
 from unified.evaluate.spec import load_spec
 from unified.modalities import MODALITIES
 from unified.modalities.sequence import Attributes

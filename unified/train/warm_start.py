@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unified.config.recipe import StartSettings
+from unified.core.errors import RecipeError
 from unified.core.log import logger
-from unified.core.schema import RecipeError
 from unified.core.seed import torch_generator
 from unified.hub.load import Loaded, open_model
 from unified.modalities.text.tokenizer import TextTokenizer
@@ -33,15 +33,11 @@ NETWORK = (
 """Keys of config.json that both models have in common."""
 
 
-class StartError(RecipeError):
-    """A model cannot begin with the weights of another; the message lists all that does not fit."""
-
-
 def begin(model: UnifiedModel, text: TextTokenizer, settings: StartSettings, seed: int) -> frozenset[str]:
     """Load the model that a recipe starts from, and put its weights in place of the model's own.
 
     `text`: the tokenizer of the model's words. Returns the names of the weights that are the other's. Raises
-    `StartError` where the two do not fit.
+    `RecipeError` where the two do not fit.
     """
     loaded = _opened(model.config, text, settings)
     with _named(settings):
@@ -53,7 +49,7 @@ def begin(model: UnifiedModel, text: TextTokenizer, settings: StartSettings, see
 def foresee(config: UnifiedConfig, text: TextTokenizer, settings: StartSettings) -> list[str]:
     """What a model of this configuration would begin with, in lines for people; its own weights are not needed.
 
-    Raises `hub.AbsentError` where there is no model to start from yet, and `StartError` where the two do not fit.
+    Raises `hub.AbsentError` where there is no model to start from yet, and `RecipeError` where the two do not fit.
     """
     loaded = _opened(config, text, settings)
     with _named(settings):
@@ -71,7 +67,7 @@ def _opened(config: UnifiedConfig, text: TextTokenizer, settings: StartSettings)
     check_start(config, loaded.model.config, settings.model)
     known = loaded.processor.tokenizers.get("text")
     if isinstance(known, TextTokenizer) and known.tokenizer.get_vocab() != text.tokenizer.get_vocab():
-        raise StartError(
+        raise RecipeError(
             f"start.model: {settings.model} has other words than the recipe's tokenizer under the same ids; "
             "use its tokenizer: model.text.tokenizer may be a folder"
         )
@@ -83,8 +79,8 @@ def _named(settings: StartSettings) -> Iterator[None]:
     """Errors inside say which model they are about."""
     try:
         yield
-    except StartError as error:
-        raise StartError(f"start.model: {settings.model}: {error}") from error
+    except RecipeError as error:
+        raise RecipeError(f"start.model: {settings.model}: {error}") from error
 
 
 def start_from(
@@ -96,7 +92,7 @@ def start_from(
     Gaussian `noise` in standard deviations of the matrix; routers beside such copies keep their first values.
     Attributes that were appended to a router's get columns of zeros. What belongs to tasks may come and go with them:
     temperatures of families, rows of queries, and the decoder of queries as a whole.
-    Raises `StartError` for anything else that differs; nothing is changed then.
+    Raises `RecipeError` for anything else that differs; nothing is changed then.
     """
     plan = _fitting(model, source)
     own = model.state_dict()
@@ -120,7 +116,7 @@ def start_from(
 def _fitting(model: UnifiedModel, source: Mapping[str, Tensor]) -> "_Plan":
     plan = _Plan(model, source)
     if plan.wrong:
-        raise StartError("the weights do not fit this model:\n" + "\n".join(f"  {line}" for line in plan.wrong))
+        raise RecipeError("the weights do not fit this model:\n" + "\n".join(f"  {line}" for line in plan.wrong))
     return plan
 
 
@@ -214,7 +210,7 @@ def _hint(model: UnifiedModel, name: str, found: Tensor) -> str:
 
 
 def check_start(config: UnifiedConfig, source: UnifiedConfig, where: str) -> None:
-    """Refuse a source of another meaning whose shapes may fit all the same: a `StartError` that lists what differs.
+    """Refuse a source of another meaning whose shapes may fit all the same: a `RecipeError` that lists what differs.
 
     `where`: what the source is called.
     """
@@ -227,7 +223,7 @@ def check_start(config: UnifiedConfig, source: UnifiedConfig, where: str) -> Non
     wrong += _experts_differ(config, source)
     if wrong:
         listed = "\n".join(f"  {line}" for line in wrong)
-        raise StartError(
+        raise RecipeError(
             f"start.model: {where} is another network than this recipe's:\n{listed}\nChange `model`, or "
             "start from another one"
         )

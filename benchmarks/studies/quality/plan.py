@@ -15,7 +15,8 @@ from typing import Any
 
 from benchmarks.studies.quality.variants import SPECIALISTS, VARIANTS, Variant
 from unified.config.recipe import Recipe
-from unified.core.schema import RecipeError, build, merge, nearest, read_yaml
+from unified.core.errors import RecipeError, nearest
+from unified.core.schema import build, merge, read_yaml
 from unified.pipeline.schedule import count
 
 BASE = "recipes/quickstart.yaml"

@@ -10,7 +10,8 @@ from typing import Any
 from benchmarks.studies.quality.plan import Run
 from benchmarks.studies.quality.scores import Score
 from unified.config.recipe import Recipe
-from unified.core.schema import RecipeError, build, read_yaml
+from unified.core.errors import RecipeError
+from unified.core.schema import build, read_yaml
 from unified.pipeline.schedule import samples_before
 from unified.train.monitor.recipe_diff import differences, plain
 

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unified.answers.map.maps import (
-    MapError,
     bin_centres,
     class_loss,
     density,
@@ -42,6 +41,7 @@ from unified.answers.masks import (
 )
 from unified.answers.regress.attributes import presence_loss
 from unified.core import seed
+from unified.core.errors import UserError
 from unified.core.types import IGNORE
 
 WEIGHTS = MaskWeights(0.25, 5.0, 5.0)
@@ -230,7 +230,7 @@ def test_expected_value_lies_between_its_bins() -> None:
     torch.testing.assert_close(found, torch.tensor([[[[1.0, 2.0], [1.0, 2.0]]]]))
     torch.testing.assert_close(bin_centres(2, 0.0, 4.0, log=False), torch.tensor([1.0, 3.0]))
     torch.testing.assert_close(bin_centres(2, 1.0, 16.0, log=True), torch.tensor([2.0, 8.0]))
-    with pytest.raises(MapError, match="low > 0"):
+    with pytest.raises(UserError, match="low > 0"):
         bin_centres(2, 0.0, 1.0, log=True)
 
 
@@ -278,9 +278,9 @@ def test_pixels_are_shuffled_and_compared() -> None:
     charbonnier = ((d**2 + 1e-6).sqrt() - 1e-3).mean(dim=(1, 2, 3))
     torch.testing.assert_close(pixel_loss(image, image - d, valid, 1e-3), charbonnier)
     torch.testing.assert_close(pixel_loss(image, image - d, valid, 0.0), d.abs().mean(dim=(1, 2, 3)))
-    with pytest.raises(MapError, match="13 queries are no image of 3 channels"):
+    with pytest.raises(UserError, match="13 queries are no image of 3 channels"):
         pixels(normal(1, 13, 4, 4), 3)
-    with pytest.raises(MapError, match="cannot be compared"):
+    with pytest.raises(UserError, match="cannot be compared"):
         pixel_loss(image, normal(2, 3, 4, 5), torch.ones(2, 1, 4, 5, dtype=torch.bool), 0.0)
 
 
@@ -295,7 +295,7 @@ def test_a_density_sums_to_its_count() -> None:
     twice = ((2 * target).clamp(min=1e-9).expm1()).log()
     found = density_loss(twice, target, valid, map_weight=0.0, count_weight=1.0)
     assert found.item() == pytest.approx(3.0, rel=1e-4)
-    with pytest.raises(MapError, match="size of the maps"):
+    with pytest.raises(UserError, match="size of the maps"):
         density_loss(exact, resized(target, (6, 8)), valid[:, :, :6, :8], **BALANCED)
 
 

@@ -10,14 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from unified.answers.assignment import AssignmentError, assign, assignable
+from unified.answers.assignment import assign, assignable
 from unified.answers.boxes import area, centres, corners, generalised_overlap, overlap
 from unified.answers.masks import dice_loss, mask_loss, sampled
 from unified.answers.regress.detections import boxes_of, detections, masks_of, panoptic
 from unified.answers.regress.set_prediction import (
     ObjectQueries,
     Objects,
-    RegressError,
     SetWeights,
     costs,
     focal_loss,
@@ -27,6 +26,7 @@ from unified.answers.regress.set_prediction import (
     triplet_loss,
 )
 from unified.core import seed
+from unified.core.errors import UserError
 from unified.core.types import IGNORE
 
 BOXES = SetWeights(classes=2.0, box=5.0, overlap=2.0, mask=0.0, dice=0.0)
@@ -197,7 +197,7 @@ def test_samples_and_the_order_of_objects_do_not_matter() -> None:
 
 
 def test_more_objects_than_queries_are_refused_with_both_numbers() -> None:
-    with pytest.raises(AssignmentError, match="3 objects and the task has 2 queries"):
+    with pytest.raises(UserError, match="3 objects and the task has 2 queries"):
         set_loss(queries(1, 2, 2), objects([[0, 1, 1]]), BOXES)
     assert set_loss(queries(1, 3, 2), objects([[0, 1, 1]]), BOXES).isfinite().all()
 
@@ -207,7 +207,7 @@ def test_boxes_that_are_none_are_refused(value: float) -> None:
     theirs = objects([[0, 1], [1, 0]])
     assert theirs.boxes is not None
     theirs.boxes[1, 0, 2] = value
-    with pytest.raises(RegressError, match="sample 1 of the batch, object 0: its box is"):
+    with pytest.raises(UserError, match="sample 1 of the batch, object 0: its box is"):
         set_loss(queries(2, 4, 2), theirs, BOXES)
 
 

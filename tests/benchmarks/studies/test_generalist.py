@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.studies.generalist import main, table
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.evaluate.table import MAIN
 
 pytestmark = pytest.mark.slow

@@ -19,7 +19,8 @@ from benchmarks.studies.quality.summary import Estimate, estimate, gap, relative
 from benchmarks.studies.quality.table import markdown
 from benchmarks.studies.quality.variants import SPECIALISTS, VARIANTS
 from unified.config.recipe import Recipe
-from unified.core.schema import RecipeError, build, read_yaml
+from unified.core.errors import RecipeError
+from unified.core.schema import build, read_yaml
 from unified.evaluate.spec import Masked, Retrieval
 from unified.pipeline.schedule import samples_before
 from unified.train.faults.stop_signal import StopRequest

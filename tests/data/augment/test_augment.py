@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError
 from unified.data.augment.augment import augment, build_transforms
 
 EVERY = [

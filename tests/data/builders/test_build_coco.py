@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from dense_sources import HEIGHT, WIDTH, build, fill, picture, samples
 
-from unified.core.types import DataError
+from unified.core.errors import DataError
 
 CATEGORIES = [{"id": 1, "name": "dog"}, {"id": 90, "name": "cat"}]
 JOINTS = ["nose", "left_ear", "right_ear"]

@@ -9,7 +9,7 @@ from dense_sources import HEIGHT, WIDTH, build, fill, picture, png, samples
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.data.commands.inspect import contact_sheet
 from unified.data.commands.visualize import name_colour, overlay
 from unified.data.samples import annotations as scene

@@ -10,7 +10,7 @@ import torch
 from dense_sources import build, fill, picture, png, samples
 from scipy.io import savemat
 
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.data.builders.depth import encode_normals, normals_of_depth
 from unified.data.samples import annotations
 from unified.data.shards.verify import verify

@@ -13,7 +13,7 @@ import torch
 from dense_sources import build, fill, picture, samples
 from scipy.io import savemat
 
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.data.samples import annotations
 
 DEEPLABCUT = "scorer,me,me,me,me\nbodyparts,leftear,leftear,rightear,rightear\ncoords,x,y,x,y\n"

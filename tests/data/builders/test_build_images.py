@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.data.builders.dense import Options
 from unified.data.builders.folders import build_imagefolder
 from unified.data.commands import shards as commands

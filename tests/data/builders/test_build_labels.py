@@ -9,7 +9,7 @@ import pytest
 from dense_sources import HEIGHT, WIDTH, build, fill, picture, png, samples
 
 from unified.config.labels import partners
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.data.builders.annotations import flip_pairs
 from unified.data.samples import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.data.builders.dense import Options
 from unified.data.builders.folders import build_imagefolder, build_pairs
 from unified.data.builders.sources import Files

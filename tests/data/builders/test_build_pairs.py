@@ -9,7 +9,7 @@ import pytest
 from dense_sources import HEIGHT, WIDTH, build, fill, picture, png, samples
 from scipy.io import savemat
 
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.data.builders.pairing import Words, by_place, pair_files, pair_places, place, sample_keys
 from unified.data.builders.references import Reference, find_files
 from unified.data.builders.sources import BadSampleError, Problems

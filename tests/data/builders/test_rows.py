@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.data.builders.dense import Options
 from unified.data.builders.rows import Table, read_table
 from unified.data.commands import shards as commands

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from unified.cli.shards import shards_build
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.data.builders.dense import Options
 from unified.data.commands import shards as commands
 from unified.data.commands.shards import guess_kind, table

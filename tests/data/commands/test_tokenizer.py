@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.data.commands.tokenizer import corpus, train_command
 from unified.modalities.text.tokenizer import TextTokenizer
 

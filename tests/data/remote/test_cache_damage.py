@@ -8,7 +8,7 @@ import pytest
 from shard_server import ShardServer, serve
 
 from unified.config.recipe import DataSettings
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.data.remote.transfer import UnavailableError
 from unified.data.shards.patterns import read_manifest
 from unified.data.shards.shards import Shards

@@ -9,7 +9,7 @@ import pytest
 
 from tests.shard_server import Fault, ShardServer, serve
 from unified.config.recipe import DataSettings
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.data.remote import cache
 from unified.data.remote.transfer import UnavailableError
 from unified.data.shards.index import HEADER, MAGIC

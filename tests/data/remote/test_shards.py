@@ -13,9 +13,9 @@ import pytest
 from tests.shard_server import Fault, ShardServer, serve
 from unified.config.recipe import DataSettings
 from unified.core.consent import allow_commands
+from unified.core.errors import DataError
 from unified.core.locations import is_remote, shown
 from unified.core.seed import generator
-from unified.core.types import DataError
 from unified.data.commands import shards as commands
 from unified.data.remote import download
 from unified.data.remote.download import Download

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from unified.core.types import IGNORE, DataError
+from unified.core.errors import DataError
+from unified.core.types import IGNORE
 from unified.data.samples import annotations
 from unified.data.samples.decode import decode, decode_map
 

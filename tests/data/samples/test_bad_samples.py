@@ -12,8 +12,7 @@ import torch
 from squares import LISTS, picture, recipe, tasks
 
 from unified.config.labels import Labels
-from unified.core.errors import UserError
-from unified.core.types import DataError
+from unified.core.errors import DataError, UserError
 from unified.data.commands import shards as commands
 from unified.data.commands.inspect import check_sample, describe
 from unified.data.samples.decode import decode, read_string, using

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
+from unified.core.errors import DataError
 from unified.core.seed import generator
-from unified.core.types import DataError
 from unified.data.samples.decode import column, decode
 from unified.modalities.image import files as module
 from unified.modalities.image.files import ORIENTATION, decode_image

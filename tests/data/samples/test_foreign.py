@@ -12,7 +12,7 @@ import pytest
 import webdataset
 from webdataset.autodecode import decoders
 
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.data.samples.decode import decode_column
 from unified.data.samples.foreign import PICKLED
 from unified.data.shards.shards import Shards

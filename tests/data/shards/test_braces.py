@@ -3,7 +3,7 @@ import tracemalloc
 import pytest
 from webdataset.shardlists import expand_urls
 
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.data.shards.braces import MOST_NAMES, expand_braces
 
 

@@ -8,7 +8,7 @@ import torch.distributed as distributed
 from tiny import write_shards
 
 from unified.core import file_hashes
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.data.shards import contents
 from unified.data.shards.contents import read_contents
 from unified.data.shards.shards import Shards

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.data.shards.index import (
     build_index,
     index_path,
@@ -323,7 +323,7 @@ def test_newer_damaged_and_cut_indexes_are_refused(tmp_path: Path) -> None:
     write_index(build_index(path), index)
     whole = index.read_bytes()
     for data, message in [
-        (whole[:8] + b"\x03" + whole[9:], "index format 3, this version of unified reads up to 2"),
+        (whole[:8] + b"\x03" + whole[9:], "expected a format up to 2, got 3"),
         (b"garbage!" + whole[8:], "not an index"),
         (whole[:50], "not an index"),
         (whole[:-3], "its header says"),

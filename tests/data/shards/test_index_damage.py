@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.data.shards import index as index_module
 from unified.data.shards.index import (
     HEADER,

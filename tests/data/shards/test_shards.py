@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.data.shards import shards as module
 from unified.data.shards.index import build_index, index_path, write_index
 from unified.data.shards.patterns import natural, parts, read_manifest, shard_paths
@@ -157,7 +157,7 @@ def test_manifest_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         Shards.open(folder)
     manifest = json.loads((folder / "manifest.json").read_text())
     for change, message in [
-        ({"format": 2}, "manifest format 2, this version of unified reads 1"),
+        ({"format": 2}, "expected a format up to 1, got 2"),
         ({"shards": [{"path": "../x.tar"}]}, "outside its folder"),
         ({"format": None}, "manifest format None"),
         ({"shards": 3}, "shards: expected a list, got 3"),

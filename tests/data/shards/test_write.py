@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.data.shards import write as module
 from unified.data.shards.index import build_index, index_path, open_index
 from unified.data.shards.write import ShardWriter, complete_folder, progress

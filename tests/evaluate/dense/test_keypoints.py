@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from unified.answers.table import make_spec
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.data.augment.geometric import Scene
 from unified.data.samples.annotations import Objects
 from unified.evaluate.dense.evaluation import Truths

@@ -14,8 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from unified.core import seed
-from unified.core.errors import UserError
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError, UserError
 from unified.data.samples.decode import decode
 from unified.data.shards.shards import Shards
 from unified.data.shards.write import ShardWriter

@@ -17,7 +17,6 @@ from unified.evaluate.results import Metric, error_metric
 from unified.evaluate.table import LOWER, MAIN, UNITS, find_metric
 from unified.reports.prediction.drawing import Drawing
 from unified.reports.prediction.drawings import find_drawing
-from unified.reports.source import ReportError
 
 
 class Warmth(QueryKind):
@@ -76,7 +75,7 @@ def test_what_cannot_be_used_is_named(given: Any, message: str) -> None:
 
 
 def test_a_kind_without_a_drawing_is_refused() -> None:
-    with pytest.raises(ReportError, match="kind 'warmth': expected a drawing, got none"):
+    with pytest.raises(UserError, match="kind 'warmth': expected a drawing, got none"):
         find_drawing(WARMTH)
 
 

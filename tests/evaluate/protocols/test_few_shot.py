@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError
 from unified.core.seed import generator
 from unified.evaluate.protocols.few_shot import (
     ALL,

@@ -13,8 +13,8 @@ from PIL import Image
 from tiny import tiny_recipe, write_shards
 
 from unified.answers.match.masked import mask_words
+from unified.core.errors import RecipeError
 from unified.core.result_files import unpack
-from unified.core.schema import RecipeError
 from unified.core.types import IGNORE
 from unified.data.shards.shards import Shards
 from unified.data.shards.write import ShardWriter

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from unified.core.errors import DataError
 from unified.core.seed import generator
-from unified.core.types import DataError
 from unified.evaluate.protocols.knn import nearest_neighbours
 from unified.evaluate.protocols.probe import fit_logistic, validation_part
 

@@ -8,7 +8,7 @@ import torch
 from tiny import write_shards
 
 from tests.evaluate.oracle import PROCESSOR, Oracle
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError
 from unified.evaluate.protocols.groups import Groups
 from unified.evaluate.run import evaluate
 from unified.evaluate.spec import Retrieval, Spec

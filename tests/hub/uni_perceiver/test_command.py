@@ -8,9 +8,8 @@ import torch
 
 from tests import official_files as files
 from unified.cli.main import call
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError, UserError
 from unified.hub.load import load
-from unified.hub.uni_perceiver.read import OfficialError
 from unified.hub.uni_perceiver.tokenizer import load_tokenizer
 from unified.modalities.text.tokenizer import END, SPE, text_tokens
 
@@ -94,12 +93,12 @@ def test_a_tokenizer_of_clip_gets_the_further_special_tokens(tmp_path: Path) -> 
 def test_other_vocabularies_are_refused(name: str, content: str | None, message: str, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / name).write_text(content)
-    with pytest.raises(OfficialError, match=message):
+    with pytest.raises(UserError, match=message):
         run(checkpoint(tmp_path), tmp_path / "out", "--heads", 4, "--tokenizer", tmp_path / name)
     assert not (tmp_path / "out").exists()
 
 
 def test_the_project_s_own_vocabulary_is_another_one(tmp_path: Path) -> None:
     own = Path(__file__).parents[3] / "tokenizers" / "text"
-    with pytest.raises(OfficialError, match="this is another vocabulary"):
+    with pytest.raises(UserError, match="this is another vocabulary"):
         run(checkpoint(tmp_path), tmp_path / "out", "--heads", 4, "--tokenizer", own)

@@ -13,10 +13,10 @@ from tests import official_files as files
 from tests.official_network import Official
 from unified import checkpoint
 from unified.core import seed
+from unified.core.errors import UserError
 from unified.hub.load import load
 from unified.hub.uni_perceiver.from_hub import revert
 from unified.hub.uni_perceiver.names import Shape, entries
-from unified.hub.uni_perceiver.read import OfficialError
 from unified.hub.uni_perceiver.to_hub import convert
 from unified.modalities.image.tokenizer import ImageSpec, write_spec
 from unified.model.config import UnifiedConfig
@@ -149,7 +149,7 @@ def test_a_name_on_the_hub_brings_what_lies_beside_the_model(tmp_path: Path, mon
 ])  # fmt: skip
 def test_what_no_official_checkpoint_can_hold_is_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     saved(config_of(**changes), tmp_path / "model")
-    with pytest.raises(OfficialError, match=message):
+    with pytest.raises(UserError, match=message):
         revert(str(tmp_path / "model"), tmp_path / "back.pth")
     assert not (tmp_path / "back.pth").exists()
 
@@ -159,15 +159,15 @@ def test_a_log_of_another_model_is_noticed(tmp_path: Path) -> None:
     convert(tmp_path / "in.pth", tmp_path / "out", heads=files.HEADS)
     saved(config_of(), tmp_path / "model")
     (tmp_path / "model" / "official.json").write_bytes((tmp_path / "out" / "official.json").read_bytes())
-    with pytest.raises(OfficialError, match=r"the log of the conversion says width 64, the model has 32"):
+    with pytest.raises(UserError, match=r"the log of the conversion says width 64, the model has 32"):
         revert(str(tmp_path / "model"), tmp_path / "back.pth")
     (tmp_path / "out" / "official.safetensors").unlink()
-    with pytest.raises(OfficialError, match=r"lacks video_embed\.embeddings_type\.weight"):
+    with pytest.raises(UserError, match=r"lacks video_embed\.embeddings_type\.weight"):
         revert(str(tmp_path / "out"), tmp_path / "back.pth")
     log = json.loads((tmp_path / "out" / "official.json").read_text())
     del log["shape"]
     (tmp_path / "out" / "official.json").write_text(json.dumps(log))
-    with pytest.raises(OfficialError, match="not a log of `unified convert`"):
+    with pytest.raises(UserError, match="not a log of `unified convert`"):
         revert(str(tmp_path / "out"), tmp_path / "back.pth")
 
 

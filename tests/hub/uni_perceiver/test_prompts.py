@@ -13,14 +13,13 @@ from unified.answers.match import generation
 from unified.answers.match.caption import read_caption
 from unified.answers.match.similarity import similarity
 from unified.core import seed
+from unified.core.errors import UserError
 from unified.hub.load import load
 from unified.hub.uni_perceiver.to_hub import convert
 from unified.modalities.image.patches import patches
 from unified.modalities.sequence import Attributes
 from unified.modalities.text.tokenizer import text_tokens
 from unified.model.pretrained import UnifiedModel
-from unified.nn.moe.routing import RoutingError
-from unified.nn.prompts import PromptError
 
 CLASSES = 5
 STATES: dict[str, Callable[[], files.State]] = {
@@ -118,7 +117,7 @@ def test_a_classifier_wants_all_its_classes(tmp_path: Path) -> None:
     assert any("10 for each layer, a bias of [SPE], a classifier of 5 classes" in line for line in found.lines())
     model, _ = load(tmp_path / "out")
     pixels = {"pixel_values": draw_video(1)[:, 0]}
-    with pytest.raises(PromptError, match=r"5 classes, found 2 candidates.*model\.classifier = None"):
+    with pytest.raises(UserError, match=r"5 classes, found 2 candidates.*model\.classifier = None"):
         model.classify(pixels, draw_ids(2, 3))
     model.classifier = None
     assert model.classify(pixels, draw_ids(2, 3)).shape == (1, 2)
@@ -133,5 +132,5 @@ def test_experts_that_tokens_are_sent_to_take_no_prompts() -> None:
     prompts = {"tokens": 2, "candidates": False, "spe_bias": False, "classes": None}
     config = UnifiedConfig(width=32, depth=1, heads=2, hidden=32, experts=plain(settings, 1), prompts=prompts)
     ids = torch.tensor([[1, 2, 3]])
-    with pytest.raises(RoutingError, match="'qkv' that tokens are sent to do not go together"):
+    with pytest.raises(UserError, match="'qkv' that tokens are sent to do not go together"):
         UnifiedModel(config).embed(input_ids=ids)

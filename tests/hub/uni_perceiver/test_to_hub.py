@@ -10,11 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from tests import official_files as files
-from unified.core.types import DataError
-from unified.hub.load import HubError, load
+from unified.core.errors import DataError, HubError, UserError
+from unified.hub.load import load
 from unified.hub.uni_perceiver.from_hub import revert
 from unified.hub.uni_perceiver.names import Shape, official_shapes
-from unified.hub.uni_perceiver.read import OfficialError
 from unified.hub.uni_perceiver.to_hub import Converted, convert
 
 State = files.State
@@ -122,7 +121,7 @@ def test_the_one_norm_may_be_named_once_but_not_hold_two_values(tmp_path: Path) 
     shutil.rmtree(tmp_path / "out")
     state = files.dense()
     state["video_embed.embeddings_norm.bias"] = state["video_embed.embeddings_norm.bias"] + 1e-6
-    with pytest.raises(OfficialError, match=r"video_embed\.embeddings_norm\.bias differs from token_embed"):
+    with pytest.raises(UserError, match=r"video_embed\.embeddings_norm\.bias differs from token_embed"):
         converted(state, tmp_path)
     assert not (tmp_path / "out").exists()
 
@@ -141,7 +140,7 @@ def test_all_that_is_wrong_is_listed_and_nothing_is_written(tmp_path: Path) -> N
     state["loss_prepare.queue"] = torch.zeros(2)
     state["visual_embed.patch_embed.weight"] = torch.zeros(2)
     state["fused_encoder.layers.3.gamma_1"] = torch.zeros(1, 1, 64)
-    with pytest.raises(OfficialError) as caught:
+    with pytest.raises(UserError) as caught:
         converted(state, tmp_path)
     message = str(caught.value)
     assert "missing (5)" in message
@@ -158,7 +157,7 @@ def test_weights_that_are_not_finite_are_named(value: float, tmp_path: Path) -> 
     for name in wrong:
         state[name] = state[name].clone()
         state[name].view(-1)[-1] = value
-    with pytest.raises(OfficialError) as caught:
+    with pytest.raises(UserError) as caught:
         converted(state, tmp_path)
     assert "not finite (2):\n" + "\n".join(f"    {name}" for name in wrong) in str(caught.value)
     assert "missing" not in str(caught.value)
@@ -166,7 +165,7 @@ def test_weights_that_are_not_finite_are_named(value: float, tmp_path: Path) -> 
 
 
 def test_other_checkpoints_are_told_apart_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(OfficialError, match=r"none of the tensors is one of Uni-Perceiver; it holds visual\.proj"):
+    with pytest.raises(UserError, match=r"none of the tensors is one of Uni-Perceiver; it holds visual\.proj"):
         converted({"visual.proj": torch.zeros(2)}, tmp_path)
 
 
@@ -186,7 +185,7 @@ def test_what_is_no_state_dict_is_refused(
     content: object, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = save(content, tmp_path / "in.pth")
-    with pytest.raises(OfficialError, match=message):
+    with pytest.raises(UserError, match=message):
         convert(file, tmp_path / "out", heads=4)
     assert not (tmp_path / "out").exists()
     assert "run" not in capsys.readouterr().out
@@ -201,7 +200,7 @@ def test_damaged_and_absent_files_have_clear_errors(tmp_path: Path) -> None:
         ("pointer.pth", r"got a pointer of git-lfs\. Hint: "),
     ]
     for name, message in cases:
-        with pytest.raises(OfficialError, match=message):
+        with pytest.raises(UserError, match=message):
             convert(tmp_path / name, tmp_path / "out", heads=4)
 
 
@@ -216,9 +215,9 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
 
 
 def test_heads_must_be_given_where_the_width_is_not_published(tmp_path: Path) -> None:
-    with pytest.raises(OfficialError, match=r"no trace.*768: 12 heads.*--heads NUMBER"):
+    with pytest.raises(UserError, match=r"no trace.*768: 12 heads.*--heads NUMBER"):
         converted(files.dense(), tmp_path, heads=None)
-    with pytest.raises(OfficialError, match="--heads 5: does not divide the width 64"):
+    with pytest.raises(UserError, match="--heads 5: does not divide the width 64"):
         converted(files.dense(), tmp_path, heads=5)
     state = files.fill(files.keys(192, 1, words=97), 1.0, "tiny")
     found = converted(state, tmp_path, heads=None)
@@ -233,7 +232,7 @@ def test_positions_are_recognised_by_their_table(scale: float, fits: bool, tmp_p
         assert found.log.position_scale == pytest.approx(scale)
         assert found.log.position_distance < 1e-5
         return
-    with pytest.raises(OfficialError, match=r"from scale 1, \S+ from scale 0\.7143.*--position-scale NUMBER"):
+    with pytest.raises(UserError, match=r"from scale 1, \S+ from scale 0\.7143.*--position-scale NUMBER"):
         converted(state, tmp_path)
     found = converted(state, tmp_path, position_scale=0.9)
     assert found.log.position_distance < 1e-5

@@ -9,7 +9,8 @@ from tiny import recipe_content, tiny_recipe
 
 from tests import official_files as files
 from unified.config.recipe import Recipe
-from unified.core.schema import RecipeError, build
+from unified.core.errors import RecipeError
+from unified.core.schema import build
 from unified.hub.export import export
 from unified.hub.load import load
 from unified.hub.uni_perceiver.from_hub import revert

@@ -6,10 +6,11 @@ import torch.nn.functional as F
 from conditional import BY_ROW, HIDDEN, IMAGE, TEXT, WIDTH, about, draw, encoder, normal, settings
 from torch import Tensor
 
+from unified.core.errors import UserError
 from unified.modalities.sequence import Attributes
 from unified.nn.block import Block
 from unified.nn.moe.experts import LINEARS, ConditionalLinear
-from unified.nn.moe.routing import RoutingError, mixture
+from unified.nn.moe.routing import mixture
 
 OTHER = Attributes("text", causal=True, given=("text",), family="names")
 LAYOUTS = {
@@ -186,7 +187,7 @@ def test_an_infinite_router_is_told_at_the_gate() -> None:
     with torch.no_grad():
         made.get_parameter("blocks.1.routers.mlp.gate.weight").fill_(torch.inf)
     segments, conditions, _ = about(experts, [(IMAGE, 4)], torch.ones(1, 4, dtype=torch.bool))
-    with pytest.raises(RoutingError, match=r"encoder\.blocks\.1\.routers: .*not finite"):
+    with pytest.raises(UserError, match=r"encoder\.blocks\.1\.routers: .*not finite"):
         made(normal(1, 4, WIDTH), None, segments, conditions=conditions)
 
 

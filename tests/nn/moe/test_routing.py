@@ -8,18 +8,12 @@ import torch
 from conditional import FAMILIES, IMAGE, ROUTERS, TEXT, WIDTH, about, draw, encoder, normal, settings
 from torch import Tensor, nn
 
+from unified.core.errors import UserError
 from unified.core.types import Conditions
 from unified.modalities.sequence import Attributes
 from unified.model.routing_attributes import BITS, Conditioner, bits
 from unified.nn.moe.experts import ConditionalLayer, Experts
-from unified.nn.moe.routing import (
-    AttributeRouter,
-    ContextRouter,
-    HashRouter,
-    RoutingError,
-    TokenRouter,
-    mixture,
-)
+from unified.nn.moe.routing import AttributeRouter, ContextRouter, HashRouter, TokenRouter, mixture
 
 REAL = torch.ones(2, 5, dtype=torch.bool)
 PARTS = [(IMAGE, 3), (TEXT, 2)]
@@ -72,7 +66,7 @@ def test_logits_far_apart_stay_finite_with_their_gradients() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_logits_that_are_no_numbers_are_refused(value: float) -> None:
-    with pytest.raises(RoutingError, match=r"not finite.*lower optim\.lr"):
+    with pytest.raises(UserError, match=r"not finite.*lower optim\.lr"):
         mixture(torch.tensor([[0.0, value]]), 1)
 
 
@@ -90,12 +84,12 @@ def test_gates_have_a_shape_on_devices_without_values() -> None:
     ],
 )
 def test_numbers_that_cannot_be_are_refused(changes: dict[str, object], message: str) -> None:
-    with pytest.raises(RoutingError, match=message):
+    with pytest.raises(UserError, match=message):
         Experts(**{"count": 4, "top": 2, "router": "token", **changes})  # type: ignore[arg-type]
 
 
 def test_an_unknown_router_is_answered_with_those_there_are() -> None:
-    with pytest.raises(RoutingError, match="'tokens' does not exist; there are: attribute, context, hash, modality"):
+    with pytest.raises(UserError, match="'tokens' does not exist; there are: attribute, context, hash, modality"):
         ConditionalLayer(Experts(4, 2, "tokens"), WIDTH, WIDTH, 0)
 
 

@@ -8,15 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unified.core import seed
-from unified.nn.queries.adapters import (
-    ChannelGate,
-    LadderProjector,
-    Refine,
-    SharedAttention,
-    SharedMemory,
-    SharingError,
-    SpatialGate,
-)
+from unified.core.errors import UserError
+from unified.nn.queries.adapters import ChannelGate, LadderProjector, Refine, SharedAttention, SharedMemory, SpatialGate
 from unified.nn.queries.decoder import QueryDecoder
 from unified.nn.queries.modules import MapHead, PresenceHead
 
@@ -119,9 +112,9 @@ def test_gates_of_channels_and_positions() -> None:
 
 def test_a_ladder_says_what_it_was_made_for() -> None:
     states = [normal(1, 6, WIDTH)] * 3
-    with pytest.raises(SharingError, match="states of 3 levels: this projector was made for 4"):
+    with pytest.raises(UserError, match="states of 3 levels: this projector was made for 4"):
         LadderProjector(WIDTH, 4, 4, 2)(states)
-    with pytest.raises(SharingError, match="6 states in a grid of None"):
+    with pytest.raises(UserError, match="6 states in a grid of None"):
         LadderProjector(WIDTH, 3, 4, 2, "cbam")(states)
 
 
@@ -169,7 +162,7 @@ def test_the_loss_of_a_group_teaches_the_reference_and_no_other_group() -> None:
         grad = made.values[other].weight.grad
         assert grad is None or not grad.any()
         assert made.outs[other].weight.grad is None
-    with pytest.raises(SharingError, match="1 streams for 2 groups"):
+    with pytest.raises(UserError, match="1 streams for 2 groups"):
         made(reference, memory, [memory], [0, 1])
 
 

@@ -14,13 +14,12 @@ from tiny import tiny_recipe, write_recipe
 from torch import Tensor
 
 from unified.config.recipe import Recipe
-from unified.core.schema import RecipeError
+from unified.core.errors import DataError, RecipeError, UserError
 from unified.core.seed import torch_generator
-from unified.core.types import DataError
 from unified.reports.experts import interference as module
 from unified.reports.experts.commands import Ask, interference_command
 from unified.reports.experts.interference import ALL, VANISHING, interference, measure
-from unified.reports.source import Questions, ReportError, Subject, chosen_tasks, find_recipe
+from unified.reports.source import Questions, Subject, chosen_tasks, find_recipe
 from unified.train.build import build
 from unified.train.monitor.run_folder import RunFolder
 
@@ -108,7 +107,7 @@ def test_a_ratio_over_noise_is_left_out_and_one_just_above_it_is_not() -> None:
 
 
 def test_one_batch_is_too_few() -> None:
-    with pytest.raises(ReportError, match="at least 2"):
+    with pytest.raises(UserError, match="at least 2"):
         matrix(torch.ones(1, 1, 2))
 
 
@@ -221,7 +220,7 @@ def test_the_command_writes_numbers_and_a_figure_and_the_same_ones_again(
 
 def test_a_run_brings_its_recipe(subject: Subject, tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path)
-    with pytest.raises(ReportError, match=r"--data RECIPE\.yaml"):
+    with pytest.raises(UserError, match=r"--data RECIPE\.yaml"):
         find_recipe(tmp_path / "run", None)
     with RunFolder(tmp_path / "run") as run:
         run.start(recipe, 0)
@@ -237,7 +236,7 @@ def test_a_run_brings_its_recipe(subject: Subject, tmp_path: Path) -> None:
     ],
 )
 def test_wrong_questions_are_clear_errors(models: dict[str, str], tmp_path: Path, wrong: Ask, message: str) -> None:
-    with pytest.raises((ReportError, RecipeError), match=message):
+    with pytest.raises((UserError, RecipeError), match=message):
         interference_command(models["after"], wrong, data=str(write_recipe(tmp_path)), out=tmp_path / "out")
 
 

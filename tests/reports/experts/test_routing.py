@@ -12,14 +12,14 @@ from torch import Tensor
 from unified.answers.score import token_kinds
 from unified.cli.app import call
 from unified.cli.ends import guarded
+from unified.core.errors import UserError
 from unified.core.seed import torch_generator
 from unified.hub.fold import folded_config
 from unified.model.pretrained import UnifiedModel
-from unified.nn.moe.routing import RoutingError
 from unified.reports.experts.commands import routing_command
 from unified.reports.experts.interference import measure
 from unified.reports.experts.routing import Routing, Row, Watch, check, count, gate_table, kinds_of_tasks
-from unified.reports.source import Questions, ReportError, Subject, chosen_tasks
+from unified.reports.source import Questions, Subject, chosen_tasks
 from unified.train.build import build
 
 
@@ -91,7 +91,7 @@ def test_recipes_stand_in_for_models_that_name_no_tasks(tmp_path: Path) -> None:
     model = subject(tmp_path, "attribute").model
     whole = kinds_of_tasks(model, None)
     model.config.tasks = {}
-    with pytest.raises(ReportError, match=r"--data RECIPE\.yaml"):
+    with pytest.raises(UserError, match=r"--data RECIPE\.yaml"):
         kinds_of_tasks(model, None)
     assert kinds_of_tasks(model, tiny_recipe(tmp_path)) == whole
 
@@ -152,21 +152,21 @@ def test_experts_of_other_tasks_do_not_interfere(tmp_path: Path) -> None:
 
 def test_models_without_routers_say_so(tmp_path: Path) -> None:
     dense = build(tiny_recipe(tmp_path)).model
-    with pytest.raises(ReportError, match="a dense model, which has no routers"):
+    with pytest.raises(UserError, match="a dense model, which has no routers"):
         check(dense, "runs/x")
     model = subject(tmp_path, "modality").model
     folded = UnifiedModel(folded_config(model.config, ["image", "text"]))
-    with pytest.raises(ReportError, match="a folded model"):
+    with pytest.raises(UserError, match="a folded model"):
         check(folded, "runs/x")
 
 
 def test_counting_needs_batches_and_known_families(tmp_path: Path) -> None:
-    with pytest.raises(ReportError, match="at least 1"):
+    with pytest.raises(UserError, match="at least 1"):
         count(questions(tmp_path, subject(tmp_path, "token")), 0)
     model = subject(tmp_path, "task").model
     kinds = kinds_of_tasks(model, None)
     model.config.families = ["other"]
-    with pytest.raises(RoutingError, match="has no routing in this model"):
+    with pytest.raises(UserError, match="has no routing in this model"):
         gate_table(model, kinds)
 
 

@@ -26,18 +26,17 @@ from unified.cli.ends import guarded
 from unified.cli.main import call
 from unified.cli.predict import predict
 from unified.config.recipe import Recipe
-from unified.core.schema import RecipeError, build
+from unified.core.errors import RecipeError, UserError
+from unified.core.schema import build
 from unified.data.commands.visualize import name_colour
 from unified.hub.export import export
 from unified.hub.load import Loaded, write
-from unified.model.inference import ViewError
 from unified.nn.encoder import Encoder
 from unified.reports.coco_results import CocoResults
 from unified.reports.prediction import predict as command
 from unified.reports.prediction.drawing import Prediction
 from unified.reports.prediction.figure import sheet
 from unified.reports.prediction.panels import MARGIN, SIDE
-from unified.reports.source import ReportError
 from unified.train.loop import run
 
 OWN = tuple(name for name, spec in SPECS.items() if not spec.from_names)
@@ -153,7 +152,7 @@ def test_images_that_are_damaged_in_any_way_are_named_at_the_end(folder: Path, t
     for name, data in {"a.png": whole, **damaged, "z.png": whole}.items():
         (tmp_path / "in" / name).write_bytes(data)
     files = tuple(tmp_path / "in" / name for name in ("a.png", *damaged, "z.png"))
-    with pytest.raises(ReportError, match=r"6 of 8 images could not be read, the others are in .*chunk\.png"):
+    with pytest.raises(UserError, match=r"6 of 8 images could not be read, the others are in .*chunk\.png"):
         predict(str(folder / "model"), files, tasks=("bins",), out=tmp_path / "out")
     found = predicted(tmp_path / "out")
     assert [image["picture"] for image in found["images"]] == ["a.png", "z.png"]
@@ -164,15 +163,15 @@ def test_images_that_are_damaged_in_any_way_are_named_at_the_end(folder: Path, t
 @pytest.mark.parametrize(
     ("asked", "error", "message"),
     [
-        ({"tasks": ("boxs",)}, ReportError, "'boxs' is not a task of this model; did you mean 'boxes'"),
-        ({"names": ("boxes=a,b,c",)}, ReportError, "learned the queries of its 2 names and cannot answer for 3 others"),
-        ({"names": ("opne=a",)}, ReportError, "'opne' is not a task that is asked; did you mean 'open'"),
-        ({"names": ("open",)}, ReportError, "expected TASK=NAME,NAME"),
+        ({"tasks": ("boxs",)}, UserError, "'boxs' is not a task of this model; did you mean 'boxes'"),
+        ({"names": ("boxes=a,b,c",)}, UserError, "learned the queries of its 2 names and cannot answer for 3 others"),
+        ({"names": ("opne=a",)}, UserError, "'opne' is not a task that is asked; did you mean 'open'"),
+        ({"names": ("open",)}, UserError, "expected TASK=NAME,NAME"),
         ({"names": ("open=a,,b",)}, RecipeError, "blank"),
         ({"names": ("open=a,a",)}, RecipeError, "more than once"),
-        ({"threshold": 1.5}, ReportError, "--threshold: 1.5; expected a score from 0 to 1"),
-        ({"flip": True}, ViewError, "no flip"),
-        ({"window": (16, 16)}, ViewError, "windows cannot share them"),
+        ({"threshold": 1.5}, UserError, "--threshold: 1.5; expected a score from 0 to 1"),
+        ({"flip": True}, UserError, "no flip"),
+        ({"window": (16, 16)}, UserError, "windows cannot share them"),
     ],
 )
 def test_what_cannot_be_asked(
@@ -183,7 +182,7 @@ def test_what_cannot_be_asked(
 
 
 def test_images_must_be_named(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ReportError, match="no images are named"):
+    with pytest.raises(UserError, match="no images are named"):
         predict(str(folder / "model"), (), out=tmp_path)
 
 
@@ -200,7 +199,7 @@ def test_a_folder_stands_for_all_images_in_it(folder: Path, tmp_path: Path) -> N
         str(made / n) for n in ("9.png", "10.png", "sub/1.JPG", "sub/IMG_2")
     ]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ReportError, match=r"expected a folder with images .*, got none in it"):
+    with pytest.raises(UserError, match=r"expected a folder with images .*, got none in it"):
         predict(str(folder / "model"), (tmp_path / "empty",), out=out)
 
 
@@ -254,7 +253,7 @@ def test_images_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> N
     for name, number in (("train/1.jpg", 7), ("valid/1.jpg", 8), ("x/2.jpg", 9), ("3.jpg", 10)):
         coco.add(tmp_path / name, (4, 4), [], 0.5)
         assert list(coco._images)[-1] == number
-    with pytest.raises(ReportError, match=r"got .*/1.jpg, which may be train/1.jpg or valid/1.jpg"):
+    with pytest.raises(UserError, match=r"got .*/1.jpg, which may be train/1.jpg or valid/1.jpg"):
         coco.add(tmp_path / "1.jpg", (4, 4), [], 0.5)
 
 
@@ -267,7 +266,7 @@ def test_coco_results_take_numbers_from_annotations(folder: Path, tmp_path: Path
     rows = json.loads((tmp_path / "coco_boxes.json").read_text())
     assert {row["image_id"] for row in rows} == {7}
     assert {row["category_id"] for row in rows} <= {30, 31, 32}
-    with pytest.raises(ReportError, match=r"expected images that the annotations list, got .*b\.png"):
+    with pytest.raises(UserError, match=r"expected images that the annotations list, got .*b\.png"):
         predict(str(folder / "model"), (folder / "b.png",), **asked, out=tmp_path)  # type: ignore[arg-type]
 
 
@@ -367,13 +366,13 @@ def test_an_animated_image_is_a_video(of_videos: Path, tmp_path: Path) -> None:
 def test_frames_that_are_not_read_are_refused(
     of_videos: Path, tmp_path: Path, name: str, tasks: tuple[str, ...], message: str
 ) -> None:
-    with pytest.raises(ReportError, match=message):
+    with pytest.raises(UserError, match=message):
         predict(str(of_videos / "run"), (of_videos / f"{name}.gif",), tasks=tasks, out=tmp_path)
     assert len(predicted(tmp_path)["failed"]) == 1
 
 
 def test_a_model_of_one_frame_refuses_animated_images(of_videos: Path, trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(ReportError, match=r"expected at most 1 frame \(model.image.frames\), got 3"):
+    with pytest.raises(UserError, match=r"expected at most 1 frame \(model.image.frames\), got 3"):
         predict(str(trained / "run"), (of_videos / "short.gif",), tasks=("caption",), out=tmp_path)
 
 

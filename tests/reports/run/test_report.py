@@ -16,12 +16,12 @@ from tiny import tiny_recipe, with_experts
 from unified.cli.app import call
 from unified.cli.ends import guarded
 from unified.config.recipe import Recipe
+from unified.core.errors import UserError
 from unified.core.seed import generator
 from unified.reports.run.diagnosis import diagnose, late_loads, spikes, waiting
 from unified.reports.run.figure import lines_of, looks_of, maps_of, smooth
 from unified.reports.run.read import Log, Resume, Run, Samples, forward, read_log, read_run, resumes
 from unified.reports.run.report import report, run_command
-from unified.reports.source import ReportError
 from unified.train.loop import run as train
 from unified.train.monitor.run_folder import RunFolder
 
@@ -322,13 +322,13 @@ def test_deep_models_have_the_maps_of_the_least_even_layers(recipe: Recipe) -> N
 
 
 def test_folders_without_a_run_or_records_are_errors(recipe: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(ReportError, match="nowhere: no such folder"):
+    with pytest.raises(UserError, match="nowhere: no such folder"):
         read_run(tmp_path / "nowhere")
-    with pytest.raises(ReportError, match=r"recipe\.yaml is not in it"):
+    with pytest.raises(UserError, match=r"recipe\.yaml is not in it"):
         read_run(tmp_path)
     with RunFolder(tmp_path / "new") as folder:
         folder.start(recipe, 0)
-        with pytest.raises(ReportError, match="no records yet"):
+        with pytest.raises(UserError, match="no records yet"):
             read_run(tmp_path / "new")
         folder.append(records(1)[0])
         with (tmp_path / "new" / "metrics.jsonl").open("a") as file:

@@ -16,7 +16,8 @@ from unified.nn.moe.settings import ExpertSettings
 from unified.pipeline.loader import StepLoader
 from unified.train.build import build
 from unified.train.dry_run.activation_memory import Activations
-from unified.train.dry_run.workload import Cost, work
+from unified.train.dry_run.flops import Cost
+from unified.train.dry_run.workload import work
 from unified.train.step import Item, StepModel
 
 

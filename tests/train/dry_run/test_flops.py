@@ -1,20 +1,24 @@
-"""The closed form of operations against torch's own count."""
+"""Counted operations against the closed form, and that against whole passes."""
 
 import time
 
 import pytest
 import torch
 import torch.nn.functional as F
+from dense_models import dense_model
+from flop_formulas import Formula, forward_flops, matrix_parameters, training_flops
 from small_models import small_model
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from unified.model.config import UnifiedConfig
+from unified.model.parameter_count import skeleton
 from unified.nn import scaled_dot_product
 from unified.nn.encoder import Encoder
 from unified.nn.moe.experts import Experts
 from unified.nn.moe.settings import ExpertSettings
-from unified.train.dry_run.flops import forward_flops, gemm_peak, matrix_parameters, training_flops
-from unified.train.dry_run.workload import Cost, Work
+from unified.train.dry_run.flops import Cost, gemm_peak
+from unified.train.dry_run.workload import Work
 
 
 class Layer(nn.Module):
@@ -75,14 +79,32 @@ def test_the_cost_of_a_model_with_experts_is_what_torch_counts(
     settings = ExpertSettings(count=4, top=2, router=router, layers="all", linears=("up", "down")) if router else None
     model = small_model(settings)
     width, hidden, depth = model.config.width, model.config.hidden, model.config.depth
+    # Sums for the load of experts, which tokens have, are not counted.
+    counted = Cost(model).forward(Work(sequences=((3, 7, 1),), image_tokens=0, read=3, pairs=0))
     monkeypatch.setattr(scaled_dot_product, "by_products", lambda *_: True)  # torch does not count its fused kernel
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.embed(input_ids=torch.zeros(3, 6, dtype=torch.long))
     merging = 4 * (2 * width * hidden + width + hidden) + (8 + 4) * width if router == "attribute" else 0
-    # Sums for the load of experts, which tokens have, are not counted.
-    done = Work(sequences=((3, 7, 1),), image_tokens=0, read=3, pairs=0)
     found = counter.get_total_flops() - 2 * depth * merging
-    assert found == pytest.approx(Cost(model).forward(done), rel=0.001 if router == "token" else 0)
+    assert found == pytest.approx(counted, rel=0.001 if router == "token" else 0)
+
+
+def test_states_that_nobody_reads_cost_what_the_formula_says() -> None:
+    for router in (None, "attribute", "context"):
+        model = small_model(ExpertSettings(count=4, top=2, router=router, layers="all") if router else None)
+        done = Work(((3, 7, 1), (2, 5, 2), (1, 4, 4)), image_tokens=12, read=9, pairs=8)
+        assert Cost(model).forward(done) == Formula(model).forward(done)
+
+
+@pytest.mark.parametrize("changed", [{}, {"place": "encoder"}, {"sharing": "attention"}, {"object_content": "memory"}])
+def test_queries_cost_what_the_formula_says_and_the_places_of_patches(changed: dict[str, str]) -> None:
+    config = dense_model().config
+    model = skeleton(UnifiedConfig.from_dict({**config.to_dict(), "queries": {**config.queries, **changed}}))
+    for task in ("classes", "pixels", "boxes"):
+        done = Work(((2, 17, 17),), 32, 0, 0, (task, 2, 16))
+        counted, said = Cost(model).forward(done), Formula(model).forward(done)
+        assert said <= counted < 1.05 * said
+        assert counted == said or "place" not in changed
 
 
 def test_peak_is_measured_once() -> None:

@@ -14,16 +14,17 @@ from tiny import tiny_recipe, write_recipe
 
 from unified.answers.table import read_specs
 from unified.config.recipe import EngineSettings, Recipe
-from unified.core.schema import RecipeError, build, read_yaml
-from unified.core.types import DataError
+from unified.core.errors import DataError, RecipeError
+from unified.core.schema import build, read_yaml
 from unified.data.shards.write import ShardWriter
 from unified.nn.moe.settings import ExpertSettings
 from unified.pipeline.loader import StepLoader
 from unified.pipeline.schedule import schedule
 from unified.train.build import build as build_parts
+from unified.train.dry_run.flops import Cost
 from unified.train.dry_run.plan import make_plan
 from unified.train.dry_run.report import describe, dry_run
-from unified.train.dry_run.workload import Cost, work
+from unified.train.dry_run.workload import work
 
 ROOT = Path(__file__).parent.parent.parent.parent
 

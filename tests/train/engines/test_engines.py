@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tests.train.launched import launch, resumed
 from unified.config.recipe import Recipe
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError
 from unified.train.engines import accelerator as engine_module
 from unified.train.engines.accelerator import check_running, chosen, make_accelerator
 from unified.train.engines.deepspeed import deepspeed_settings

@@ -13,7 +13,7 @@ from tiny import tiny_recipe, with_experts, write_recipe
 from tests.train.engine_cases import WHAT, recipe_of
 from tests.train.launched import launch, resumed
 from unified.config.recipe import EngineSettings, Recipe
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError
 from unified.train.engines.accelerator import check_expert_parallel
 
 ENGINES = ("ddp", "zero1", "zero2")

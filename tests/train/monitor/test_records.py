@@ -12,10 +12,9 @@ from commands import recipe_file, run
 from unified.checkpoint.manifest import _digest, problem
 from unified.checkpoint.place import Place
 from unified.cli.train import train
+from unified.core.errors import DataError, RecipeError, UserError
 from unified.core.result_files import check_items, check_rows
-from unified.core.schema import RecipeError
-from unified.core.types import DataError
-from unified.train.monitor.records import RunFolderError, put_aside, read_metrics, read_recipe, read_starts
+from unified.train.monitor.records import put_aside, read_metrics, read_recipe, read_starts
 from unified.train.monitor.run_folder import RunFolder
 
 Damage = Callable[[Path], object]
@@ -94,7 +93,7 @@ def test_a_damaged_recipe_of_a_run_is_told_in_a_line(
 ) -> None:
     folder = resumed(tmp_path)
     DAMAGES[damage](folder / "recipe.yaml")
-    with pytest.raises((RecipeError, RunFolderError), match=r"^\S*recipe\.yaml"):
+    with pytest.raises((RecipeError, UserError), match=r"^\S*recipe\.yaml"):
         read_recipe(folder / "recipe.yaml")
     status, told = run(capfd, "report", "run", str(folder))
     assert str(status).startswith(f"error: {folder / 'recipe.yaml'}")
@@ -151,7 +150,7 @@ def test_pipes_and_folders_in_place_of_a_log_do_not_stop_a_run(name: str, tmp_pa
     (tmp_path / name).unlink()
     (tmp_path / name).mkdir()
     if name == ".lock":
-        with pytest.raises(RunFolderError, match=r"expected a folder that can be written to, got .*Is a directory"):
+        with pytest.raises(UserError, match=r"expected a folder that can be written to, got .*Is a directory"):
             RunFolder(tmp_path)
     else:
         with RunFolder(tmp_path):

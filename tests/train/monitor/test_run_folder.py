@@ -16,10 +16,11 @@ import pytest
 from unified.config.model import ModelSettings
 from unified.config.recipe import OptimSettings, Recipe
 from unified.config.task import Answer, Task
-from unified.core.schema import RecipeError, build, read_yaml
+from unified.core.errors import RecipeError, UserError
+from unified.core.schema import build, read_yaml
 from unified.nn.moe.settings import ExpertSettings
 from unified.train.monitor.recipe_diff import differences, plain
-from unified.train.monitor.records import RunFolderError, read_metrics
+from unified.train.monitor.records import read_metrics
 from unified.train.monitor.run_folder import RunFolder
 
 
@@ -151,7 +152,7 @@ def test_newer_notes_are_refused(tmp_path: Path) -> None:
         for name in ("versions.json", "metrics.jsonl"):
             before = (folder.path / name).read_bytes()
             (folder.path / name).write_text('{"format": 2}\n')
-            with pytest.raises(RunFolderError, match=f"{name}: format 2; this version of unified reads up to 1"):
+            with pytest.raises(UserError, match=f"{name}: expected a format up to 1, got 2"):
                 folder.start(recipe(), 1)
             (folder.path / name).write_bytes(before)
 
@@ -165,14 +166,14 @@ def test_records_of_checkpoints_that_are_gone_are_not_dropped(tmp_path: Path, ca
         folder.check_new(often)
         assert "records of 1 steps without a checkpoint; the run begins anew" in caplog.text
         folder.append({"step": 2})
-        with pytest.raises(RunFolderError, match=r"expected a checkpoint, as there are records of 2 steps, got none"):
+        with pytest.raises(UserError, match=r"expected a checkpoint, as there are records of 2 steps, got none"):
             folder.check_new(often)
         assert [record["step"] for record in folder.metrics()] == [1, 2]
 
 
 def test_a_newer_stored_recipe_is_refused(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("# unified recipe, format 3; resolved\nx: 1\n")
-    with RunFolder(tmp_path) as run, pytest.raises(RunFolderError, match="format 3"):
+    with RunFolder(tmp_path) as run, pytest.raises(UserError, match="format 3"):
         run.check(recipe())
 
 
@@ -268,7 +269,7 @@ def test_messages_go_to_the_log_file_while_the_folder_is_held(tmp_path: Path) ->
 
 def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("")
-    with pytest.raises(RunFolderError, match=r"x: expected a folder that can be written to"):
+    with pytest.raises(UserError, match=r"x: expected a folder that can be written to"):
         RunFolder(tmp_path / "x")
 
 
@@ -288,7 +289,7 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
     assert holder.stdout
     worker = int(holder.stdout.readline())
     try:
-        with pytest.raises(RunFolderError, match=rf"in use by process {holder.pid} on .*--out"):
+        with pytest.raises(UserError, match=rf"in use by process {holder.pid} on .*--out"):
             RunFolder(tmp_path)
         holder.send_signal(signal.SIGKILL)
         holder.wait()
@@ -302,7 +303,7 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
 
 def test_closing_lets_the_next_one_in(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    with pytest.raises(RunFolderError, match=f"in use by process {os.getpid()}"):
+    with pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
         RunFolder(tmp_path)
     run.close()
     run.close()
@@ -310,7 +311,7 @@ def test_closing_lets_the_next_one_in(tmp_path: Path) -> None:
 
 
 def test_what_ends_a_run_is_in_its_log(tmp_path: Path) -> None:
-    for error in (RunFolderError("words for people"), ZeroDivisionError("a fault of the code")):
+    for error in (UserError("words for people"), ZeroDivisionError("a fault of the code")):
         with pytest.raises(type(error)), RunFolder(tmp_path):
             raise error
     log = (tmp_path / "log.txt").read_text()

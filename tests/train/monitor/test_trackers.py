@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import tiny_recipe
 
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError
 from unified.train.engines.accelerator import make_accelerator
 from unified.train.monitor.trackers import Trackers
 

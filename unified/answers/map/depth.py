@@ -14,7 +14,7 @@ from unified.answers.kind import FieldOps, QueryKind, QuerySettings, map_of_scen
 from unified.answers.map import maps
 from unified.answers.spec import QuerySpec
 from unified.config.task import Task
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError
 from unified.core.transfers import constant, kept
 from unified.core.types import Sample
 from unified.data.augment.geometric import Scene

@@ -26,7 +26,7 @@ from unified.answers.map import maps
 from unified.answers.map.normals import NORMALS
 from unified.answers.spec import QuerySpec
 from unified.config.task import Task
-from unified.core.schema import RecipeError, nearest
+from unified.core.errors import RecipeError, nearest
 from unified.core.seed import uniform
 from unified.core.types import Sample
 from unified.data.augment.geometric import Scene

@@ -18,10 +18,6 @@ SIG_BALANCE = 0.15
 """What the mean of the logarithmic error counts in SigLoss, beside its variance."""
 
 
-class MapError(UserError):
-    """Maps that cannot be compared with their target."""
-
-
 def resized(maps: Float[Tensor, "b q h w"], size: tuple[int, int]) -> Float[Tensor, "b q H W"]:
     """Maps brought to (height, width), bilinearly, in fp32."""
     if maps.shape[2:] == size:
@@ -107,7 +103,7 @@ def _peak(before: Tensor, top: Tensor, after: Tensor) -> Tensor:
 def bin_centres(count: int, low: float, high: float, *, log: bool) -> Float[Tensor, "{count}"]:
     """The middles of `count` equal parts of low..high, or of its logarithm."""
     if not (low < high and (low > 0 or not log)):
-        raise MapError(f"bins from {low} to {high}: expected low < high, and low > 0 for logarithmic ones")
+        raise UserError(f"bins from {low} to {high}: expected low < high, and low > 0 for logarithmic ones")
     middles = (torch.arange(count, dtype=torch.float64) + 0.5) / count
     if log:
         return (low * (high / low) ** middles).float()
@@ -176,7 +172,7 @@ def pixels(maps: Float[Tensor, "b q h w"], channels: int) -> Float[Tensor, "b {c
     """An image of `channels`·r² queries, each a place in cells of r × r pixels (pixel shuffle, CVPR 2016)."""
     factor = round((maps.shape[1] / channels) ** 0.5)
     if channels * factor**2 != maps.shape[1]:
-        raise MapError(
+        raise UserError(
             f"{maps.shape[1]} queries are no image of {channels} channels: expected {channels} times a square, "
             f"such as {channels * max(factor, 1) ** 2}"
         )
@@ -188,7 +184,7 @@ def pixel_loss(
 ) -> Float[Tensor, "b"]:
     """Charbonnier: sqrt(d² + ε²) − ε, which is the absolute difference where ε is 0."""
     if image.shape != target.shape:
-        raise MapError(
+        raise UserError(
             f"an image of {tuple(image.shape[1:])} cannot be compared with a target of {tuple(target.shape[1:])}; "
             "as many queries as channels · r² give pictures r times as large as the features"
         )
@@ -219,7 +215,7 @@ def density_loss(
 ) -> Float[Tensor, "b"]:
     """Squared error of the map, and the absolute error of the count over valid positions; target of the maps' size."""
     if maps.shape != target.shape:
-        raise MapError(
+        raise UserError(
             f"a density of {tuple(maps.shape[1:])} cannot be compared with one of {tuple(target.shape[1:])}: "
             "make the target at the size of the maps, for its sum to be the count"
         )

@@ -13,7 +13,7 @@ from unified.answers.base import AnsweringNetwork
 from unified.answers.match.kind import Example, SampleReader
 from unified.answers.match.words import InputWordKind, WordSettings, check_text_input
 from unified.config.task import Task
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError
 from unified.core.types import IGNORE, Batch, Tokens
 from unified.modalities.sequence import Attributes
 from unified.nn.encoder import Noise

@@ -15,7 +15,7 @@ from unified.answers.match.similarity import similarity
 from unified.answers.workload import Setting, Work, label_sequences, represented
 from unified.config.labels import Labels
 from unified.config.task import Task
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError
 from unified.core.types import Batch, Sample, Tokens
 from unified.modalities.sequence import Attributes
 

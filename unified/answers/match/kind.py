@@ -16,7 +16,7 @@ from unified.answers.match.similarity import loss_of_class
 from unified.config.labels import Labels
 from unified.config.task import Answer, Task
 from unified.core.distributed import gather_parts, rows_of_rank, world_size
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError
 from unified.core.types import Batch, Sample, Tokens
 from unified.nn.encoder import Noise
 

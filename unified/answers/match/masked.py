@@ -15,8 +15,9 @@ from unified.answers.kind import read_inputs
 from unified.answers.match.kind import Example, SampleReader, check_fraction
 from unified.answers.match.words import InputWordKind, WordSettings, check_text_input
 from unified.config.task import Task
+from unified.core.errors import DataError
 from unified.core.seed import uniform
-from unified.core.types import IGNORE, Batch, DataError, Tokens
+from unified.core.types import IGNORE, Batch, Tokens
 from unified.modalities.sequence import Attributes
 from unified.modalities.text.tokenizer import TextTokenizer
 from unified.nn.encoder import Noise

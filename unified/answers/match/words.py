@@ -15,8 +15,7 @@ from unified.answers.match.similarity import similarity
 from unified.answers.workload import Setting, Work, text_sequences
 from unified.config.task import Task
 from unified.core.distributed import world_size
-from unified.core.printed import quoted
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError, quoted
 from unified.core.types import IGNORE, Batch, Tokens
 from unified.modalities.sequence import Attributes
 from unified.modalities.text.length_buckets import by_length, trimmed

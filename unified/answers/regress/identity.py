@@ -18,7 +18,7 @@ from unified.answers.regress import set_prediction
 from unified.answers.spec import QuerySpec
 from unified.config.task import Answer, Task
 from unified.core.distributed import gather_rows, rank, world_size
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError
 from unified.core.types import IGNORE, Sample
 from unified.data.augment.geometric import Scene
 from unified.data.samples import annotations as said

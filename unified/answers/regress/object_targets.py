@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from unified.answers.base import SceneExample, SceneTask
-from unified.core.types import DataError, Sample
+from unified.core.errors import DataError
+from unified.core.types import Sample
 from unified.data.augment.geometric import NO_OBJECT, Scene, boxes_in_shares, padded
 from unified.data.samples import annotations as said
 from unified.data.samples.decode import place

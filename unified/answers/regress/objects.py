@@ -21,7 +21,7 @@ from unified.answers.named import NamedSettings
 from unified.answers.regress import detections, set_prediction
 from unified.answers.regress.object_targets import annotated_objects, coarse_masks, object_target
 from unified.config.task import Task
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError
 from unified.core.transfers import constant
 from unified.core.types import IGNORE, Sample
 from unified.data.augment.geometric import Scene

@@ -21,10 +21,6 @@ ALPHA, GAMMA = 0.25, 2.0
 """Of the focal loss (RetinaNet, ICCV 2017)."""
 
 
-class RegressError(UserError):
-    """Objects that queries cannot answer for."""
-
-
 class SetWeights(NamedTuple):
     """What the terms of a set loss count, in the matching and in the loss. UniHCP: 2, 5 and 2 for boxes."""
 
@@ -94,7 +90,7 @@ def _mask_costs(logits: Float[Tensor, "b q p"], target: Float[Tensor, "b m p"], 
 
 
 def check_boxes(objects: Objects) -> None:
-    """Refuse boxes that are none with a `RegressError`: an accelerator would be waited for, so data are checked before.
+    """Refuse boxes that are none with a `UserError`: an accelerator would be waited for, so data are checked before.
 
     Args:
         objects: as they are given, on the host.
@@ -105,7 +101,7 @@ def check_boxes(objects: Objects) -> None:
     wrong = real & ~(boxes.isfinite().all(dim=-1) & (boxes[..., 2:] >= 0).all(dim=-1))
     if bool(wrong.any()):
         sample, place = wrong.nonzero()[0].tolist()
-        raise RegressError(
+        raise UserError(
             f"sample {sample} of the batch, object {place}: its box is {boxes[sample, place].tolist()}; expected "
             "finite cx, cy, w, h with w and h of at least 0; mend or drop it when the data are built"
         )

@@ -15,8 +15,8 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unified.core.printed import quoted
-from unified.core.schema import RecipeError, build, nearest
+from unified.core.errors import RecipeError, nearest, quoted
+from unified.core.schema import build
 from unified.core.seed import uniform
 from unified.data.augment.transforms import KINDS, WHITE, Crop, Draw, Transform
 from unified.modalities.image.prepare import stack_images

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError
 
 Draw = Callable[[int], NDArray[np.float64]]
 """So many numbers in [0, 1) for each image, (images, count)."""

@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from unified.config.labels import partners
-from unified.core.printed import quoted
+from unified.core.errors import quoted
 from unified.core.text_files import split_lines
 from unified.data.builders.sources import BadSampleError, Files, Problems, measured
 from unified.data.samples.annotations import SLACK, clip_box

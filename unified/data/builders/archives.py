@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Self
 
 from unified.core import json_files
+from unified.core.errors import DataError
 from unified.core.file_kinds import START, file_kind
 from unified.core.text_files import shown_text
-from unified.core.types import DataError
 
 ENCRYPTED, UTF_8_NAME = 0x1, 0x800  # flags of an entry (APPNOTE 4.4.4)
 METHODS = {9: "Deflate64", 93: "Zstandard", 95: "XZ", 96: "JPEG", 97: "WavPack", 98: "PPMd", 99: "AES encryption"}

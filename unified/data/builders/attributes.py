@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unified.core.schema import nearest
-from unified.core.types import DataError
+from unified.core.errors import DataError, nearest
 from unified.data.builders.annotations import read_picture
 from unified.data.builders.dense import Found, Options
 from unified.data.builders.joints import find_table

@@ -3,9 +3,8 @@
 from collections.abc import Hashable, Iterable
 from typing import Any
 
-from unified.core.printed import quoted
+from unified.core.errors import DataError, quoted
 from unified.core.text_files import decode_text, split_lines
-from unified.core.types import DataError
 from unified.core.yaml_files import MOST_BYTES, parse_yaml
 from unified.data.builders.annotations import class_label
 from unified.data.builders.sources import Files

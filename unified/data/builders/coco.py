@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from unified.core.errors import DataError
 from unified.core.json_files import parse_json
 from unified.core.log import logger
 from unified.core.text_files import check_text, shown_text
-from unified.core.types import DataError
 from unified.data.builders.annotations import (
     Picture,
     as_flag,

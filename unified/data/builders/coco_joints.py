@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from unified.core.printed import quoted
+from unified.core.errors import DataError, quoted
 from unified.core.text_files import check_text
-from unified.core.types import DataError
 from unified.data.builders.annotations import as_number
 from unified.data.builders.panoptic import Identifier, categories_of, identifier
 from unified.data.builders.sources import Problems

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from unified.config.labels import read_names
+from unified.core.errors import DataError
 from unified.core.seed import key
-from unified.core.types import DataError
 from unified.data.builders.crops import crops
 from unified.data.builders.sources import Files, Item, Problems, pack
 from unified.data.shards.write import SAMPLES_PER_SHARD, ShardWriter, complete_folder

@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from numpy.typing import NDArray
 
+from unified.core.errors import DataError
 from unified.core.log import logger
 from unified.core.text_files import decode_text, shown_text
-from unified.core.types import DataError
 from unified.data.builders.annotations import check_size, png, read_map, read_picture
 from unified.data.builders.dense import Found, Options
 from unified.data.builders.pairing import Pair, Places, Words, by_place, pair_places, place, stem

@@ -7,9 +7,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from unified.config.labels import CLASS_NAMES
+from unified.core.errors import DataError
 from unified.core.folders import suffix_of
 from unified.core.text_files import same_text
-from unified.core.types import DataError
 from unified.data.builders.dense import Options
 from unified.data.builders.held_out import (
     check_order,

@@ -6,10 +6,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from unified.core.errors import DataError, nearest
 from unified.core.log import logger
-from unified.core.schema import nearest
 from unified.core.seed import key
-from unified.core.types import DataError
 from unified.data.builders.dense import SEED, Options, check_fraction, natural
 from unified.data.builders.sources import Item, Problems, pack
 from unified.data.shards.write import ShardWriter, complete_folder

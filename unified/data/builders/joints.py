@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.io import loadmat
 
+from unified.core.errors import DataError
 from unified.core.log import logger
-from unified.core.types import DataError
 from unified.data.builders import archives
 from unified.data.builders.annotations import Picture, checked_point, flip_pairs, is_unlabelled, read_picture
 from unified.data.builders.dense import Found, Options

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from unified.core.errors import DataError
 from unified.core.log import logger
-from unified.core.types import DataError
 from unified.data.builders.annotations import check_size, index_picture, read_map, read_picture
 from unified.data.builders.dense import Found, Options, class_names
 from unified.data.builders.pairing import Pair, Words, by_place, pair_places

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from unified.core.printed import quoted
+from unified.core.errors import DataError, quoted
 from unified.core.text_files import check_text
-from unified.core.types import DataError
 from unified.data.builders.annotations import (
     Picture,
     as_flag,

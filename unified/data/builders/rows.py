@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from unified.core.schema import nearest
+from unified.core.errors import DataError, nearest
 from unified.core.text_files import decode_text, shown_text, split_lines
-from unified.core.types import DataError
 from unified.modalities.image.formats import IMAGE_ENDINGS
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")

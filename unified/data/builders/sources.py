@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from unified.core.errors import DataError
 from unified.core.folders import sort_names, walk_folder
 from unified.core.log import logger
 from unified.core.seed import key
 from unified.core.text_files import check_texts, decode_text, shown_text
-from unified.core.types import DataError
 from unified.data.builders.archives import EntryError, ZipArchive, size_problem
 from unified.data.samples.decode import decode_column
 from unified.data.shards.write import ShardWriter, encode, progress

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from unified.core.errors import DataError, nearest
 from unified.core.folders import FileFinder
-from unified.core.schema import nearest
 from unified.core.text_files import check_text
-from unified.core.types import DataError
 from unified.data.builders.dense import Options
 from unified.data.builders.held_out import ORDERS, check_order, split_items, write_parts
 from unified.data.builders.rows import Row, read_table

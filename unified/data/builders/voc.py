@@ -7,8 +7,8 @@ from pathlib import PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
 
+from unified.core.errors import DataError
 from unified.core.text_files import UTF_8, decode_text, shown_text
-from unified.core.types import DataError
 from unified.data.builders.annotations import (
     Picture,
     as_number,

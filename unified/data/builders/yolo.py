@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from unified.core.errors import DataError
 from unified.core.json_files import parse_json
 from unified.core.log import logger
 from unified.core.text_files import decode_text, shown_text, split_lines
-from unified.core.types import DataError
 from unified.data.builders.annotations import (
     Picture,
     as_number,

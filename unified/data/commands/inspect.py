@@ -11,8 +11,8 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from unified.core.errors import DataError
 from unified.core.text_files import same_text
-from unified.core.types import DataError
 from unified.data.commands.visualize import label_font, map_picture, overlay
 from unified.data.samples import annotations as scene
 from unified.data.samples.annotations import annotated

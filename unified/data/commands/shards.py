@@ -1,14 +1,12 @@
 """What `unified shards …` does: build, inspect, verify, index. Each prints a table of what it made or found."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unified.core.consent import allow_commands
-from unified.core.printed import one_line, say
-from unified.core.schema import nearest
-from unified.core.types import DataError
+from unified.core.errors import DataError, nearest, one_line, say
+from unified.core.text_tables import aligned
 from unified.data.builders.attributes import find_attributes
 from unified.data.builders.boundaries import find_boundaries
 from unified.data.builders.coco import find_coco
@@ -60,7 +58,6 @@ OPTIONS_OF = {
     "crops": ("coco",),
 }
 PROBLEMS_PRINTED = 20
-_NUMBER = re.compile(r"[\d.,×]+( %)?")
 
 
 def build(
@@ -259,14 +256,4 @@ def _megabytes(size: int) -> str:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lines of aligned columns under a heading; columns of numbers stand to the right."""
-    lines = [[one_line(cell) for cell in line] for line in (head, *rows)]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(head))]
-    right = [bool(rows) and all(_NUMBER.fullmatch(row[place]) for row in rows) for place in range(len(head))]
-    aligned = [
-        "  ".join(
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(line, widths, right, strict=True)
-        ).rstrip()
-        for line in lines
-    ]
-    return "\n".join([aligned[0], "  ".join("─" * width for width in widths), *aligned[1:]])
+    return aligned(head, [[one_line(cell) for cell in row] for row in rows])

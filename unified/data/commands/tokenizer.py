@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from unified.core.consent import allow_commands
+from unified.core.errors import DataError
 from unified.core.log import logger
-from unified.core.types import DataError
 from unified.data.shards.shards import Shards
 from unified.modalities.text.train_tokenizer import train_tokenizer
 

@@ -29,11 +29,11 @@ from time import monotonic, sleep
 from typing import BinaryIO
 
 from unified.config.recipe import DataSettings
+from unified.core.errors import DataError
 from unified.core.file_hashes import FileHashes
 from unified.core.locations import shown
 from unified.core.log import logger
 from unified.core.paths import cache_folder
-from unified.core.types import DataError
 from unified.data.remote.download import Download, Patience, read_bytes
 from unified.data.remote.shard import RemoteShard, index_size, index_url, read_record, write_record
 from unified.data.remote.transfer import UnavailableError

@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from unified.core.atomic_files import replace_file
+from unified.core.errors import DataError
 from unified.core.json_files import read_json
 from unified.core.locations import PIPE, shown
 from unified.core.log import logger
-from unified.core.types import DataError
 from unified.data.shards.index import MOST_HEADER, parse_header
 
 FORMAT = 1

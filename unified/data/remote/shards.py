@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from unified.core.errors import DataError
 from unified.core.locations import PIPE, shown
 from unified.core.log import logger
 from unified.core.text_files import shown_text
-from unified.core.types import DataError
 from unified.data.remote.cache import ShardCache
 from unified.data.remote.download import read_bytes
 from unified.data.remote.shard import RemoteShard, index_url

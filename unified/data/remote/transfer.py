@@ -19,8 +19,8 @@ from urllib.request import Request, build_opener
 
 import fsspec
 
+from unified.core.errors import DataError
 from unified.core.locations import PIPE, shown
-from unified.core.types import DataError
 
 CHUNK = 1 << 20
 _DIGITS = re.compile("[0-9]{1,19}")

@@ -15,9 +15,8 @@ from jaxtyping import Bool, Float, Int
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from unified.core.printed import quoted
-from unified.core.schema import nearest
-from unified.core.types import IGNORE, DataError, Sample
+from unified.core.errors import DataError, nearest, quoted
+from unified.core.types import IGNORE, Sample
 from unified.data.samples.decode import MAPS, place, using
 from unified.data.samples.run_lengths import lengths_problem
 from unified.modalities.image.frames import PIXEL_LIMIT

@@ -14,11 +14,10 @@ from jaxtyping import UInt8, UInt16
 from PIL import Image
 from torch import Tensor
 
-from unified.core.errors import UserError
+from unified.core.errors import DataError, UserError, quoted
 from unified.core.json_files import parse_json
-from unified.core.printed import quoted
 from unified.core.text_files import check_texts, decode_text, shown_text
-from unified.core.types import DataError, Sample
+from unified.core.types import Sample
 from unified.data.samples.foreign import PICKLED, decode_array, decode_msgpack
 from unified.modalities.image.files import PNG_SIGNATURE, ImageError, decode_frames, whole_image
 from unified.modalities.image.formats import IMAGES

@@ -5,8 +5,8 @@ from itertools import islice
 
 from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
 
+from unified.core.errors import DataError
 from unified.core.text_files import shown_text
-from unified.core.types import DataError
 
 MOST_NAMES = 1_000_000
 """Names that one pattern may stand for; data sets of some 10⁹ samples have a tenth of it as shards."""

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unified.core.distributed import broadcast_object, rank
+from unified.core.errors import DataError
 from unified.core.file_hashes import FileHashes
 from unified.core.log import logger
 from unified.core.paths import cache_folder
-from unified.core.types import DataError
 from unified.data.shards.shards import LocalShard, ShardFile
 
 READERS = 4

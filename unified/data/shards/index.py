@@ -23,9 +23,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from unified.core.errors import DataError
 from unified.core.file_kinds import START, TAR, file_kind
 from unified.core.text_files import shown_text
-from unified.core.types import DataError
+from unified.core.version import check_format
 from unified.data.shards.index_tables import tables_problem
 
 FORMAT, TABLES_ONLY = 2, 1
@@ -313,8 +314,7 @@ def parse_header(start: bytes, name: str, again: str) -> Header:
     if len(start) < HEADER.size or not start.startswith(MAGIC):
         raise DataError(f"{name}: not an index of a shard; {again}")
     _, version, names_size, size, samples, members, key_bytes, digest, body_digest = HEADER.unpack_from(start)
-    if version not in (TABLES_ONLY, FORMAT):
-        raise DataError(f"{name}: index format {version}, this version of unified reads up to {FORMAT}; {again}")
+    check_format(version, FORMAT, name)
     try:
         names = start[HEADER.size : HEADER.size + names_size].decode().rstrip("\n")
         columns = tuple(names.split("\n")) if names else ()

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from unified.core.errors import DataError, quoted
 from unified.core.folders import is_hidden, subfolders
 from unified.core.json_files import parse_json, read_bytes
 from unified.core.locations import is_remote, shown
-from unified.core.printed import quoted
-from unified.core.types import DataError
+from unified.core.version import check_format
 from unified.data.shards.braces import expand_braces
 
 MANIFEST = "manifest.json"
@@ -144,11 +144,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def parse_manifest(content: bytes, name: str) -> dict[str, Any]:
     """A manifest from its bytes; `name` begins every error message."""
     manifest = parse_json(content, name)
-    version = manifest.get("format")
-    if version != FORMAT:
-        raise DataError(
-            f"{name}: manifest format {quoted(version)}, this version of unified reads {FORMAT}; update unified"
-        )
+    check_format(manifest.get("format"), FORMAT, name)
     _check_kinds(manifest, KINDS, name)
     for number, shard in enumerate(manifest.get("shards", ())):
         where = f"{name}: shards[{number}]"

@@ -11,9 +11,9 @@ from typing import Any, Protocol, Self
 
 from unified.config.recipe import DataSettings
 from unified.core.consent import check_commands
+from unified.core.errors import DataError
 from unified.core.locations import is_remote, named
 from unified.core.log import logger
-from unified.core.types import DataError
 from unified.data.remote.cache import ShardCache
 from unified.data.remote.shards import CachedShard, remote_shards
 from unified.data.shards.index import (
@@ -148,7 +148,7 @@ class Shards:
         """The shards that `patterns` name: a folder, a tar, a glob, braces such as "s-{000..012}.tar", or URLs.
 
         A tar without an index gets one. `settings`: how remote shards are fetched and kept. Raises `DataError` where a
-        shard is missing, damaged, or not that of its index, `ConsentError` for a command that may not run.
+        shard is missing, damaged, or not that of its index, `UserError` for a command that may not run.
         """
         cache = ShardCache(settings or DataSettings())
         files: list[ShardFile] = []

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.data.samples import annotations
 from unified.data.samples.decode import DECODERS, decode_column
 from unified.data.shards.index import Index, build_index, index_path, open_index

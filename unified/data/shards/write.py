@@ -16,9 +16,8 @@ from typing import Any, Self, TypeVar
 from webdataset import TarWriter
 
 from unified.core.atomic_files import naming
+from unified.core.errors import DataError, quoted
 from unified.core.log import logger
-from unified.core.printed import quoted
-from unified.core.types import DataError
 from unified.data.dataset_card import describe_for_others
 from unified.data.shards.index import IndexBuilder, index_path, split_name, write_index
 from unified.data.shards.patterns import FORMAT, MANIFEST

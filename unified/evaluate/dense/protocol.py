@@ -6,8 +6,7 @@ from typing import Any
 
 from unified.answers.spec import QuerySpec
 from unified.config.labels import Labels, check_unique, load_labels
-from unified.core.schema import RecipeError, nearest
-from unified.core.types import DataError
+from unified.core.errors import DataError, RecipeError, nearest
 from unified.data.samples.decode import decode
 from unified.data.shards.write import progress
 from unified.evaluate.context import Context

@@ -12,8 +12,8 @@ from torch import Tensor
 from unified.answers.map.semantic import SEMANTIC
 from unified.answers.spec import QuerySpec
 from unified.config.labels import load_labels
+from unified.core.errors import RecipeError
 from unified.core.locations import named
-from unified.core.schema import RecipeError
 from unified.core.statistics import bootstrap
 from unified.core.types import IGNORE
 from unified.evaluate.dense.baseline_maps import GRID, Baselines, on_grid, size_of

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from unified.answers.match.classification import CLASSIFICATION
 from unified.answers.match.retrieval import RETRIEVAL
 from unified.config.labels import Labels, load_labels
+from unified.core.errors import RecipeError
 from unified.core.locations import named
 from unified.core.log import logger
-from unified.core.schema import RecipeError
 from unified.core.training_record import TrainedTask, TrainingRecord, names_hash
 from unified.data.class_lists import ClassNumbers, match_names
 from unified.evaluate.answers import ItemAnswers, best_classes, scale_of

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError
 from unified.core.seed import generator
 
 ALL = -1

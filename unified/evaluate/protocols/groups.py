@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError
 from unified.data.shards.patterns import MANIFEST, read_manifest
 
 

@@ -11,8 +11,8 @@ from unified.answers.match.kind import Example
 from unified.answers.score import score
 from unified.config.task import Answer, Task
 from unified.core import statistics
+from unified.core.errors import RecipeError
 from unified.core.locations import named
-from unified.core.schema import RecipeError
 from unified.core.types import Batch
 from unified.data.samples.decode import decode, using
 from unified.data.shards.write import progress

@@ -13,8 +13,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from unified.core.errors import DataError
 from unified.core.seed import generator
-from unified.core.types import DataError
 
 STRENGTHS = 10.0 ** np.linspace(-6, 5, 45)
 PATIENCE = 8  # points of the grid, two decades

@@ -14,10 +14,9 @@ from unified.answers.match.classification import CLASSIFICATION
 from unified.answers.match.retrieval import RETRIEVAL
 from unified.config.labels import load_labels
 from unified.core import statistics
+from unified.core.errors import DataError, quoted
 from unified.core.metrics import first_positive_rank, recall_at_k
-from unified.core.printed import quoted
 from unified.core.text_files import split_lines
-from unified.core.types import DataError
 from unified.evaluate.answers import ItemAnswers, nearest_entries
 from unified.evaluate.context import Context
 from unified.evaluate.features import embed_texts

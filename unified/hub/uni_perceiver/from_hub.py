@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unified.answers.match.similarity import TEMPERATURES as OF_FAMILIES
+from unified.core.errors import UserError
 from unified.hub.load import model_folder, open_model, refuse_existing
 from unified.hub.uni_perceiver.kept import read_kept
 from unified.hub.uni_perceiver.names import (
@@ -24,7 +25,6 @@ from unified.hub.uni_perceiver.names import (
     gate,
 )
 from unified.hub.uni_perceiver.positions import table
-from unified.hub.uni_perceiver.read import OfficialError
 from unified.hub.uni_perceiver.to_hub import MEAN, STD
 from unified.hub.uni_perceiver.training_log import SIDECAR, Log, read_log
 from unified.modalities.text.tokenizer import END, SPE
@@ -42,7 +42,7 @@ def revert(reference: str, file: Path) -> list[str]:
     """
     refuse_existing(file)
     if not file.parent.is_dir():
-        raise OfficialError(f"{file}: the folder {file.parent} does not exist")
+        raise UserError(f"{file}: the folder {file.parent} does not exist")
     loaded = open_model(reference)
     model, folder = loaded.model, model_folder(str(loaded.hub_name or reference))
     log = read_log(folder)
@@ -94,7 +94,7 @@ def shape_of(config: UnifiedConfig, reference: str) -> Shape:
     experts = config.experts
     problems = _unlike(config)
     if problems:
-        raise OfficialError(f"{reference}: no official checkpoint can hold this model: {'; '.join(problems)}")
+        raise UserError(f"{reference}: no official checkpoint can hold this model: {'; '.join(problems)}")
     shape = Shape(
         width=config.width,
         depth=config.depth,
@@ -171,7 +171,7 @@ def _of_log(config: UnifiedConfig, log: Log, reference: str) -> Shape:
         return shape if shape.experts else replace(shape, attention=log.shape.attention)
     for name in ("width", "depth", "hidden", "vocabulary", "experts", "expert_layers", "prompts", "classes"):
         if getattr(shape, name) != getattr(log.shape, name):
-            raise OfficialError(
+            raise UserError(
                 f"{reference}: the log of the conversion says {name} {getattr(log.shape, name)}, the model has "
                 f"{getattr(shape, name)}; move {SIDECAR} and official.json away if they belong to another model"
             )
@@ -185,7 +185,7 @@ def _to_official(tensors: Mapping[str, Tensor], shape: Shape, reference: str) ->
         value = tensors.get(entry.ours)
         if value is None or tuple(value.shape) != entry.ours_shape:
             has = "does not have it" if value is None else f"has {tuple(value.shape)}"
-            raise OfficialError(f"{reference}: expected {entry.ours} {entry.ours_shape}, the model {has}")
+            raise UserError(f"{reference}: expected {entry.ours} {entry.ours_shape}, the model {has}")
         found |= _split(entry, value)
     return found
 
@@ -212,4 +212,4 @@ def _derived(name: str, official: Mapping[str, Tensor], config: UnifiedConfig, s
             names = dict(zip(gate(shape, layer, dead), gate(shape, layer, alive), strict=True))
             if name in names:
                 return official[names[name]]
-    raise OfficialError(f"{name}: this model does not hold it, and nothing gives it")
+    raise UserError(f"{name}: this model does not hold it, and nothing gives it")

@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unified.answers.match.similarity import TEMPERATURES
+from unified.core.errors import UserError
 from unified.hub.load import model_folder, open_model
 from unified.hub.uni_perceiver.names import SPATIAL
-from unified.hub.uni_perceiver.read import OfficialError
 from unified.hub.uni_perceiver.training_log import LOG, SIDECAR, Log, read_log
 from unified.model.weight_files import check_weight_file
 
@@ -54,7 +54,7 @@ def read_kept(folder: Path, log: Log) -> dict[str, Tensor]:
         log: as `read_log` found it there.
 
     Raises:
-        OfficialError: one of them is not there.
+        UserError: one of them is not there.
         WeightsError: their file is cut off, or a pointer of git-lfs.
     """
     if not log.kept_aside:
@@ -65,5 +65,5 @@ def read_kept(folder: Path, log: Log) -> dict[str, Tensor]:
     found = load_file(file) if file.is_file() else {}
     missing = [name for name in log.kept_aside if name not in found]
     if missing:
-        raise OfficialError(f"{file}: lacks {', '.join(missing)}, which the log beside it names; convert again")
+        raise UserError(f"{file}: lacks {', '.join(missing)}, which the log beside it names; convert again")
     return {name: found[name] for name in log.kept_aside}

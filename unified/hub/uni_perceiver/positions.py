@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unified.hub.uni_perceiver.read import OfficialError
+from unified.core.errors import UserError
 from unified.modalities.image.embedding import sincos
 
 TRAINED = 160
@@ -33,13 +33,13 @@ def find_scale(
     places, width = stored.shape
     side = math.isqrt(places)
     if side * side != places or width % 4:
-        raise OfficialError(f"{file}: {places} positions of width {width}; expected a square, and a multiple of 4")
+        raise UserError(f"{file}: {places} positions of width {width}; expected a square, and a multiple of 4")
     scales = (1.0, TRAINED / (side * patch)) if given is None else (given,)
     distances = {scale: float((stored.float() - table(side, width, scale)).abs().max()) for scale in scales}
     best = min(distances, key=lambda scale: distances[scale])
     if given is None and distances[best] > _tolerance(stored):
         words = ", ".join(f"{distance:.3g} from scale {scale:.4g}" for scale, distance in distances.items())
-        raise OfficialError(
+        raise UserError(
             f"{file}: the stored positions of patches are no table of sines that is known here: the largest difference "
             f"is {words}. Positions are computed, not stored, in this package; --position-scale NUMBER takes another "
             "scale, whatever is stored"

@@ -21,10 +21,6 @@ KINDS = (torch.float32, torch.float16, torch.bfloat16)
 PROMPT = "deep_prompt_embedding"
 
 
-class OfficialError(UserError):
-    """A checkpoint is not what it should be; the message lists everything that is wrong with it."""
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """The tensors of an official file under the names of the published code, checked."""
@@ -60,31 +56,31 @@ def _load(file: Path) -> tuple[dict[str, Tensor], list[str]]:
     """The state dict in a file, and the names of what lies beside it."""
     if not file.is_file():
         what = "is a folder" if file.is_dir() else "no such file"
-        raise OfficialError(f"{file}: {what}; give the .pth of a Uni-Perceiver checkpoint")
+        raise UserError(f"{file}: {what}; give the .pth of a Uni-Perceiver checkpoint")
     with file.open("rb") as stream:
         kind = file_kind(stream.read(START))
     if kind is not None and kind is not ZIP:  # in which torch packs tensors
-        raise OfficialError(f"{file}: expected a checkpoint of torch, got {kind.name}. Hint: {kind.hint}")
+        raise UserError(f"{file}: expected a checkpoint of torch, got {kind.name}. Hint: {kind.hint}")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise OfficialError(
+        raise UserError(
             f"{file}: not a file of plain tensors: {_reason(error)}. It would run code of whoever made it, so it is "
             "not read. Where you trust its maker, load it on a machine of its own and save "
             '{"model": {name: tensor, …}} alone with torch.save'
         ) from error
     except (RuntimeError, EOFError, KeyError, ValueError) as error:
         reason = str(error).split(". ")[0] or type(error).__name__
-        raise OfficialError(f"{file}: not a checkpoint that torch can read, or a damaged one: {reason}") from error
+        raise UserError(f"{file}: not a checkpoint that torch can read, or a damaged one: {reason}") from error
     if not isinstance(content, dict):
-        raise OfficialError(f"{file}: holds a {type(content).__name__}; expected a mapping of names to tensors")
+        raise UserError(f"{file}: holds a {type(content).__name__}; expected a mapping of names to tensors")
     wrapper = next((key for key in ("model", "module") if isinstance(content.get(key), dict)), None)
     state: Mapping[Any, Any] = content if wrapper is None else content[wrapper]
     ignored = [] if wrapper is None else [str(key) for key in content if key != wrapper]
     wrong = [f"{key} ({_kind(value)})" for key, value in state.items() if not _fits(key, value)]
     if wrong or not state:
         found = ", ".join(wrong) or "nothing"
-        raise OfficialError(
+        raise UserError(
             f"{file}: expected names with tensors of float32, float16 or bfloat16, found {found}; the tensors stand "
             'under "model" (published files) or "module" (older ones), or alone'
         )
@@ -175,7 +171,7 @@ def check(file: Path, tensors: Mapping[str, Tensor], shape: Shape) -> None:
     """Refuse tensors that are not finite, or not exactly those of the shape; the norm's second name may be left out."""
     if not any(name.startswith((names.TEXT, names.IMAGE, names.HEAD, LAYERS)) for name in tensors):
         some = ", ".join(list(tensors)[:5])
-        raise OfficialError(f"{file}: none of the tensors is one of Uni-Perceiver; it holds {some} …")
+        raise UserError(f"{file}: none of the tensors is one of Uni-Perceiver; it holds {some} …")
     expected = names.official_shapes(shape)
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     alias = {f"{ALIAS}.weight", f"{ALIAS}.bias"}
@@ -190,7 +186,7 @@ def check(file: Path, tensors: Mapping[str, Tensor], shape: Shape) -> None:
     problems = ["\n    ".join([f"  {kind} ({len(words)}):", *words]) for kind, words in kinds.items() if words]
     problems += _two_norms(tensors)
     if problems:
-        raise OfficialError(
+        raise UserError(
             f"{file}: the tensors are not those of a Uni-Perceiver of {shape.depth} layers and width {shape.width}; "
             "nothing was written:\n" + "\n".join(problems)
         )

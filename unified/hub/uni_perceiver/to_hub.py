@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from unified.core.errors import UserError
 from unified.hub.card import model_card
 from unified.hub.load import passing, refuse_existing
 from unified.hub.uni_perceiver.names import ALIAS, SPATIAL, Shape, aside, entries
 from unified.hub.uni_perceiver.positions import find_scale
-from unified.hub.uni_perceiver.read import OfficialError, read
+from unified.hub.uni_perceiver.read import read
 from unified.hub.uni_perceiver.tasks import TASKS
 from unified.hub.uni_perceiver.tokenizer import load_tokenizer
 from unified.hub.uni_perceiver.training_log import LOG, SIDECAR, Log
@@ -124,12 +125,12 @@ def _heads(shape: Shape, given: int | None) -> tuple[int, str]:
     """The number of heads, and where it comes from."""
     number = HEADS.get(shape.width) if given is None else given
     if number is None:
-        raise OfficialError(
+        raise UserError(
             f"the number of heads leaves no trace in a checkpoint, and the width {shape.width} is none of the "
             f"published ({', '.join(f'{width}: {heads} heads' for width, heads in HEADS.items())}); give --heads NUMBER"
         )
     if number < 1 or shape.width % number:
-        raise OfficialError(f"--heads {number}: does not divide the width {shape.width}; {shape.width // 64 or 1} may")
+        raise UserError(f"--heads {number}: does not divide the width {shape.width}; {shape.width // 64 or 1} may")
     return number, "--heads" if given is not None else "the width"
 
 

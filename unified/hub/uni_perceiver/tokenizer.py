@@ -10,7 +10,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
-from unified.hub.uni_perceiver.read import OfficialError
+from unified.core.errors import UserError
 from unified.modalities.text.tokenizer import END, SPE, TextTokenizer
 
 SPECIAL = ("<|startoftext|>", END, "<|mask|>", "<|gen|>", SPE)
@@ -29,7 +29,7 @@ def load_tokenizer(reference: Path, vocabulary: int, max_length: int) -> TextTok
     """
     file = reference / "tokenizer.json" if reference.is_dir() else reference
     if not file.is_file():
-        raise OfficialError(
+        raise UserError(
             f"{file}: no such file; give a folder with a tokenizer.json of CLIP's vocabulary, or the file "
             "bpe_simple_vocab_16e6.txt.gz that the published code has in uniperceiver/tokenization"
         )
@@ -39,7 +39,7 @@ def load_tokenizer(reference: Path, vocabulary: int, max_length: int) -> TextTok
             found.add_special_tokens([AddedToken(token, special=True)])
     size, end, spe = found.get_vocab_size(with_added_tokens=True), found.token_to_id(END), found.token_to_id(SPE)
     if (size, end, spe) != (vocabulary, vocabulary - 4, vocabulary - 1):
-        raise OfficialError(
+        raise UserError(
             f"{file}: {size:,} entries, {END} is {end} and {SPE} is {spe}; the checkpoint has {vocabulary:,}, "
             f"{vocabulary - 4} and {vocabulary - 1}: this is another vocabulary"
         )
@@ -50,7 +50,7 @@ def _from_json(file: Path) -> tokenizers.Tokenizer:
     try:
         return tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the class that `tokenizers` raises, whatever went wrong
-        raise OfficialError(f"{file}: not a tokenizer.json: {error}") from error
+        raise UserError(f"{file}: not a tokenizer.json: {error}") from error
 
 
 def _from_merges(file: Path, vocabulary: int) -> tokenizers.Tokenizer:
@@ -59,11 +59,11 @@ def _from_merges(file: Path, vocabulary: int) -> tokenizers.Tokenizer:
         content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
         pairs = [tuple(line.split()) for line in content.decode("utf-8").split("\n")[1:]]
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise OfficialError(f"{file}: not a file of merges: {error}") from error
+        raise UserError(f"{file}: not a file of merges: {error}") from error
     wanted = vocabulary - 2 * BYTES - len(SPECIAL)
     merges = [(pair[0], pair[1]) for pair in pairs[:wanted] if len(pair) == 2]
     if len(merges) != wanted:
-        raise OfficialError(f"{file}: {len(merges):,} merges of two tokens; the checkpoint needs {wanted:,}")
+        raise UserError(f"{file}: {len(merges):,} merges of two tokens; the checkpoint needs {wanted:,}")
     letters = _letters()
     words = [*letters, *(letter + WORD_END for letter in letters), *(first + second for first, second in merges)]
     words += SPECIAL

@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unified.core.errors import UserError
 from unified.core.version import __version__
 from unified.hub.uni_perceiver.names import Shape
-from unified.hub.uni_perceiver.read import OfficialError
 from unified.modalities.base import FORMAT, read_json
 
 LOG, SIDECAR = "official.json", "official.safetensors"
@@ -59,4 +59,4 @@ def read_log(folder: Path) -> Log | None:
         values = {key: content[key] for key in Log.__dataclass_fields__ if key != "shape"}
         return Log(**values, shape=Shape(**shape))
     except (KeyError, TypeError, AttributeError) as error:
-        raise OfficialError(f"{file}: not a log of `unified convert`: {error}; convert the checkpoint again") from error
+        raise UserError(f"{file}: not a log of `unified convert`: {error}; convert the checkpoint again") from error

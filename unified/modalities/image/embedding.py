@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unified.core.schema import RecipeError
+from unified.core.errors import DataError, RecipeError
 from unified.core.transfers import kept, sent
-from unified.core.types import DataError, Tokens, weight_of
+from unified.core.types import Tokens, weight_of
 from unified.modalities.base import shared
 
 TEMPERATURE = 10000.0

@@ -5,7 +5,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
-from unified.core.types import DataError
+from unified.core.errors import DataError
 
 PIXEL_LIMIT = 64_000_000
 """Of an image, all of its frames together."""

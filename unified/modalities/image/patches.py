@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from unified.core.errors import DataError
 from unified.core.transfers import kept, sent
-from unified.core.types import DataError, Tokens
+from unified.core.types import Tokens
 
 
 def patches(pixels: UInt8[Tensor, "b *t 3 h w"] | Float[Tensor, "b *t 3 h w"], patch: int) -> Tokens:

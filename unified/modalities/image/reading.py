@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from unified.core.types import DataError
+from unified.core.errors import DataError
 from unified.modalities.image.files import ImageError, decode_frames, read_pixels
 
 

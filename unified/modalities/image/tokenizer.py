@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unified.core.bounds import Finite, Positive, Side
+from unified.core.errors import DataError, RecipeError, nearest, quoted
 from unified.core.paths import find
-from unified.core.printed import quoted
-from unified.core.schema import RecipeError, build, nearest
-from unified.core.types import DataError, Tokens
-from unified.modalities.base import FORMAT, check_format, read_json
+from unified.core.schema import build
+from unified.core.types import Tokens
+from unified.core.version import check_format
+from unified.modalities.base import FORMAT, read_json
 from unified.modalities.image.patches import PatchRows, pad, patches
 
 SPEC = "preprocessor_config.json"
@@ -140,7 +141,7 @@ class ImageTokenizer:
 
 def read_spec(content: Mapping[str, Any], where: str) -> ImageSpec:
     """The spec that a preprocessor_config.json holds."""
-    check_format(content, where)
+    check_format(content.get("format", FORMAT), FORMAT, where, RecipeError)
     for name in content:
         if name not in {*KEYS, *FOREIGN}:
             raise RecipeError(

@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from unified.core.types import DataError, Tokens
+from unified.core.errors import DataError
+from unified.core.types import Tokens
 from unified.modalities.base import shared
 
 

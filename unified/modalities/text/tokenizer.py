@@ -19,11 +19,10 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from unified.core import json_files
-from unified.core.hub_files import HubError, fetch_files, hub_name
+from unified.core.errors import DataError, HubError, RecipeError, quoted
+from unified.core.hub_files import fetch_files, hub_name
 from unified.core.paths import find
-from unified.core.printed import quoted
-from unified.core.schema import RecipeError
-from unified.core.types import DataError, Tokens
+from unified.core.types import Tokens
 from unified.modalities.base import FORMAT, read_json, timeline
 
 FILE = "tokenizer.json"

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from unified.core.schema import RecipeError
+from unified.core.errors import RecipeError
 from unified.modalities.text.tokenizer import END, SPE, TextTokenizer
 
 SMALLEST = 256 + 2  # every byte, and the special tokens: nothing is ever unknown

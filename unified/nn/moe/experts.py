@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from unified.core.errors import UserError
 from unified.core.types import Conditions, Segment
 from unified.nn.moe.dispatch import Plan, expert_linear, expert_mlp, plan
 from unified.nn.moe.exchange import Exchange, Journey, Use
@@ -20,7 +21,6 @@ from unified.nn.moe.routing import (
     ContextRouter,
     HashRouter,
     NameRouter,
-    RoutingError,
     TokenRouter,
     Usage,
     mixture,
@@ -49,11 +49,11 @@ class Experts:
 
     def __post_init__(self) -> None:
         if not 1 <= self.top <= self.count:
-            raise RoutingError(f"top {self.top} of {self.count} experts: expected 1 to {self.count}")
+            raise UserError(f"top {self.top} of {self.count} experts: expected 1 to {self.count}")
         if not self.linears:
-            raise RoutingError(f"no linear is conditional; expected some of: {', '.join(LINEARS)}")
+            raise UserError(f"no linear is conditional; expected some of: {', '.join(LINEARS)}")
         if unknown := set(self.linears) - set(LINEARS):
-            raise RoutingError(f"no linear is called {sorted(unknown)}; there are: {', '.join(LINEARS)}")
+            raise UserError(f"no linear is called {sorted(unknown)}; there are: {', '.join(LINEARS)}")
 
     @property
     def in_order(self) -> tuple[str, ...]:
@@ -214,7 +214,7 @@ class ByToken(Dense):
         """Not possible where vectors are no tokens that could be sent."""
         if not isinstance(module, ConditionalLinear):
             return module(x)  # type: ignore[no-any-return]
-        raise RoutingError(
+        raise UserError(
             f"learned prompts and experts in {name!r} that tokens are sent to do not go together; leave {name!r} out "
             "of model.experts.linears, or take a router that does not look at tokens"
         )
@@ -295,7 +295,7 @@ def _router(experts: Experts, name: str, width: int, sees: int, layer: int) -> n
         FOLDED: nn.Identity,
     }
     if experts.router not in make:
-        raise RoutingError(f"router {experts.router!r} does not exist; there are: {', '.join(sorted(make))}")
+        raise UserError(f"router {experts.router!r} does not exist; there are: {', '.join(sorted(make))}")
     return make[experts.router]()
 
 

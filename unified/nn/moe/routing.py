@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from unified.core import seed
-from unified.core.errors import UserError
+from unified.core.errors import NonFiniteError
 from unified.core.transfers import constant
 from unified.core.types import Conditions
 from unified.nn.moe.dispatch import choose
@@ -24,14 +24,6 @@ BY_TOKEN = ("token", "context")
 """Routers that look at the data: tokens are sent to experts. Those of the others are merged, and can be folded."""
 FOLDED = "rows"
 """What a folded model has in a router's place: one linear for each row."""
-
-
-class RoutingError(UserError):
-    """A router cannot choose; the message says why."""
-
-
-class GateError(RoutingError):
-    """The logits of a gate that looks at no data are not finite: its weights are not, on all ranks alike."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +49,11 @@ class Usage:
 def mixture(logits: Float[Tensor, "r e"], top: int, where: str = "a layer") -> Float[Tensor, "r e"]:
     """Weights of the `top` most probable experts of each row, the others 0: softmax over all, renormalised over those.
 
-    `where`: whose gates these are. Raises `GateError` for logits that are not finite; on an accelerator, where
+    `where`: whose gates these are. Raises `NonFiniteError` for logits that are not finite; on an accelerator, where
     asking would be a wait, and in compiled code they become weights that are no numbers, and the loss tells.
     """
     if not torch.compiler.is_compiling() and logits.device.type == "cpu" and not bool(torch.isfinite(logits).all()):
-        raise GateError(
+        raise NonFiniteError(
             f"{where}: the logits of a gate are not finite, so no expert can be chosen: the router's weights, or what "
             "they are given, hold a nan or an infinity. Load an earlier checkpoint, or train with a lower optim.lr"
         )

@@ -21,10 +21,6 @@ SQUEEZE = 16
 """How many times narrower a gate of channels is inside."""
 
 
-class SharingError(UserError):
-    """States that a projector or shared attention cannot take."""
-
-
 class ChannelGate(nn.Module):
     """Squeeze and excitation (CVPR 2018): each channel times a gate that sees the mean of all, or also the maximum."""
 
@@ -110,9 +106,9 @@ class LadderProjector(nn.Module):
     ) -> Float[Tensor, "b n w"]:
         """`states`: of each level. `mask`: True = a real token; None = all. `grid`: height and width, for "cbam"."""
         if len(states) != len(self.reduce):
-            raise SharingError(f"states of {len(states)} levels: this projector was made for {len(self.reduce)}")
+            raise UserError(f"states of {len(states)} levels: this projector was made for {len(self.reduce)}")
         if self.places and (grid is None or grid[0] * grid[1] != states[0].shape[1]):
-            raise SharingError(f"{states[0].shape[1]} states in a grid of {grid}: 'cbam' needs states in a whole grid")
+            raise UserError(f"{states[0].shape[1]} states in a grid of {grid}: 'cbam' needs states in a whole grid")
         keys = None if mask is None else mask[:, None, None]
         narrow = self._reduced(0, states[0], mask, grid)
         for level, block in enumerate(self.blocks, start=1):
@@ -157,7 +153,7 @@ class SharedAttention(nn.Module):
         Groups that are not named compute nothing.
         """
         if len(streams) != len(groups):
-            raise SharingError(f"{len(streams)} streams for {len(groups)} groups: expected one each")
+            raise UserError(f"{len(streams)} streams for {len(groups)} groups: expected one each")
         values: list[Callable[[Tensor], Tensor]] = [self.values[group] for group in groups]
         split = [_heads(value(stream), self.heads) for value, stream in zip(values, streams, strict=True)]
         # Side by side they are one matrix of values: the map is computed once and multiplies them all.

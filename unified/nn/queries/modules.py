@@ -49,10 +49,9 @@ def spread_points(count: int, device: torch.device | str | None = None) -> Float
 
 def sampled_at(features: Float[Tensor, "b h w d"], points: Float[Tensor, "q 2"]) -> Float[Tensor, "b q d"]:
     """What lies at points (x, y) in 0..1, between the centres of four cells in proportion, computed in fp32."""
-    with torch.autocast(features.device.type, enabled=False):
-        places = (2 * points.float() - 1).expand(len(features), 1, -1, -1)
-        cells = features.float().permute(0, 3, 1, 2)
-        found = F.grid_sample(cells, places, padding_mode="border", align_corners=False)
+    places = (2 * points.float() - 1).expand(len(features), 1, -1, -1)
+    cells = features.float().permute(0, 3, 1, 2)
+    found = F.grid_sample(cells, places, padding_mode="border", align_corners=False)  # autocast leaves fp32 as it is
     return found[:, :, 0].mT.to(features.dtype)
 
 

@@ -14,24 +14,15 @@ from numpy.typing import NDArray
 
 from unified.core.atomic_files import replace_file
 from unified.core.consent import allow_commands
+from unified.core.errors import UserError, say
 from unified.core.log import logger
-from unified.core.printed import say
-from unified.evaluate.table import aligned
+from unified.core.text_tables import aligned
 from unified.nn.moe.balance import effective_experts, entropy
 from unified.reports.experts import interference_figure, routing, routing_figure
 from unified.reports.experts.interference import ALL, LINEARS, VANISHING, Interference, measure
 from unified.reports.experts.routing import Routing
 from unified.reports.figures import number
-from unified.reports.source import (
-    FORMAT,
-    Questions,
-    ReportError,
-    Subject,
-    chosen_tasks,
-    data_commands,
-    find_recipe,
-    open_subject,
-)
+from unified.reports.source import FORMAT, Questions, Subject, chosen_tasks, data_commands, find_recipe, open_subject
 
 NUMBERS = re.compile(r"\[\n[^\[\]{}\"]*\]")  # raw line ends stand outside of texts only
 
@@ -52,7 +43,7 @@ def interference_command(
 ) -> None:
     """Measure one model or two, print the matrix of all layers, and write the JSON and the figure."""
     if ask.batches < 2:
-        raise ReportError(f"--batches: {ask.batches}; batch k is set against the others, so at least 2 are needed")
+        raise UserError(f"--batches: {ask.batches}; batch k is set against the others, so at least 2 are needed")
     folder = out_folder(reference, out)
     opened = [(name, open_subject(name)) for name in ([] if against is None else [against]) + [reference]]
     recipe = chosen_tasks(find_recipe(reference, data), ask.tasks)
@@ -220,7 +211,7 @@ def out_folder(reference: str, out: Path | None) -> Path:
     folder = out or (run / "reports" if (run / "recipe.yaml").is_file() else Path("reports"))
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
-        raise ReportError(f"--out: {folder} cannot be written, as {there} is not a folder that can be written to")
+        raise UserError(f"--out: {folder} cannot be written, as {there} is not a folder that can be written to")
     return folder
 
 

@@ -19,9 +19,10 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from unified.core.errors import UserError
 from unified.evaluate.context import evaluating
 from unified.model.pretrained import UnifiedModel
-from unified.reports.source import Questions, ReportError, Ticker
+from unified.reports.source import Questions, Ticker
 
 LINEARS = {"down": "mlp.down", "up": "mlp.up", "qkv": "attention.qkv", "out": "attention.out"}
 """Where the linears of a block lie in it."""
@@ -87,7 +88,7 @@ def interference(gradient: Gradient, tasks: int, batches: int, parts: Mapping[st
     Products are summed in fp64. A gradient that is exactly zero has no direction and adds nothing to its task's sum.
     """
     if batches < 2:
-        raise ReportError(f"--batches: {batches}; batch k is set against the others, so at least 2 are needed")
+        raise UserError(f"--batches: {batches}; batch k is set against the others, so at least 2 are needed")
     sums: dict[str, Tensor] = {}
     for k in range(batches):
         for task in range(tasks):
@@ -137,7 +138,7 @@ def measure(
 
     The gradient is that of the weights that exist, which for a conditional linear are its stacked experts: two tasks
     whose tokens use different experts cannot interfere there, and their inner product is exactly zero. The model's
-    weights, modes, gradients and random numbers are left as they were. Raises `ReportError` for layers that do not
+    weights, modes, gradients and random numbers are left as they were. Raises `UserError` for layers that do not
     exist and for fewer than two batches.
     """
     model = questions.model
@@ -182,7 +183,7 @@ def _followed(weights: Sequence[nn.Parameter]) -> Iterator[None]:
 def _layers(model: UnifiedModel, layers: Sequence[int]) -> list[int]:
     depth = model.config.depth
     if wrong := [layer for layer in layers if not 0 <= layer < depth]:
-        raise ReportError(f"--layers: {wrong[0]} is not a layer of this model, which has 0 to {depth - 1}")
+        raise UserError(f"--layers: {wrong[0]} is not a layer of this model, which has 0 to {depth - 1}")
     return sorted(set(layers)) or list(range(depth))
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from unified.answers.score import token_kinds
 from unified.config.recipe import Recipe
+from unified.core.errors import UserError
 from unified.core.types import Tokens
 from unified.evaluate.context import evaluating
 from unified.modalities.sequence import Attributes
@@ -23,7 +24,7 @@ from unified.model.pretrained import UnifiedModel
 from unified.model.routing_attributes import Conditioner, key
 from unified.nn.moe.balance import effective_experts
 from unified.nn.moe.routing import BY_TOKEN, FOLDED, Choice
-from unified.reports.source import Questions, ReportError, Ticker
+from unified.reports.source import Questions, Ticker
 
 COLLAPSED = 1.5
 """A layer whose load is as diverse as that of fewer equally busy experts has collapsed."""
@@ -86,15 +87,15 @@ class Routing:
 
 
 def check(model: UnifiedModel, name: str) -> Mapping[str, Any]:
-    """The settings of a model's experts; a `ReportError` where there are no routers."""
+    """The settings of a model's experts; a `UserError` where there are no routers."""
     experts: Mapping[str, Any] | None = model.config.experts
     if experts is None:
-        raise ReportError(
+        raise UserError(
             f"{name}: a dense model, which has no routers. `unified report interference` shows what its tasks do to "
             "each other; a recipe with model.experts trains one that has routers"
         )
     if experts["router"] == FOLDED:
-        raise ReportError(
+        raise UserError(
             f"{name}: a folded model, whose experts were merged into one linear a row: nothing is chosen any more. "
             "Report the model that it was folded from"
         )
@@ -111,7 +112,7 @@ def kinds_of_tasks(model: UnifiedModel, recipe: Recipe | None) -> dict[str, list
     if recipe is not None:
         return {name: list(token_kinds(task, name)) for name, task in recipe.tasks.items()}
     if not model.config.tasks:
-        raise ReportError("this model's configuration names no tasks; name a recipe that has them: --data RECIPE.yaml")
+        raise UserError("this model's configuration names no tasks; name a recipe that has them: --data RECIPE.yaml")
     return {task: model.config.kinds(task) for task in model.config.tasks}
 
 
@@ -154,7 +155,7 @@ def count(questions: Questions, batches: int) -> Routing:
     A token counts 1/k for each of its k experts, before any is left out for capacity; padding does not count.
     """
     if batches < 1:
-        raise ReportError(f"--batches: {batches}; choices are counted on batches, so at least 1 is needed")
+        raise UserError(f"--batches: {batches}; choices are counted on batches, so at least 1 is needed")
     model, experts = questions.model, questions.model.config.experts
     ticker = Ticker("routing: batches", len(questions.tasks) * batches)
     with evaluating(model), Watch(model) as watch:

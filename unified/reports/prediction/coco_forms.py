@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
+from unified.core.errors import UserError
 from unified.reports.prediction.drawing import Coco, Known, Prediction
 from unified.reports.prediction.facts import object_facts, point_facts
-from unified.reports.source import ReportError
 
 
 def _category(found: Prediction, known: Known | None, name: str) -> int:
     if known is None:
         return list(found.names).index(name) + 1
     if name not in known.categories:
-        raise ReportError(
+        raise UserError(
             f"--coco-annotations: expected the categories of task {found.task!r}, got none named {name!r}. Hint: "
             "leave it out to number them from 1"
         )
@@ -47,7 +47,7 @@ def _body(known: Known | None, names: Sequence[str]) -> tuple[str, Sequence[str]
     for category, joints in known.joints.items():
         if set(names) <= set(joints):
             return category, joints
-    raise ReportError(
+    raise UserError(
         f"--coco-annotations: expected a category with the keypoints {', '.join(names)}, got none. Hint: leave it out"
     )
 

@@ -24,13 +24,13 @@ from unified.answers.regress.attributes import ATTRIBUTES
 from unified.answers.regress.identity import IDENTITY
 from unified.answers.regress.keypoints import KEYPOINTS
 from unified.answers.regress.objects import BOXES, MASKS
+from unified.core.errors import UserError
 from unified.data.commands.visualize import LINE, OPACITY, RADIUS, label_font, name_colour, write_label
 from unified.data.label_places import Rect, place_labels
 from unified.reports.prediction import facts as told
 from unified.reports.prediction.coco_forms import BODIES, OBJECTS
 from unified.reports.prediction.drawing import Canvas, Drawing, Matched, Prediction
 from unified.reports.prediction.panels import Line, Panel, Scale, coloured, fitted
-from unified.reports.source import ReportError
 
 ROWS = 12  # lines about one answer
 TOP = 5
@@ -222,11 +222,11 @@ def find_drawing(kind: AnswerKind) -> Drawing:
     """Return the drawing of a kind, or the one that it brings along.
 
     Raises:
-        ReportError: It has none.
+        UserError: It has none.
     """
     found: Drawing | None = DRAWINGS.get(kind.name) or extension(kind, "drawing", Drawing)
     if found is None:
-        raise ReportError(
+        raise UserError(
             f"answers of kind {kind.name!r}: expected a drawing, got none. Hint: leave its tasks out with --tasks"
         )
     return found

@@ -14,10 +14,9 @@ from unified.answers import ANSWERS
 from unified.answers.match.classification import CLASSIFICATION
 from unified.config.labels import Labels, check_unique, load_labels
 from unified.core.atomic_files import replace_file, replacing
+from unified.core.errors import DataError, UserError, nearest
 from unified.core.folders import walk_folder
 from unified.core.log import logger
-from unified.core.schema import nearest
-from unified.core.types import DataError
 from unified.data.shards.patterns import natural
 from unified.modalities.image.formats import FORMATS, IMAGES, describe_others, read_start, sort_images
 from unified.modalities.image.frames import check_frames
@@ -28,7 +27,7 @@ from unified.reports.matched import matched_tasks
 from unified.reports.prediction.drawing import Matched, Prediction
 from unified.reports.prediction.drawings import find_drawing
 from unified.reports.prediction.figure import sheet
-from unified.reports.source import FORMAT, ReportError, Subject, open_subject
+from unified.reports.source import FORMAT, Subject, open_subject
 
 ASKED = "labels"
 """What labels of the command line are called among the answers."""
@@ -63,10 +62,10 @@ def predict_command(reference: str, images: Sequence[Path], ask: Ask, out: Path)
     An animated image is asked about as a video, and drawn by its first frame; task queries do not read it.
     """
     if not images:
-        raise ReportError("no images are named; give at least one file after the model")
+        raise UserError("no images are named; give at least one file after the model")
     images, failed = expanded(images, out)
     if not 0 <= ask.threshold <= 1:
-        raise ReportError(f"--threshold: {ask.threshold}; expected a score from 0 to 1")
+        raise UserError(f"--threshold: {ask.threshold}; expected a score from 0 to 1")
     subject = open_subject(reference)
     questions = chosen(subject, matched_tasks(reference, subject.model.config), ask)
     coco = CocoResults(ask.coco_annotations) if ask.coco else None
@@ -105,7 +104,7 @@ def predict_command(reference: str, images: Sequence[Path], ask: Ask, out: Path)
         logger.info("written: %s", ", ".join(map(str, coco.write(out))))
     if failed:
         total = len(pictures) + len(failed)
-        raise ReportError(
+        raise UserError(
             f"{len(failed)} of {total} images could not be read, the others are in {out}: {failed[0]['error']}"
         )
 
@@ -134,7 +133,7 @@ def expanded(given: Sequence[Path], out: Path) -> tuple[list[Path], list[dict[st
         if others:
             logger.info("%s: %s", path, describe_others(others))
         if not names:
-            raise ReportError(
+            raise UserError(
                 f"{path}: expected a folder with images ({', '.join(FORMATS)}), got none in it. Hint: name files, or "
                 "another folder"
             )
@@ -158,10 +157,10 @@ def chosen(subject: Subject, matched: Mapping[str, Matched], ask: Ask) -> Questi
     known = [*specs, *(name for name in matched if name not in specs)]
     for name in ask.tasks:
         if name not in known:
-            raise ReportError(f"--tasks: {name!r} is not a task of this model{nearest(name, known)}")
+            raise UserError(f"--tasks: {name!r} is not a task of this model{nearest(name, known)}")
     tasks = tuple(dict.fromkeys(ask.tasks or known))
     if not tasks and not ask.labels:
-        raise ReportError(
+        raise UserError(
             "this model has no tasks to predict with: it was trained without queries, and lists no captions or labels; "
             "give words with --labels"
         )
@@ -190,13 +189,13 @@ def other_names(subject: Subject, queries: Sequence[str], given: Sequence[str]) 
     for entry in given:
         task, equals, listed = entry.partition("=")
         if not equals:
-            raise ReportError(f"--names: {entry!r}; expected TASK=NAME,NAME")
+            raise UserError(f"--names: {entry!r}; expected TASK=NAME,NAME")
         if task not in queries:
-            raise ReportError(f"--names: {task!r} is not a task that is asked{nearest(task, list(queries))}")
+            raise UserError(f"--names: {task!r} is not a task that is asked{nearest(task, list(queries))}")
         spec = subject.model.queries.specs[task]  # type: ignore[union-attr]
         names = check_unique(Labels(tuple(name.strip() for name in listed.split(","))), f"--names: {task}").names
         if not spec.from_names:
-            raise ReportError(
+            raise UserError(
                 f"--names: task {task!r} learned the queries of its {len(spec.names)} names and cannot answer for "
                 f"{len(names)} others; train it with answer.from_names to ask for any"
             )

@@ -14,11 +14,10 @@ from unified import checkpoint
 from unified.answers.score import token_kinds
 from unified.checkpoint.place import checkpoints_of
 from unified.config.recipe import Recipe
-from unified.core.consent import ConsentError
+from unified.core.errors import UserError
 from unified.core.log import logger
 from unified.model.routing_attributes import key
 from unified.nn.moe.routing import BY_TOKEN
-from unified.reports.source import ReportError
 from unified.train.monitor.records import MOST_STEPS, read_metrics, read_recipe, read_starts
 
 Record = Mapping[str, Any]
@@ -150,16 +149,16 @@ def curve(records: Iterable[Record], name: str) -> Curve:
 
 
 def read_run(path: Path) -> Run:
-    """Read the folder of a run, which may be in use; `ReportError` where it is none or has no record yet."""
+    """Read the folder of a run, which may be in use; `UserError` where it is none or has no record yet."""
     recipe = read_recipe(path / "recipe.yaml")
     if recipe is None:
         what = "no such folder" if not path.exists() else "not the folder of a run, as recipe.yaml is not in it"
-        raise ReportError(f"{path}: {what}. Name the folder that train.py wrote, such as runs/quickstart")
+        raise UserError(f"{path}: {what}. Name the folder that train.py wrote, such as runs/quickstart")
     metrics = path / "metrics.jsonl"
     found, overwritten = forward(readable(read_metrics(metrics), metrics))
     records = [record for record in found if TRAINED in record]
     if not records:
-        raise ReportError(
+        raise UserError(
             f"{path}: no records yet in metrics.jsonl. The first one is written after the first step; try again then"
         )
     log = read_log(path / "log.txt")
@@ -267,7 +266,7 @@ def samples(path: Path, log: Log) -> Samples:
     """Of the newest checkpoint of a run; of the log alone where there is none, or it is removed at this moment."""
     try:
         checkpoints = checkpoint.listed(checkpoints_of(path))
-    except (checkpoint.CheckpointError, ConsentError) as error:
+    except (checkpoint.CheckpointError, UserError) as error:
         logger.warning("%s. Samples are counted by the log alone", error)
         checkpoints = []
     for found in reversed(checkpoints):

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from unified.core.errors import say
 from unified.core.log import logger
-from unified.core.printed import say
-from unified.evaluate.table import aligned
+from unified.core.text_tables import aligned
 from unified.reports.experts.commands import out_folder, write_json
 from unified.reports.run import figure
 from unified.reports.run.diagnosis import LIMITS, diagnose, effective, late_loads, waiting

@@ -1,46 +1,122 @@
 """Floating-point operations of training steps, and what this machine can do at best."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
+from unified.answers.workload import Work
 from unified.core import seed
+from unified.core.types import Segment
+from unified.model.parameter_count import skeleton
+from unified.model.pretrained import UnifiedModel
+from unified.model.query_states import Trunk
 from unified.nn.moe.experts import ConditionalLinear
-from unified.nn.moe.routing import AttributeRouter, NameRouter
+from unified.nn.moe.routing import BY_TOKEN
 
 
-def matrix_parameters(module: nn.Module, experts: int = 1) -> int:
-    """Numbers in the matrices that every token is multiplied with; tables of embeddings are looked up instead.
+class Cost:
+    """Floating-point operations of a model's work, counted on a copy without values, once for each shape.
 
-    `experts`: those of a conditional linear that a token is sent to; 1 where they are merged. Routers that do not look
-    at tokens are asked once for each kind of token, which does not count.
+    A multiplication with an addition counts as two, as peak rates do; padding counts like any token. Recomputed
+    activations are no progress, and experts are merged once for all tokens of a kind: neither is counted.
     """
-    if isinstance(module, (nn.Embedding, AttributeRouter, NameRouter)):
-        return 0
-    if isinstance(module, ConditionalLinear):
-        return experts * module.weight[0].numel()
-    own = sum(parameter.numel() for parameter in module.parameters(recurse=False) if parameter.dim() > 1)
-    return own + sum(matrix_parameters(child, experts) for child in module.children())
+
+    def __init__(self, model: UnifiedModel) -> None:
+        experts = model.config.experts or {}
+        routed = experts.get("router") in BY_TOKEN
+        self._model = _evenly_loaded(skeleton(model.config), experts["top"] if routed else 1)
+        routers = model.encoder.conditional_layers().values() if routed else ()
+        self._routers = 2 * sum(p.numel() for layer in routers for p in layer.parameters() if p.dim() > 1)
+        self._reads_parts = model.encoder.blocks[-1].reads_parts
+        self._sequence, self._asked = cache(self._count_sequence), cache(self._count_asked)
+        width = model.config.width
+        self._head = _count(lambda: self._model.proj(_empty(1, width)))
+        patch: Any = self._model.image.projection
+        self._patch = _count(lambda: patch(_empty(1, 1, patch.in_features)))
+
+    def forward(self, done: Work) -> int:
+        """Operations of the forward pass; a training step has three times as many: two products for each in it."""
+        found = done.image_tokens * self._patch + done.read * self._head + 2 * done.pairs * self._model.config.width
+        sequences = done.sequences
+        if done.asked is not None:
+            queries: Any = self._model.queries
+            found += self._asked(*done.asked)
+            if queries.inside:
+                (samples, length, _), *names = sequences
+                whole = length + queries.specs[done.asked[0]].queries
+                sequences = ((samples, whole, whole), *names)
+        return found + sum(count * self._sequence(length, read) for count, length, read in sequences)
+
+    def _count_sequence(self, length: int, read: int) -> int:
+        """One sequence through the encoder, of which so many states are read."""
+        states, segments = _empty(1, length, self._model.config.width), (Segment(0, length, 0),)
+        part = slice(0, read) if self._reads_parts and read < length else None
+        return _count(lambda: self._model.encoder(states, None, segments, read=part)) + length * self._routers
+
+    def _count_asked(self, task: str, samples: int, patches: int) -> int:
+        """Queries of a task asked about samples after the encoder, and all that can be read from them."""
+        queries: Any = self._model.queries
+        width, spec = self._model.config.width, queries.specs[task]
+        states = _empty(samples, patches, width)
+        trunk = Trunk(
+            states, 1, patches, (states,) * (self._model.config.depth + 1),
+            _empty(samples, spec.queries, width) if queries.inside else None,
+            _empty(samples, patches, self._model.image.projection.in_features) if queries.detail else None,
+        )  # fmt: skip
+        names = _empty(spec.queries, width) if spec.from_names else None
+
+        def ask() -> None:
+            found = queries(task, trunk, queries.look(trunk, queries.group(task)), names)
+            reader = found.interpreter
+            if queries.heads:
+                if reader.map_head is not None:
+                    reader.maps(found.states[-1], found.features)
+                return
+            for of_layer in found.states:
+                reader.maps(of_layer, found.features)
+                reader.presence(of_layer)
+                reader.class_query(of_layer)
+                reader.boxes(of_layer, _empty(of_layer.shape[1], 2))
+
+        return _count(ask)
 
 
-def forward_flops(sequences: Iterable[tuple[int, int]], *, matrices: int, depth: int, width: int) -> int:
-    """Operations of a forward pass over `sequences`, pairs of (how many, tokens of each).
+class _EvenLoad(nn.Module):
+    """A linear with experts as a token passes it: merged, or as many as it is sent to."""
 
-    2 a token and matrix parameter, and 4 · tokens · width a token and layer for attention (its two products, all
-    pairs). A multiplication with an addition counts as two, as peak rates do; padding counts like any token.
-    """
-    return sum(count * length * (2 * matrices + 4 * length * width * depth) for count, length in sequences)
+    def __init__(self, linear: ConditionalLinear, copies: int) -> None:
+        super().__init__()
+        self.weight, self.copies = nn.Parameter(linear.weight[0]), copies
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([F.linear(x, self.weight) for _ in range(self.copies)]).sum(0)
 
 
-def training_flops(sequences: Iterable[tuple[int, int]], *, matrices: int, depth: int, width: int) -> int:
-    """Operations of forward and backward pass: the backward pass has two products for each one of the forward pass.
+def _evenly_loaded(model: UnifiedModel, copies: int) -> UnifiedModel:
+    """The model without routers."""
+    for name, module in list(model.encoder.named_modules()):
+        if isinstance(module, ConditionalLinear):
+            parent, _, place = name.rpartition(".")
+            setattr(model.encoder.get_submodule(parent), place, _EvenLoad(module, copies))
+    for block in model.encoder.blocks:
+        block.routers = None  # type: ignore[assignment]
+    return model
 
-    What recomputed activations cost is not counted: it is no progress.
-    """
-    return 3 * forward_flops(sequences, matrices=matrices, depth=depth, width=width)
+
+def _empty(*shape: int) -> Tensor:
+    return torch.empty(shape, device="meta")
+
+
+def _count(call: Callable[[], object]) -> int:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
 
 
 @cache

@@ -16,9 +16,9 @@ from unified.config.recipe_facts import label_sets, query_names
 from unified.config.task import Task
 from unified.core.consent import commands_of
 from unified.core.distributed import world_size
+from unified.core.errors import DataError, RecipeError
 from unified.core.locations import shown
-from unified.core.schema import RecipeError
-from unified.core.types import Batch, DataError, Tokens
+from unified.core.types import Batch, Tokens
 from unified.data.shards.patterns import several
 from unified.data.shards.shards import Shards
 from unified.hub.load import AbsentError
@@ -35,8 +35,9 @@ from unified.pipeline.schedule import block_quotas, schedule, weighed
 from unified.train.build import network
 from unified.train.dry_run.activation_memory import FLOAT, HALF, Activations
 from unified.train.dry_run.communication import Collective, of_candidates, of_experts, of_states
+from unified.train.dry_run.flops import Cost
 from unified.train.dry_run.model_states import Sizes, States, states
-from unified.train.dry_run.workload import Cost, bucketed_on, work
+from unified.train.dry_run.workload import bucketed_on, work
 from unified.train.engines.deepspeed import deepspeed_settings
 from unified.train.image_sizes import ImageSizes, image_sizes
 from unified.train.optim import parameter_groups

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import yaml
 
 from unified.config.recipe import Recipe
+from unified.core.errors import say
 from unified.core.locations import without_secrets
-from unified.core.printed import say
+from unified.core.text_tables import aligned
 from unified.model.parameter_count import Parameters, active
 from unified.pipeline.schedule import schedule
 from unified.train.devices import run_device, seems_here, unusable_gpu, ways
@@ -124,16 +125,9 @@ def _traffic(plan: Plan) -> str:
 
 
 def _by_engine(plan: Plan, title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    wide = max(map(len, (*plan.engines, title))) + 2
-    widths = [max(len(name), *(len(row[place]) for row in rows)) + 2 for place, name in enumerate(names)]
-    lines = [
-        ("  ", title, names),
-        *((("* ", "  ")[n > 0], *one) for n, one in enumerate(zip(plan.engines, rows, strict=True))),
-    ]
-    return "\n".join(
-        f"{mark}{name:<{wide}}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
-        for mark, name, cells in lines
-    )
+    marked = [["  " if number else "* ", *row] for number, row in enumerate(rows)]
+    lines = [[mark + name, *row] for name, (mark, *row) in zip(plan.engines, marked, strict=True)]
+    return aligned([f"  {title}", *names], lines, {0}, rule=False)
 
 
 def _gib(value: float) -> str:

@@ -20,8 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from unified.config.recipe import Recipe
 from unified.core.distributed import world_size
+from unified.core.errors import RecipeError
 from unified.core.log import logger
-from unified.core.schema import RecipeError
 from unified.nn.moe.experts import ConditionalLayer
 from unified.train.devices import check_gpu, ways
 from unified.train.engines.deepspeed import deepspeed_settings

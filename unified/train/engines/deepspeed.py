@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from unified.config.recipe import EngineSettings, Recipe
+from unified.core.errors import RecipeError, nearest, quoted
 from unified.core.paths import find
-from unified.core.printed import quoted
-from unified.core.schema import RecipeError, nearest, read_yaml
+from unified.core.schema import read_yaml
 
 BY_RECIPE = {
     "train_batch_size": "tasks.*.batch and slots decide the samples of a step",

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from unified.config.recipe import Recipe
+from unified.core.errors import RecipeError, quoted
 from unified.core.locations import without_secrets
 from unified.core.log import logger
-from unified.core.printed import quoted
-from unified.core.schema import RecipeError
 from unified.model.config import UnifiedConfig
 
 ABSENT = "(absent)"

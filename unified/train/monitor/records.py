@@ -7,12 +7,12 @@ from typing import Any
 from unified.answers.table import own_keys
 from unified.config.earlier import IN_RECIPES, without_removed
 from unified.config.recipe import Recipe
-from unified.core.errors import DataError, UserError
+from unified.core.errors import DataError, RecipeError, UserError, quoted
 from unified.core.json_files import MOST_BYTES, parse_json, read_bytes, read_json
 from unified.core.log import logger
-from unified.core.printed import quoted
-from unified.core.schema import RecipeError, build, read_yaml
+from unified.core.schema import build, read_yaml
 from unified.core.text_files import read_text
+from unified.core.version import check_format
 
 FORMAT = 1
 RECIPE_FORMAT = 2
@@ -24,10 +24,6 @@ MOST_STEPS = 2**53
 """What JSON holds exactly."""
 
 
-class RunFolderError(UserError):
-    """A run folder cannot be used; the message says who uses it or which file is wrong."""
-
-
 def read_metrics(path: Path, damaged: list[str] | None = None) -> Iterator[dict[str, Any]]:
     """Yield the records of a metrics.jsonl; a last line that a killed process left unfinished is passed over.
 
@@ -36,7 +32,7 @@ def read_metrics(path: Path, damaged: list[str] | None = None) -> Iterator[dict[
         damaged: Gets a message for each line that is no record; None: they are logged.
 
     Raises:
-        RunFolderError: The file is of a later format.
+        UserError: The file is of a later format.
     """
     found: list[str] = []
     try:
@@ -46,8 +42,8 @@ def read_metrics(path: Path, damaged: list[str] | None = None) -> Iterator[dict[
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last line end is empty or unfinished
         try:
             record = parse_json(line, f"{path}:{number}")
-            if number == 1 and "format" in record:
-                _check_format(path, record["format"])
+            if number == 1 and isinstance(record.get("format"), int):
+                check_format(record["format"], FORMAT, str(path), UserError)
             elif is_step(record.get("step")):
                 yield record
             else:
@@ -69,7 +65,7 @@ def read_starts(path: Path) -> list[dict[str, Any]] | None:
     """Return what versions.json says of the starts of a run; none without the file, None where it is damaged.
 
     Raises:
-        RunFolderError: The file is of a later format.
+        UserError: The file is of a later format.
     """
     if not path.exists():
         return []
@@ -78,7 +74,7 @@ def read_starts(path: Path) -> list[dict[str, Any]] | None:
     except DataError as error:
         logger.warning("%s", error)
         return None
-    _check_format(path, content.get("format"))
+    check_format(content.get("format", FORMAT), FORMAT, str(path), UserError)
     starts = content.get("starts")
     fits = isinstance(starts, list) and all(isinstance(start, dict) and is_step(start.get("step")) for start in starts)
     if not fits:
@@ -101,7 +97,7 @@ def read_recipe(path: Path) -> Recipe | None:
 
     Raises:
         RecipeError: It is damaged.
-        RunFolderError: It is of a later format.
+        UserError: It is of a later format.
     """
     if not path.exists():
         return None
@@ -138,6 +134,4 @@ def _upgraded_task(task: Any) -> Any:
 
 def _check_format(path: Path, number: Any, newest: int = FORMAT) -> None:
     if isinstance(number, int) and number > newest:
-        raise RunFolderError(
-            f"{path}: format {number}; this version of unified reads up to {newest}. Install a later one"
-        )
+        raise UserError(f"{path}: format {number}; this version of unified reads up to {newest}. Install a later one")

@@ -42,7 +42,6 @@ from unified.train.monitor.records import (
     RECIPE_END,
     RECIPE_FORMAT,
     RECIPE_HEADER,
-    RunFolderError,
     put_aside,
     read_metrics,
     read_recipe,
@@ -56,7 +55,7 @@ class RunFolder:
     """A run folder held by this process (rank 0 of a run) until it is closed or the process ends."""
 
     def __init__(self, path: Path | str) -> None:
-        """Make the folder where there is none; `RunFolderError` names the process that holds it already."""
+        """Make the folder where there is none; `UserError` names the process that holds it already."""
         self.path = Path(path)
         with self._writable():
             self.path.mkdir(parents=True, exist_ok=True)
@@ -66,7 +65,7 @@ class RunFolder:
         except BlockingIOError:
             holder = os.read(self._lock, 1000).decode(errors="replace") or "another process"
             os.close(self._lock)
-            raise RunFolderError(
+            raise UserError(
                 f"{self.path}: in use by {holder}. Wait for it, stop it, or train into another folder with --out"
             ) from None
         try:
@@ -77,7 +76,7 @@ class RunFolder:
                 if log.exists() and not (log.is_file() or log.is_char_device()):
                     _keep_damaged(log)  # a pipe would be waited for
                 self._log = _LogFile(log, encoding="utf-8")
-        except RunFolderError:
+        except UserError:
             os.close(self._lock)
             raise
         _held.add(self)
@@ -90,9 +89,7 @@ class RunFolder:
         try:
             yield
         except OSError as error:
-            raise RunFolderError(
-                f"{self.path}: expected a folder that can be written to, got {reason(error)}"
-            ) from error
+            raise UserError(f"{self.path}: expected a folder that can be written to, got {reason(error)}") from error
 
     @property
     def model(self) -> Path:
@@ -138,13 +135,13 @@ class RunFolder:
             check_network(UnifiedConfig.from_pretrained(self.model), config, self.model / "config.json")
 
     def check_new(self, recipe: Recipe) -> None:
-        """Refuse to begin anew where records tell of checkpoints that are gone; `RunFolderError`."""
+        """Refuse to begin anew where records tell of checkpoints that are gone; `UserError`."""
         path, stored = self.path / "metrics.jsonl", self.stored_recipe()
         last = max((record["step"] for record in read_metrics(path)), default=0)
         resumed = max((start["step"] for start in read_starts(self.path / "versions.json") or ()), default=0)
         saved = min(one.train.save_every for one in (recipe, stored) if one is not None)
         if resumed or last >= saved:
-            raise RunFolderError(
+            raise UserError(
                 f"{path}: expected a checkpoint, as there are records of {max(last, resumed):,} steps, got none. Hint: "
                 "put the checkpoints back, move these records away, or train into another folder with --out"
             )
@@ -191,7 +188,7 @@ class RunFolder:
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
-            raise RunFolderError(
+            raise UserError(
                 f"{path}: could not be written: {error}. Make room on the disk; then the same command goes on from the "
                 "last checkpoint"
             ) from error

@@ -8,9 +8,9 @@ from accelerate import Accelerator
 from accelerate.utils import LoggerType
 
 from unified.config.recipe import Recipe
+from unified.core.errors import RecipeError, nearest
 from unified.core.locations import without_secrets
 from unified.core.log import logger
-from unified.core.schema import RecipeError, nearest
 from unified.train.monitor.recipe_diff import plain
 
 EXTRAS = ("tensorboard", "trackio", "wandb")

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 import unified
-from unified.core.errors import UserError, nearest
-from unified.core.printed import MOST, one_line, printable, quoted, say
+from unified.core.errors import MOST, UserError, nearest, one_line, printable, quoted, say
 
 
 @pytest.mark.parametrize(
@@ -84,4 +83,4 @@ def test_commands_print_in_one_place() -> None:
         for path in package.rglob("*.py")
         if re.search(r"sys\.stdout\.write\(|\bprint\(", path.read_text())
     }
-    assert writing == {"core/printed.py", "cli/main.py", "cli/train.py"}  # there: help and the version alone
+    assert writing == {"core/errors.py", "cli/main.py", "cli/train.py"}  # there: help and the version alone
