@@ -139,7 +139,7 @@ def test_any_flipped_bit_is_found_and_named(tmp_path: Path) -> None:
         for position in {0, size - 1, *rng.integers(size, size=40).tolist()}:
             bit = int(rng.integers(8))
             flip(path / file, position, bit)
-            with pytest.raises(CheckpointError, match=rf"{file}.*(there is no older|Install the version)"):
+            with pytest.raises(CheckpointError, match=rf"{file}.*(there is no older|install the version)"):
                 load(path)
             flip(path / file, position, bit)
     verify(path)

@@ -31,7 +31,7 @@ def test_text_file_and_clip_benchmark_folder(tmp_path: Path) -> None:
         ("names: [cat]\ntemplates: ['a photo']", "must hold one {}"),
         ("names: [cat]\ntemplates: []", "list is empty"),
         ("name: [cat]", "did you mean 'names'"),
-        ("names: [cat]\nformat: 2", "newer"),
+        ("names: [cat]\nformat: 2", "expected a format up to 1, got 2"),
         ("names: [yes, dog]", "expected str"),
     ],
 )

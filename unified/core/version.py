@@ -7,7 +7,7 @@ from unified.core.errors import DataError, UserError, quoted
 __version__ = "0.1.0.dev0"
 
 
-def check_format(found: Any, newest: int, where: str, error: type[UserError] = DataError) -> None:
+def check_format(found: Any, newest: int, where: str, error: type[UserError] = DataError, *, hint: str = "") -> None:
     """Refuse a file whose format is none that this version reads.
 
     Args:
@@ -15,9 +15,8 @@ def check_format(found: Any, newest: int, where: str, error: type[UserError] = D
         newest: The newest format that is read; older ones, from 1, are too.
         where: The file, as an error names it.
         error: What is raised.
+        hint: What helps, where it is not another version.
     """
     if type(found) is not int or not 1 <= found <= newest:
-        raise error(
-            f"{where}: expected a format up to {newest}, got {quoted(found)}. Hint: install the version of unified "
-            f"that wrote it (this is {__version__})"
-        )
+        hint = hint or f"install the version of unified that wrote it (this is {__version__})"
+        raise error(f"{where}: expected a format up to {newest}, got {quoted(found)}. Hint: {hint}")

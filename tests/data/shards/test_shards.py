@@ -159,7 +159,7 @@ def test_manifest_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     for change, message in [
         ({"format": 2}, "expected a format up to 1, got 2"),
         ({"shards": [{"path": "../x.tar"}]}, "outside its folder"),
-        ({"format": None}, "manifest format None"),
+        ({"format": None}, "expected a format up to 1, got None"),
         ({"shards": 3}, "shards: expected a list, got 3"),
         ({"shards": [5]}, r"shards\[0\]: expected a mapping with `path`, got 5"),
         ({"shards": [{"path": 5}]}, r"shards\[0\]: path: expected a text, got 5"),
@@ -267,7 +267,7 @@ def test_a_manifest_of_another_tool_is_none_of_a_named_tar(tmp_path: Path) -> No
     folder = write(tmp_path / "a", 2, 20)
     (folder / "manifest.json").write_text('{"name": "an app"}')
     assert len(Shards.open(folder / "shard-00000.tar")) == 2
-    with pytest.raises(DataError, match="manifest format None"):
+    with pytest.raises(DataError, match="expected a format up to 1, got None"):
         Shards.open(folder)
 
 

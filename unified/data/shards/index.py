@@ -314,7 +314,7 @@ def parse_header(start: bytes, name: str, again: str) -> Header:
     if len(start) < HEADER.size or not start.startswith(MAGIC):
         raise DataError(f"{name}: not an index of a shard; {again}")
     _, version, names_size, size, samples, members, key_bytes, digest, body_digest = HEADER.unpack_from(start)
-    check_format(version, FORMAT, name)
+    check_format(version, FORMAT, name, hint=again)
     try:
         names = start[HEADER.size : HEADER.size + names_size].decode().rstrip("\n")
         columns = tuple(names.split("\n")) if names else ()
