@@ -190,7 +190,7 @@ def test_mistakes_have_clear_errors(tmp_path: Path) -> None:
         ({"resize_mod": "crop"}, "did you mean"),
         ({"resample": 9}, "resample"),
         ({"size": 224}, 'expected "size"'),
-        ({"format": 2}, "newer"),
+        ({"format": 2}, "expected a format up to 1, got 2"),
     ]:
         file.write_text(json.dumps({**content, **wrong}))
         with pytest.raises(RecipeError, match=message):
