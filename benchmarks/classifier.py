@@ -47,7 +47,10 @@ def ours(folder: Path, precision: str) -> Callable[[], None]:
     task = Task(str(folder / "shards"), {"png": "image"}, "cls", answer, "accuracy", BATCH, augment=AUGMENT)
     model = ModelSettings(
         width=WIDTH, depth=DEPTH, heads=HEADS, hidden=4 * WIDTH, layer_scale=None,
-        image=ImageSettings(str(folder / "tokenizer"), PATCH, frames=1), text=TextSettings(max_length=8, positions=8),
+        modalities={
+            "image": ImageSettings(str(folder / "tokenizer"), PATCH, frames=1),
+            "text": TextSettings(max_length=8, positions=8),
+        },
     )  # fmt: skip
     train = replace(TrainSettings(), precision=precision)  # type: ignore[arg-type]
     recipe = Recipe({"classes": task}, 10**6, 1, model=model, data=DataSettings(workers=0), train=train)
@@ -92,7 +95,7 @@ def theirs(folder: Path, precision: str, attention: str) -> Callable[[], None]:
 
 def _batches(shards: Path) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Augmented pixels and class numbers, epoch after epoch."""
-    transforms = build_transforms(AUGMENT, "benchmark")
+    transforms = build_transforms(AUGMENT, "benchmark", ["image"])["image"]
     urls = [str(path) for path in sorted(shards.glob("*.tar"))]
     data = webdataset.WebDataset(urls, shardshuffle=False).map_dict(png=decode_image, cls=int).to_tuple("png", "cls")
     for epoch in count():

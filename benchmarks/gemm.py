@@ -5,6 +5,7 @@ import torch
 from benchmarks.measure import Row, best_seconds
 from benchmarks.step import Shape, draw, ours, precisions
 from unified.answers.workload import Work
+from unified.modalities import MODALITIES
 from unified.train.dry_run.flops import Cost, gemm_peak
 from unified.train.precision import PRECISIONS
 
@@ -21,7 +22,9 @@ def rows() -> list[Row]:
         model, run = ours(BASE, pixels, ids, precision)
         patches = (BASE.size // BASE.patch) ** 2
         sequences = ((BASE.batch, 1 + patches, 1), (BASE.batch, BASE.text, 1))
-        flops = 3 * Cost(model).forward(Work(sequences, BASE.batch * patches, 2 * BASE.batch, 2 * BASE.batch**2))
+        flops = 3 * Cost(model).forward(
+            Work(sequences, {MODALITIES.spatial: BASE.batch * patches}, 2 * BASE.batch, 2 * BASE.batch**2)
+        )
         peak = gemm_peak(precision, torch.device("cpu"), torch.get_num_threads())
         seconds = best_seconds({"step": run}, rounds=3)["step"]
         detail = f"{flops / seconds / 1e9:.0f} of {peak / 1e9:.0f} GFLOP/s, {torch.get_num_threads()} threads"

@@ -62,7 +62,7 @@ def recipe_of(folder: Path) -> Recipe:
     }
     model = ModelSettings(
         width=256, depth=4, heads=4, hidden=1024,
-        image=ImageSettings("image_glyph", patch=8), text=TextSettings(max_length=16),
+        modalities={"image": ImageSettings("image_glyph", patch=8), "text": TextSettings(max_length=16)},
     )  # fmt: skip
     train = TrainSettings(save_every=10 * STEPS)
     return Recipe(tasks, STEPS, 2, model=model, train=train, engine=EngineSettings("deepspeed", 2))

@@ -50,8 +50,11 @@ def network(shape: Shape, experts: bool) -> UnifiedModel:
     config = UnifiedConfig(
         width=shape.width, depth=shape.depth, heads=shape.heads, hidden=4 * shape.width, layer_scale=0.1,
         experts=plain(ExpertSettings(count=8, top=2), shape.depth) if experts else None,
-        image={**image, "height": shape.size, "width": shape.size, "mean": [0.5] * 3, "std": [0.5] * 3},
-        text={"positions": 64, "max_length": 32}, vocabulary_size=shape.words, spe_token_id=SPE, end_token_id=END,
+        modalities={
+            "image": {**image, "height": shape.size, "width": shape.size, "mean": [0.5] * 3, "std": [0.5] * 3},
+            "text": {"positions": 64, "max_length": 32},
+        },
+        vocabulary_size=shape.words, spe_token_id=SPE, end_token_id=END,
         families=["classify"],
     )  # fmt: skip
     with seed.seeded(0, "benchmark"):

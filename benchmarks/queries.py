@@ -140,7 +140,7 @@ SIDE = 224
 def asking(counts: Sequence[int], rounds: int) -> dict[str, float]:
     """Best seconds of a pass over the encoder (base, 224 pixels), and of the first tasks from pixels to answers."""
     settings = ModelSettings(queries=QuerySettings())
-    tokenizers = load_tokenizers(settings.image, settings.text)
+    tokenizers = load_tokenizers(settings.modalities)
     config = UnifiedConfig.from_settings(settings, tokenizers, [*ASKED], {}, ASKED)
     with seed.seeded(0, "benchmark"):
         model = UnifiedModel(config).eval()

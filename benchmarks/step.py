@@ -63,8 +63,11 @@ def ours(
     image = {"patch": shape.patch, "positions": "sincos", "position_scale": 1.0, "grid": 14, "frames": 8}
     config = UnifiedConfig(
         width=shape.width, depth=shape.depth, heads=shape.heads, hidden=4 * shape.width, layer_scale=0.1,
-        image={**image, "height": shape.size, "width": shape.size, "mean": [0.5] * 3, "std": [0.5] * 3},
-        text={"positions": 64, "max_length": shape.text}, vocabulary_size=shape.words, spe_token_id=0, end_token_id=1,
+        modalities={
+            "image": {**image, "height": shape.size, "width": shape.size, "mean": [0.5] * 3, "std": [0.5] * 3},
+            "text": {"positions": 64, "max_length": shape.text},
+        },
+        vocabulary_size=shape.words, spe_token_id=0, end_token_id=1,
         families=["retrieve"],
     )  # fmt: skip
     with seed.seeded(0, "benchmark"):

@@ -19,8 +19,10 @@ RECIPE = {
         "depth": 1,
         "heads": 2,
         "hidden": 32,
-        "image": {"tokenizer": "image_glyph", "patch": 8, "frames": 1},
-        "text": {"max_length": 16, "positions": 16},
+        "modalities": {
+            "image": {"tokenizer": "image_glyph", "patch": 8, "frames": 1},
+            "text": {"max_length": 16, "positions": 16},
+        },
     },
     "tasks": {
         "words": {

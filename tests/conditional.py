@@ -46,8 +46,10 @@ def model(router: str | None = "attribute", **changes: Any) -> UnifiedModel:
         hidden=HIDDEN,
         layer_scale=0.7,
         experts=settings(router, **changes) if router else None,
-        image={**image, "height": 16, "width": 16, "mean": [0.5] * 3, "std": [0.25] * 3},
-        text={"positions": 12, "max_length": 8},
+        modalities={
+            "image": {**image, "height": 16, "width": 16, "mean": [0.5] * 3, "std": [0.25] * 3},
+            "text": {"positions": 12, "max_length": 8},
+        },
         vocabulary_size=WORDS,
         spe_token_id=SPE,
         end_token_id=END,

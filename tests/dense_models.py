@@ -51,8 +51,12 @@ def outspoken(model: UnifiedModel) -> None:
 def dense_model() -> UnifiedModel:
     """With patches of 8 pixels, and maps with a place for every 4."""
     settings = ModelSettings(
-        width=32, depth=2, heads=2, hidden=48, layer_scale=None, image=ImageSettings("image_glyph", 8, frames=1),
-        text=TextSettings(max_length=12, positions=16),
+        width=32, depth=2, heads=2, hidden=48, layer_scale=None,
+        modalities={
+            "image": ImageSettings("image_glyph", 8, frames=1),
+            "text": TextSettings(max_length=12, positions=16),
+        },
+
         queries=QuerySettings(depth=2, width=32, heads=2, hidden=48, doublings=1),
     )  # fmt: skip
     with seed.seeded("dense model"):

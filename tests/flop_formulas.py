@@ -108,7 +108,7 @@ class Formula:
         last: Any = model.encoder.blocks[-1]
         self._last = last.reads_parts
         self._after_attention = sum(map(matrix_parameters, (last.attention.out, last.mlp))) if self._last else 0
-        self._head, self._image = matrix_parameters(model.proj), matrix_parameters(model.image)
+        self._head, self._image = matrix_parameters(model.proj), matrix_parameters(model.embeddings["image"])
         self._depth, self._width = model.config.depth, model.config.width
         self._queries = model.queries
 
@@ -122,7 +122,7 @@ class Formula:
         pairs = ((count, length) for count, length, _ in sequences)
         encoder = forward_flops(pairs, matrices=self._encoder, depth=self._depth, width=self._width)
         encoder -= sum(count * (length - read) * self._not_read(length) for count, length, read in sequences)
-        around = done.image_tokens * self._image + done.read * self._head + done.pairs * self._width
+        around = done.inputs.get("image", 0) * self._image + done.read * self._head + done.pairs * self._width
         if done.asked is None:
             return encoder + 2 * around
         assert self._queries is not None

@@ -37,21 +37,25 @@ def image_vectors(w: Weights, video: Tensor, patch: int, mean: Tensor, std: Tens
     frames = []
     for t in range(video.shape[1]):
         pixels = (video[:, t].float() / 255 - mean[:, None, None]) / std[:, None, None]
-        kernel = w["image.projection.weight"].view(-1, 3, patch, patch)
-        grid = F.conv2d(pixels, kernel, w["image.projection.bias"], stride=patch)
+        kernel = w["embeddings.image.projection.weight"].view(-1, 3, patch, patch)
+        grid = F.conv2d(pixels, kernel, w["embeddings.image.projection.bias"], stride=patch)
         place = spatial(grid.shape[2], grid.shape[3], grid.shape[1], scale)
-        frames.append(grid.flatten(2).transpose(1, 2) + place + w["image.temporal.weight"][t])
+        frames.append(grid.flatten(2).transpose(1, 2) + place + w["embeddings.image.temporal.weight"][t])
     return norm(w, "norm", torch.cat(frames, 1))
 
 
 def text_vectors(w: Weights, ids: Tensor) -> Tensor:
     length = ids.shape[1]
-    x = w["text.word.weight"][ids] + w["text.position.weight"][:length] + w["text.token_type.weight"][0]
+    x = (
+        w["embeddings.text.word.weight"][ids]
+        + w["embeddings.text.position.weight"][:length]
+        + w["embeddings.text.token_type.weight"][0]
+    )
     return norm(w, "norm", x)
 
 
 def spe(w: Weights, rows: int, spe_id: int) -> Tensor:
-    return norm(w, "norm", w["text.word.weight"][spe_id])[None, None].expand(rows, 1, -1)
+    return norm(w, "norm", w["embeddings.text.word.weight"][spe_id])[None, None].expand(rows, 1, -1)
 
 
 def encoder(w: Weights, x: Tensor, blocked: Tensor, heads: int, depth: int) -> Tensor:

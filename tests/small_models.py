@@ -24,7 +24,12 @@ from unified.nn.moe.settings import ExpertSettings
 
 IMAGE = ImageSettings("image_glyph", 8, frames=1)
 SETTINGS = ModelSettings(
-    width=32, depth=3, heads=2, hidden=48, layer_scale=0.5, image=IMAGE, text=TextSettings(max_length=12, positions=16)
+    width=32,
+    depth=3,
+    heads=2,
+    hidden=48,
+    layer_scale=0.5,
+    modalities={"image": IMAGE, "text": TextSettings(max_length=12, positions=16)},
 )
 TASKS = {
     "classify": Task("", {"png": "image"}, "txt", Answer.of(candidates="batch"), "accuracy", 2),
@@ -43,7 +48,7 @@ TASKS = {
 @cache
 def words_and_images() -> dict[str, Tokenizer]:
     """The tokenizers of all these models."""
-    return load_tokenizers(SETTINGS.image, SETTINGS.text)
+    return load_tokenizers(SETTINGS.modalities)
 
 
 def small_model(
@@ -76,7 +81,7 @@ def written(model: UnifiedModel, folder: Path) -> Path:
 def random_inputs(model: UnifiedModel, *key: str) -> dict[str, Any]:
     """Three pictures and three texts, one of them padded."""
     generator = seed.torch_generator("inputs", *key)
-    image = model.config.image
+    image = model.config.spatial
     size = (3, 3, image["height"], image["width"])
     mask = torch.ones(3, 8, dtype=torch.long)
     mask[1, 5:] = 0

@@ -133,7 +133,8 @@ def content(folder: Path, *names: str, **changes: Any) -> dict[str, Any]:
     """A recipe of some of the tasks, as YAML would hold it; the shards must be there."""
     queries = {"depth": 2, "width": 32, "heads": 2, "hidden": 64, "doublings": 1}
     image, text = {"tokenizer": "image_glyph", "patch": 8, "frames": 1}, {"max_length": 16, "positions": 16}
-    model = {"width": 32, "depth": 2, "heads": 2, "hidden": 64, "layer_scale": None, "image": image, "text": text}
+    model = {"width": 32, "depth": 2, "heads": 2, "hidden": 64, "layer_scale": None}
+    model["modalities"] = {"image": image, "text": text}
     known = tasks(folder)
     return {
         "max_steps": 4,

@@ -34,7 +34,7 @@ def test_recipe_reads_and_its_header_says_how_to_run_it(path: Path) -> None:
         check_task(name, task)
         if task.answer.queried:
             continue
-        assert isinstance(build_transforms(task.augment, name), tuple)
+        assert isinstance(build_transforms(task.augment, name, task.inputs.values()), dict)
         if task.answer.candidates.startswith("labels/"):
             assert len(load_labels(task.answer.candidates)) > 1
     for word in ("# run:", "# on:", "score:"):
@@ -48,7 +48,7 @@ def test_recipe_reads_and_its_header_says_how_to_run_it(path: Path) -> None:
 def test_a_file_of_tasks_makes_batches_after_the_command_in_its_header(path: Path) -> None:
     model = read_yaml(RECIPES / "queries_cpu.yaml")["model"]
     recipe = build(Recipe, read_yaml(path) | {"model": model, "max_steps": 1, "slots": 1}, path.name)
-    tokenizers = load_tokenizers(recipe.model.image, recipe.model.text)
+    tokenizers = load_tokenizers(recipe.model.modalities)
     text = path.read_text(encoding="utf-8").replace(" \\\n#  ", "")
     assert f"extends: tasks/{path.name}" in text
     command = re.search(r"^# data: unified shards build \S+ (\S+) --kind (\S+) .*--held-out 0.2", text, re.MULTILINE)
@@ -85,9 +85,9 @@ def test_a_published_step_has_as_many_samples_of_each_task_here(experts: str, gp
         assert not batches.pop() % gpus, kind
     assert sum(task.sample_weight for task in recipe.tasks.values()) == pytest.approx(10 - 0.76 - 0.44, abs=0.01)
     sides = {entry["size"] for task in recipe.tasks.values() for entry in task.augment if entry["kind"] == "crop"}
-    tokenizer = ImageTokenizer.load(recipe.model.image.tokenizer, 16)
+    tokenizer = ImageTokenizer.load(recipe.model.modalities["image"].tokenizer, 16)
     assert sides == {tokenizer.height} == {224 if stage else 160}
-    assert recipe.model.image.position_scale * tokenizer.height == pytest.approx(160)
+    assert recipe.model.modalities["image"].position_scale * tokenizer.height == pytest.approx(160)
 
 
 @pytest.mark.parametrize("experts", ["", "_moe"])
@@ -95,7 +95,10 @@ def test_a_published_step_has_as_many_samples_of_each_task_here(experts: str, gp
 def test_stages_and_experts_change_nothing_else_of_the_network(size: str, experts: str) -> None:
     dense, first, second = published(size, "", ""), published(size, experts, ""), published(size, experts, "_stage2")
     assert replace(first.model, experts=None) == dense.model
-    assert replace(second.model, image=first.model.image) == first.model
+    assert (
+        replace(second.model, modalities={**second.model.modalities, "image": first.model.modalities["image"]})
+        == first.model
+    )
     assert dense.model.drop_path == (0.2 if size == "large" else 0.1)
     if first.model.experts is not None:
         layers = "all" if size == "tiny" else "even"
@@ -155,7 +158,7 @@ def test_a_task_that_cannot_be_is_refused_before_data_is_read(change: dict[str, 
 )
 def test_queries_that_cannot_be_are_refused(queries: dict[str, object], message: str) -> None:
     content = read_yaml(RECIPES / "quickstart.yaml")
-    content["model"]["image"]["patch"] = 4
+    content["model"]["modalities"]["image"]["patch"] = 4
     content["model"]["queries"] = queries
     with pytest.raises(RecipeError, match=f"model.queries.*{message}"):
         build(Recipe, content, "changed.yaml")

@@ -57,8 +57,10 @@ def recipe_content(data: Path, labels: Path, **changes: Any) -> dict[str, Any]:
             "heads": 2,
             "hidden": 64,
             "drop_path": 0.1,
-            "image": {"tokenizer": "image_glyph", "patch": 8, "frames": 1},
-            "text": {"max_length": 16, "positions": 16},
+            "modalities": {
+                "image": {"tokenizer": "image_glyph", "patch": 8, "frames": 1},
+                "text": {"max_length": 16, "positions": 16},
+            },
         },
         "optim": {"lr": 1e-3, "warmup": 2, "ema": 0.9},
         "data": {"workers": 0},

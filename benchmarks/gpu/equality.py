@@ -74,7 +74,7 @@ def _recipe(setting: Setting, kind: str) -> Recipe:
         width=shape.width, depth=shape.depth, heads=shape.heads, hidden=4 * shape.width, layer_scale=None,
         experts=experts_of(kind, shape) if kind != "queries" else None,
         queries=QuerySettings(depth=2, width=64, heads=4, hidden=128) if kind == "queries" else None,
-        image=ImageSettings("image_glyph", patch=4), text=TextSettings(max_length=16, positions=16),
+        modalities={"image": ImageSettings("image_glyph", patch=4), "text": TextSettings(max_length=16, positions=16)},
     )  # fmt: skip
     return Recipe(tasks, 10, len(tasks), model=model, data=DataSettings(workers=0))
 

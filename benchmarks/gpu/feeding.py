@@ -47,7 +47,7 @@ def _recipe(setting: Setting) -> Recipe:
 
 def loader(setting: Setting, recipe: Recipe) -> dict[str, Any]:
     """Batches as fast as the loader processes make them, after the first ones."""
-    tokenizers = load_tokenizers(recipe.model.image, recipe.model.text)
+    tokenizers = load_tokenizers(recipe.model.modalities)
     batches = iter(StepLoader(recipe, tokenizers, {}))
     warm = 1 if setting.tiny else 15
     for _ in range(warm):

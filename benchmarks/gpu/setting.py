@@ -103,8 +103,12 @@ def recipe_of(setting: Setting, kind: str = "dense", **changes: Any) -> Recipe:
     tokenizer = "image_glyph" if setting.tiny else "image"
     model = ModelSettings(
         width=shape.width, depth=shape.depth, heads=shape.heads, hidden=4 * shape.width, layer_scale=0.1,
-        experts=experts_of(kind, shape), image=ImageSettings(tokenizer, patch=shape.patch),
-        text=TextSettings(max_length=shape.text, positions=shape.text),
+        experts=experts_of(kind, shape),
+        modalities={
+            "image": ImageSettings(tokenizer, patch=shape.patch),
+            "text": TextSettings(max_length=shape.text, positions=shape.text),
+        },
+
     )  # fmt: skip
     train = TrainSettings(precision=setting.precision)  # type: ignore[arg-type]
     return Recipe(

@@ -16,7 +16,8 @@ from unified.answers.match.caption import read_caption
 from unified.answers.match.generation import generate
 from unified.answers.match.similarity import similarity
 from unified.core.types import Tokens
-from unified.modalities.image.patches import pad, patches
+from unified.modalities.base import pad
+from unified.modalities.image.patches import patches
 from unified.modalities.sequence import Attributes
 from unified.modalities.text.tokenizer import text_tokens
 from unified.model.pretrained import UnifiedModel

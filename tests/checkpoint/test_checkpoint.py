@@ -184,10 +184,10 @@ def test_steps_are_ordered_as_numbers(tmp_path: Path) -> None:
 def test_a_newer_format_is_refused_everywhere(tmp_path: Path) -> None:
     path = saved(tmp_path, 1, 2)[1]
     content = json.loads((path / "manifest.json").read_text())
-    content.update(format=2, written_by="unified 9.1")
+    content.update(format=3, written_by="unified 9.1")
     (path / "manifest.json").write_text(json.dumps(content))
     for use in (load, verify, lambda p: newest(p.parent)):
-        with pytest.raises(NewerFormatError, match="expected a format up to 1, got 2"):
+        with pytest.raises(NewerFormatError, match="expected a format up to 2, got 3"):
             use(path)
 
 

@@ -136,9 +136,9 @@ def test_a_later_checkpoint_of_another_version_is_not_written_over(tmp_path: Pat
     writer = Writer(tmp_path, keep_last=1)
     writer.save(1, GROUPS, stream(tensors()), {})
     manifest = tmp_path / "step_00000001" / "manifest.json"
-    newer = json.dumps({**json.loads(manifest.read_text()), "format": 2})
+    newer = json.dumps({**json.loads(manifest.read_text()), "format": 3})
     manifest.write_text(newer)
-    with pytest.raises(CheckpointError, match="expected a format up to 1, got 2"):
+    with pytest.raises(CheckpointError, match="expected a format up to 2, got 3"):
         writer.save(1, GROUPS, stream(tensors(2)), {})
     writer.close()
     assert manifest.read_text() == newer

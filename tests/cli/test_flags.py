@@ -55,12 +55,12 @@ def test_without_flags_the_recipe_is_the_same(recipe: Recipe) -> None:
 def test_flags_reach_every_level(recipe: Recipe) -> None:
     found = flags(
         recipe,
-        "--optim.lr 1e-3 --max-steps 20 --tasks.caption.batch 64 --model.width 96 --model.text.max-length 9 "
+        "--optim.lr 1e-3 --max-steps 20 --tasks.caption.batch 64 --model.width 96 --model.modalities.text.max-length 9 "
         "--tasks.read-aloud.answer.candidates batch --optim.betas 0.8 0.9 --model.layer-scale None "
         "--train.eval-every 5 --train.precision bf16 --train.checkpoint-activations",
     )
     assert (found.optim.lr, found.max_steps, found.optim.betas) == (1e-3, 20, (0.8, 0.9))
-    assert (found.model.width, found.model.text.max_length, found.model.layer_scale) == (96, 9, None)
+    assert (found.model.width, found.model.modalities["text"].max_length, found.model.layer_scale) == (96, 9, None)
     assert (found.train.eval_every, found.train.precision, found.train.checkpoint_activations) == (5, "bf16", True)
     assert found.tasks["read_aloud"].answer.candidates == "batch"
     assert found.tasks["caption"] == dataclasses.replace(recipe.tasks["caption"], batch=64)
@@ -149,3 +149,8 @@ def test_parts_that_may_be_null_have_flags_where_the_recipe_has_them(recipe: Rec
 def test_a_flag_of_a_part_that_is_null_says_how_to_get_it(recipe: Recipe, flag: str) -> None:
     with pytest.raises(RecipeError, match=r"the recipe has no (model\.experts|start), .*extends"):
         with_flags(recipe, [flag, "4"], prog="x")
+
+
+def test_an_earlier_flag_names_the_new_one(recipe: Recipe) -> None:
+    with pytest.raises(RecipeError, match=r"--model\.image\.patch: expected --model\.modalities\.image\.patch"):
+        flags(recipe, "--model.image.patch 4")

@@ -197,7 +197,8 @@ def test_wrong_values_of_a_recipe_name_their_key(value: str, tmp_path: Path, cap
 
 
 @pytest.mark.parametrize(
-    "above", ["", "model", "model.image", "model.text", "optim", "data", "mixing", "train", "engine"]
+    "above",
+    ["", "model", "model.modalities.image", "model.modalities.text", "optim", "data", "mixing", "train", "engine"],
 )
 def test_unknown_keys_of_recipes_name_the_nearest(
     above: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]

@@ -9,7 +9,7 @@ from tiny import tiny_recipe
 
 from unified.config.earlier import IN_CONFIGURATIONS, without_removed
 from unified.core.errors import RecipeError
-from unified.train.monitor.records import read_recipe
+from unified.train.monitor.records import RECIPE_HEADER, read_recipe
 from unified.train.monitor.run_folder import RunFolder
 
 GONE = {"mixing": {"alpha": None, "block": 100}, "model": {"image": {"window": None, "global_every": 3}}}
@@ -24,7 +24,7 @@ def rewritten(folder: Path, **changes: Any) -> Path:
     content["mixing"].update(GONE["mixing"])
     content["model"]["image"].update(GONE["model"]["image"])
     content["mixing"].update(changes)
-    path.write_text(path.read_text().split("\n", maxsplit=1)[0] + "\n" + yaml.safe_dump(content))
+    path.write_text(f"{RECIPE_HEADER}1; resolved\n{yaml.safe_dump(content)}")
     return path
 
 

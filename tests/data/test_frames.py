@@ -135,7 +135,7 @@ def test_a_video_column_is_read() -> None:
         (clip(0)[None], "got uint8"),
         (clip(0)[0, 0], "got uint8"),
         ("text", "got str"),
-        (clip(0, 9), r"expected at most 8 frames \(model.image.frames\), got 9. Hint: .*at least 9"),
+        (clip(0, 9), r"expected at most 8 frames \(model.modalities.image.frames\), got 9. Hint: .*at least 9"),
     ],
 )
 def test_other_columns_are_refused_by_name(value: Any, message: str) -> None:
@@ -170,7 +170,7 @@ def test_all_frames_are_changed_by_one_draw(entry: dict[str, Any]) -> None:
     frame, other = (torch.from_numpy(clip(seed, 1)[0]) for seed in (1, 2))
 
     def changed(*images: Tensor) -> list[Tensor]:
-        transforms = build_transforms([entry], "augment")
+        transforms = build_transforms([entry], "augment", ["image"])["image"]
         return augment(images, transforms, np.full(len(images), 11), 0, "task")
 
     alone, alone_too = changed(frame, other)
@@ -221,8 +221,8 @@ def test_a_row_that_held_a_video_may_hold_an_image_afterwards() -> None:
 RECIPE = """
 max_steps: 3
 slots: 1
-model: {width: 64, depth: 2, heads: 2, hidden: 128, layer_scale: null, image: {tokenizer: image_glyph, patch: 4,
-  frames: 8}, text: {max_length: 16, positions: 16}}
+model: {width: 64, depth: 2, heads: 2, hidden: 128, layer_scale: null, modalities: {image: {tokenizer: image_glyph,
+  patch: 4, frames: 8}, text: {max_length: 16, positions: 16}}}
 data: {workers: 0}
 train: {log_every: 1}
 tasks:
@@ -295,9 +295,9 @@ def test_videos_are_evaluated(clips: Path, trained: Path, tmp_path: Path) -> Non
 
 
 def test_more_frames_than_the_model_reads_are_bad_samples(clips: Path, tmp_path: Path, caplog: Any) -> None:
-    with pytest.raises(DataError, match=r"samples could not be used.*expected at most 3 frames \(model.image.frames\)"):
+    with pytest.raises(DataError, match=r"samples could not be used.*expected at most 3 frames \(model.modalities"):
         run(recipe(clips, frames=3), tmp_path / "run")
-    assert "column 'npy;gif': expected at most 3 frames (model.image.frames), got 4" in caplog.text
+    assert "column 'npy;gif': expected at most 3 frames (model.modalities.image.frames), got 4" in caplog.text
 
 
 def test_inspect_shows_videos(clips: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -325,7 +325,7 @@ def test_builders_say_how_many_frames_images_have(kind: str, tmp_path: Path, cap
         shards.build(str(source), tmp_path / "out", kind=kind, options=options)
     printed = capsys.readouterr().out
     assert "2 of 3 images are animated (3 to 4 frames)" in printed
-    assert "model.image.frames" in printed
+    assert "model.modalities.image.frames" in printed
     assert ": 4" in caplog.text
     assert read_manifest(tmp_path / "out")["frames"] == {"1": 1, "3": 1, "4": 1}
     shards.verify(str(tmp_path / "out"))

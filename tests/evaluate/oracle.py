@@ -14,7 +14,9 @@ from unified.modalities.image.settings import ImageSettings
 from unified.modalities.text.settings import TextSettings
 from unified.modalities.text.tokenizer import TextTokenizer
 
-TOKENIZERS = load_tokenizers(ImageSettings(tokenizer="image_glyph", patch=8), TextSettings(max_length=16))
+TOKENIZERS = load_tokenizers(
+    {"image": ImageSettings(tokenizer="image_glyph", patch=8), "text": TextSettings(max_length=16)}
+)
 PROCESSOR: Any = SimpleNamespace(tokenizers=TOKENIZERS)
 
 

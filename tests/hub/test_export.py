@@ -25,11 +25,13 @@ from unified.model.pretrained import UnifiedModel
 from unified.model.processor import UnifiedProcessor
 
 IMAGE = ImageSettings("image_glyph", 8, positions="learned", grid=2)
-SETTINGS = ModelSettings(width=32, depth=2, heads=2, hidden=32, image=IMAGE, text=TextSettings(max_length=12))
+SETTINGS = ModelSettings(
+    width=32, depth=2, heads=2, hidden=32, modalities={"image": IMAGE, "text": TextSettings(max_length=12)}
+)
 
 
 def model_of(key: str, settings: ModelSettings = SETTINGS) -> UnifiedModel:
-    tokenizers = load_tokenizers(settings.image, settings.text)
+    tokenizers = load_tokenizers(settings.modalities)
     with seed.seeded(key):
         return UnifiedModel(UnifiedConfig.from_settings(settings, tokenizers, ["names", "words"]))
 
@@ -38,7 +40,7 @@ def write_run(folder: Path, place: str | None = None, settings: ModelSettings = 
     """A run of a checkpoint with weights and their average, in several files."""
     model, average = model_of("new", settings), model_of("average", settings)
     model.config.save_pretrained(folder / "model")
-    tokenizers = load_tokenizers(settings.image, settings.text)
+    tokenizers = load_tokenizers(settings.modalities)
     UnifiedProcessor.from_tokenizers(tokenizers).save_pretrained(folder / "model")
     if place:
         (folder / "recipe.yaml").write_text(f"train: {{checkpoints: '{place}'}}\n")

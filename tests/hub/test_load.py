@@ -36,7 +36,9 @@ from unified.model.processor import UnifiedProcessor
 
 ROOT = Path(__file__).parent.parent.parent
 IMAGE = ImageSettings("image_glyph", 8, positions="learned", grid=2)
-SETTINGS = ModelSettings(width=32, depth=1, heads=2, hidden=32, image=IMAGE, text=TextSettings(max_length=12))
+SETTINGS = ModelSettings(
+    width=32, depth=1, heads=2, hidden=32, modalities={"image": IMAGE, "text": TextSettings(max_length=12)}
+)
 LABELS = ["digit zero", "latin small letter e", "arrow"]
 RESULTS = {
     "format": 1,
@@ -56,7 +58,7 @@ RESULTS = {
 
 
 def model_of(*key: str) -> UnifiedModel:
-    tokenizers = load_tokenizers(SETTINGS.image, SETTINGS.text)
+    tokenizers = load_tokenizers(SETTINGS.modalities)
     with seed.seeded(*key):
         return UnifiedModel(UnifiedConfig.from_settings(SETTINGS, tokenizers, ["names", "words"]))
 
@@ -75,7 +77,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     old, new, average = (model_of(key) for key in ("old", "new", "average"))
     new.config.save_pretrained(folder / "model")
-    tokenizers = load_tokenizers(SETTINGS.image, SETTINGS.text)
+    tokenizers = load_tokenizers(SETTINGS.modalities)
     UnifiedProcessor.from_tokenizers(tokenizers).save_pretrained(folder / "model")
     checkpoint.save(folder / "checkpoints", 1, {"weights": old.state_dict()}, {}, keep_last=2)
     groups = {"weights": new.state_dict(), "ema": dict(average.named_parameters())}

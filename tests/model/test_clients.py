@@ -123,7 +123,7 @@ def test_pairs_have_the_symmetric_contrastive_loss(model: UnifiedModel) -> None:
     expected = (F.cross_entropy(output.logits_per_image, right) + F.cross_entropy(output.logits_per_text, right)) / 2
     torch.testing.assert_close(output.loss, expected)
     output.loss.backward()
-    assert model.text.word.weight.grad is not None
+    assert model.embeddings["text"].word.weight.grad is not None
     assert model(**inputs).loss is None
     with pytest.raises(ValueError, match="expected one text an image, got 2 images and 3 texts"):
         model(**{**inputs, "pixel_values": inputs["pixel_values"][:2]}, return_loss=True)

@@ -8,6 +8,7 @@ from dense_models import dense_model
 from small_models import small_model
 
 from unified.core.errors import DataError, UserError
+from unified.core.schema import merge
 from unified.model.config import UnifiedConfig
 from unified.nn.moe.settings import ExpertSettings
 
@@ -28,13 +29,17 @@ EXPERTS = ExpertSettings(count=4, router="attribute")
         ({"families": ["a", "a"]}, "families: expected different names"),
         ({"families": "ab"}, "families: expected a list"),
         (
-            {"image": {}},
-            "config.json.image: patch, height, width, mean, std, positions, position_scale, grid, frames must be given",
+            {"modalities": {"image": {"grid": 30_000}}},
+            "config.json: modalities.image.grid: expected 1 to 1,024, got 30",
         ),
-        ({"image": {"grid": 30_000}}, "config.json.image.grid: expected 1 to 1,024, got 30,000"),
-        ({"image": {"std": [0.5, 0, 0.5]}}, r"image.std\[1\]: expected a finite number above 0, got 0"),
-        ({"image": {"mean": [0.5]}}, "image.mean: expected 3 values, found 1"),
-        ({"text": 5}, "config.json.text: expected the keys of TextShape"),
+        ({"modalities": {"image": {"std": [0.5, 0, 0.5]}}}, r"image.std\[1\]: expected a finite number above 0, got 0"),
+        ({"modalities": {"image": {"mean": [0.5]}}}, "image.mean: expected 3 values, found 1"),
+        ({"modalities": {"text": 5}}, "config.json: modalities.text: expected the keys of TextShape"),
+        (
+            {"modalities": {"texts": {}}},
+            "config.json: modalities: expected a modality, got 'texts'; did you mean 'text'",
+        ),
+        ({"modalities": 5}, "config.json: modalities: expected a mapping, got '5'"),
         ({"end_token_id": 10**6}, "end_token_id: expected a token of the vocabulary, got 1000000"),
         ({"num_labels": 10**9}, "num_labels: expected 0 to 100,000, got 1,000,000,000"),
         ({"dtype": "os"}, "dtype: expected float32, float64, float16, bfloat16, got 'os'"),
@@ -61,17 +66,30 @@ EXPERTS = ExpertSettings(count=4, router="attribute")
         ({"architectures": 5}, "architectures: expected a list"),
         ({"problem_type": "x"}, "problem_type: 'x' does not fit"),
         ({"drop_path": float("nan")}, "drop_path: expected a finite number"),
-        ({"format": "x"}, "expected a format up to 1, got 'x'"),
+        ({"format": "x"}, "expected a format up to 2, got 'x'"),
     ],
 )
 def test_values_that_no_network_can_have_are_refused(change: dict[str, Any], message: str) -> None:
     content = small_model(EXPERTS).config.to_dict()
-    for name, value in change.items():
-        merges = isinstance(value, dict) and value and isinstance(content.get(name), dict)
-        content[name] = {**content[name], **value} if merges else value
     with pytest.raises(UserError, match=message) as caught:
-        UnifiedConfig.from_dict(content)
+        UnifiedConfig.from_dict(merge(content, change))
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("modalities", "message"),
+    [
+        ({"text": {"positions": 8, "max_length": 8}}, r"modalities: expected image and text, got \['text'\]"),
+        (
+            {"image": {}, "text": {}},
+            "modalities.image: patch, height, width, mean, std, positions, position_scale, grid",
+        ),
+    ],
+)
+def test_sections_of_modalities_that_lack_something(modalities: dict[str, Any], message: str) -> None:
+    content = small_model(EXPERTS).config.to_dict()
+    with pytest.raises(UserError, match=message):
+        UnifiedConfig.from_dict({**content, "modalities": modalities})
 
 
 def test_what_models_write_is_read() -> None:

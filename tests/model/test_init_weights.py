@@ -23,8 +23,10 @@ def drawn(hidden: int = 4 * WIDTH) -> UnifiedModel:
         heads=2,
         hidden=hidden,
         layer_scale=0.01,
-        image={**image, "height": 16, "width": 16, "mean": [0.5] * 3, "std": [0.5] * 3},
-        text={"positions": 8, "max_length": 8},
+        modalities={
+            "image": {**image, "height": 16, "width": 16, "mean": [0.5] * 3, "std": [0.5] * 3},
+            "text": {"positions": 8, "max_length": 8},
+        },
         vocabulary_size=20,
         spe_token_id=19,
         end_token_id=18,

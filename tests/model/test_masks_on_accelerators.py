@@ -10,7 +10,8 @@ from small_models import small_model, words_and_images
 from torch import Tensor
 
 from unified.core.types import Batch, Tokens
-from unified.modalities.image.patches import pad, patches
+from unified.modalities.base import pad
+from unified.modalities.image.patches import patches
 from unified.modalities.sequence import Attributes, attention_mask, layout
 from unified.modalities.text.tokenizer import text_tokens
 from unified.model.pretrained import UnifiedModel

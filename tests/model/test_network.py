@@ -23,15 +23,17 @@ SETTINGS = ModelSettings(
     depth=2,
     heads=2,
     hidden=64,
-    image=ImageSettings("image_glyph", 8, positions="learned", grid=2),
-    text=TextSettings(max_length=12),
+    modalities={
+        "image": ImageSettings("image_glyph", 8, positions="learned", grid=2),
+        "text": TextSettings(max_length=12),
+    },
 )
 NAMES = ["digit zero", "latin small letter e"]
 
 
 @pytest.fixture(scope="module")
 def model() -> UnifiedModel:
-    tokenizers = load_tokenizers(SETTINGS.image, SETTINGS.text)
+    tokenizers = load_tokenizers(SETTINGS.modalities)
     with seed.seeded("model of the calls"):
         made = UnifiedModel(UnifiedConfig.from_settings(SETTINGS, tokenizers, ["names", "words"])).eval()
     made.processor = UnifiedProcessor.from_tokenizers(tokenizers)
@@ -50,12 +52,12 @@ def features(model: UnifiedModel, rows: int = 2) -> dict[str, Any]:
 def test_transformers_finds_and_replaces_the_table_of_words(model: UnifiedModel) -> None:
     table = model.get_input_embeddings()
     assert isinstance(table, nn.Embedding)
-    assert table is model.text.word
+    assert table is model.embeddings["text"].word
     other = nn.Embedding(table.num_embeddings, table.embedding_dim)
     model.set_input_embeddings(other)
     assert model.get_input_embeddings() is other
     model.set_input_embeddings(table)
-    assert model.text.word is table
+    assert model.embeddings["text"].word is table
 
 
 @torch.no_grad()
@@ -123,16 +125,14 @@ PLACES = {
     "all on one device": "cpu",
     "embeddings and head on disk": {
         "encoder": "cpu",
-        "text": "disk",
-        "image": "disk",
+        "embeddings": "disk",
         "norm": "disk",
         "ln_post": "disk",
         "proj": "disk",
         "log_scales": "disk",
     },
     "a block on disk": {
-        "text": "cpu",
-        "image": "cpu",
+        "embeddings": "cpu",
         "norm": "cpu",
         "encoder.blocks.0": "disk",
         "encoder.blocks.1": "cpu",

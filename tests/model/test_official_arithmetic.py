@@ -29,8 +29,10 @@ def model() -> UnifiedModel:
         hidden=4 * WIDTH,
         layer_scale=1e-3,
         drop_path=0.1,
-        image={**image, "height": 32, "width": 32, "mean": MEAN, "std": STD},
-        text={"positions": 512, "max_length": 20},
+        modalities={
+            "image": {**image, "height": 32, "width": 32, "mean": MEAN, "std": STD},
+            "text": {"positions": 512, "max_length": 20},
+        },
         vocabulary_size=WORDS,
         spe_token_id=SPE,
         end_token_id=END,
@@ -117,7 +119,7 @@ def test_vocabulary_candidates_are_entries_with_an_end_token(model: UnifiedModel
     ids = torch.tensor([[word, END] for word in range(WORDS)])
     expected = official.features(weights, expected_text(weights, ids, torch.ones_like(ids, dtype=torch.bool))[:, 0])
     torch.testing.assert_close(model.vocabulary("encoder", chunk=40), expected, atol=1e-5, rtol=0)
-    cheap = official.features(weights, official.norm(weights, "norm", weights["text.word.weight"]))
+    cheap = official.features(weights, official.norm(weights, "norm", weights["embeddings.text.word.weight"]))
     torch.testing.assert_close(model.vocabulary("embedding"), cheap, atol=1e-5, rtol=0)
 
 
@@ -139,8 +141,11 @@ def test_parameter_count_of_the_base_model() -> None:
     with torch.device("meta"):
         config = UnifiedConfig(
             width=768, depth=12, heads=12, hidden=3072, layer_scale=1e-3, drop_path=0.1,
-            image={**image, "height": 224, "width": 224, "mean": MEAN, "std": STD},
-            text={"positions": 512, "max_length": 50}, vocabulary_size=49411, spe_token_id=49410, end_token_id=49407,
+            modalities={
+                "image": {**image, "height": 224, "width": 224, "mean": MEAN, "std": STD},
+                "text": {"positions": 512, "max_length": 50},
+            },
+            vocabulary_size=49411, spe_token_id=49410, end_token_id=49407,
             families=[f"family{i}" for i in range(11)],
         )  # fmt: skip
         total = sum(parameter.numel() for parameter in UnifiedModel(config).parameters())

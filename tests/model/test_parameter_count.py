@@ -35,8 +35,8 @@ def linears(width: int) -> int:
 def config_of(name: str) -> UnifiedConfig:
     """The network of a recipe with the published vocabulary."""
     recipe = build(Recipe, read_yaml(RECIPES / f"{name}.yaml"), name)
-    words = replace(recipe.model.text, tokenizer="text")
-    config = network(recipe, load_tokenizers(recipe.model.image, words))
+    words = replace(recipe.model.modalities["text"], tokenizer="text")
+    config = network(recipe, load_tokenizers({"image": recipe.model.modalities["image"], "text": words}))
     config.vocabulary_size = UnifiedConfig.vocabulary_size
     return config
 

@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 
 from unified.config.model import ModelSettings
-from unified.core.errors import DataError, RecipeError
+from unified.core.errors import DataError, RecipeError, UserError
 from unified.modalities import load_tokenizers
 from unified.modalities.image.files import decode_image
 from unified.modalities.image.settings import ImageSettings
@@ -19,7 +19,7 @@ from unified.modalities.text.settings import TextSettings
 from unified.model.config import UnifiedConfig
 from unified.model.processor import UnifiedProcessor, register
 
-TOKENIZERS = load_tokenizers(ImageSettings("image_glyph", 4), TextSettings(max_length=8))
+TOKENIZERS = load_tokenizers({"image": ImageSettings("image_glyph", 4), "text": TextSettings(max_length=8)})
 PROCESSOR = UnifiedProcessor.from_tokenizers(TOKENIZERS)
 register()
 
@@ -61,7 +61,7 @@ def test_animated_images_are_videos_of_their_frames(tmp_path: Path) -> None:
             assert torch.equal(PROCESSOR(images=opened)["pixel_values"], expected)
             assert torch.equal(PROCESSOR(images=opened.copy())["pixel_values"], expected[:, 1])  # where it stands
     limited = UnifiedProcessor.from_tokenizers({**TOKENIZERS, "image": ImageTokenizer.load("image_glyph", 4, 2)})
-    with pytest.raises(DataError, match=r"images: number 0: expected at most 2 frames \(model.image.frames\), got 3"):
+    with pytest.raises(DataError, match=r"images: number 0: expected at most 2 frames \(model.modal.*, got 3"):
         limited(images=tmp_path / "a.webp")
     with pytest.raises(DataError, match=r"number 1: .*got 3"):
         limited(images=[torch.zeros(2, 3, 16, 16).byte(), torch.zeros(3, 3, 16, 16).byte()])
@@ -124,10 +124,11 @@ def test_a_saved_processor_reloads_in_parts_and_as_a_whole(tmp_path: Path) -> No
     assert torch.equal(ids["input_ids"], before["input_ids"])
 
 
-def test_specs_of_further_modalities_are_kept(tmp_path: Path) -> None:
-    processor = UnifiedProcessor(PROCESSOR.image_processor, PROCESSOR.tokenizer, {"audio": {"rate": 16000}})
-    processor.save_pretrained(exported(tmp_path))
-    assert AutoProcessor.from_pretrained(tmp_path).specs == {"audio": {"rate": 16000}}
+def test_a_further_modality_that_no_package_brings_is_named(tmp_path: Path) -> None:
+    file = exported(tmp_path) / "processor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "specs": {"audio": {"rate": 16000}}}))
+    with pytest.raises(UserError, match=r"specs: expected a modality, got 'audio'.*There are: image, text"):
+        AutoProcessor.from_pretrained(tmp_path)
 
 
 def test_a_folder_of_tokenizers_is_one_of_hugging_face() -> None:

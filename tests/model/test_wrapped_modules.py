@@ -46,7 +46,16 @@ def asked(model: UnifiedModel, inputs: dict[str, Any]) -> list[Tensor]:
 @pytest.mark.parametrize("shows_weight", [True, False])
 @pytest.mark.parametrize(
     "name",
-    ["text.word", "text.position", "text.token_type", "image.projection", "image.temporal", "norm", "ln_post", "proj"],
+    [
+        "embeddings.text.word",
+        "embeddings.text.position",
+        "embeddings.text.token_type",
+        "embeddings.image.projection",
+        "embeddings.image.temporal",
+        "norm",
+        "ln_post",
+        "proj",
+    ],
 )
 def test_an_adapter_counts_as_its_merged_weights_do(name: str, shows_weight: bool) -> None:
     model = small_model()
@@ -65,7 +74,7 @@ def test_an_adapter_counts_as_its_merged_weights_do(name: str, shows_weight: boo
 @pytest.mark.parametrize("how", ["hook", "forward", "subclass"])
 def test_a_table_of_words_that_is_changed_at_calls_is_called(how: str) -> None:
     model = small_model()
-    word = model.text.word
+    word = model.embeddings["text"].word
     expected = model.project(model.norm(word.weight + 1))
     if how == "hook":
         word.register_forward_hook(lambda _module, _given, found: found + 1)

@@ -7,7 +7,8 @@ import pytest
 
 HERE = str(Path(__file__).parent)
 sys.path.insert(0, HERE)
-import outside.number  # noqa: E402, F401 - the modules of tests import it before any fixture runs
+import outside.number  # noqa: E402 - the modules of tests import them before any fixture runs
+import outside.series  # noqa: E402, F401
 
 sys.path.remove(HERE)  # other tests know nothing of it
 

@@ -180,7 +180,7 @@ def inference(model: UnifiedModel) -> list[torch.Size]:
         asked_of = model.ask({"pixel_values": pixels}, ["classes", "boxes"])
         shapes.append(class_logits(asked_of["classes"], (40, 40)).shape)
         kind = Attributes("text", causal=True, given=("image", "text"))
-        beams = _begin(model, {"image": patches(pixels, model.config.image["patch"])}, 2, kind)
+        beams = _begin(model, {"image": patches(pixels, model.config.spatial["patch"])}, 2, kind)
         for step in range(2):  # after each word the loop reads, a word late, whether all captions are closed
             logits = model.project(_ask(model, beams, step, kind)) @ model.vocabulary().T
             _grow(beams, logits.log_softmax(1), 2, model.config.end_token_id)

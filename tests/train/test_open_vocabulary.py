@@ -69,8 +69,10 @@ def trained(folder: Path) -> Any:
         "heads": 4,
         "hidden": 128,
         "layer_scale": None,
-        "image": {"tokenizer": "image_glyph", "patch": 4, "frames": 1},
-        "text": {"max_length": 8, "positions": 8},
+        "modalities": {
+            "image": {"tokenizer": "image_glyph", "patch": 4, "frames": 1},
+            "text": {"max_length": 8, "positions": 8},
+        },
         "queries": {"depth": 2, "width": 64, "heads": 4, "hidden": 128, "norm": "pre", "doublings": 1},
     }
     content = {

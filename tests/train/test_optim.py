@@ -127,7 +127,7 @@ def test_groups_are_keyed_by_tasks_and_decay(caplog: pytest.LogCaptureFixture) -
 def test_matrices_of_experts_decay_and_their_biases_and_names_do_not() -> None:
     names = {name.removeprefix("encoder.blocks.0.") for name in decayed(model("task"))}
     parts = {"attention.qkv", "attention.out", "mlp.up", "mlp.down", "routers.attention.gate", "routers.mlp.gate"}
-    assert {name for name in names if "blocks" not in name} - {"proj.weight", "image.projection.weight"} == {
+    assert {name for name in names if "blocks" not in name} - {"proj.weight", "embeddings.image.projection.weight"} == {
         f"{part}.weight" for part in parts
     }
 

@@ -34,9 +34,11 @@ def recipe_here() -> Recipe:
     recipe = tiny_recipe(Path(), max_steps=1, slots=1)
     if not Path("words").exists():
         shutil.copytree(data_folder("tokenizers") / "text", "words")
-    text = replace(recipe.model.text, tokenizer="./words")
+    text = replace(recipe.model.modalities["text"], tokenizer="./words")
     tasks = {name: recipe.tasks[name] for name in ("colour", "hidden")}
-    return replace(recipe, tasks=tasks, model=replace(recipe.model, text=text))
+    return replace(
+        recipe, tasks=tasks, model=replace(recipe.model, modalities={**recipe.model.modalities, "text": text})
+    )
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +122,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a name changed": (label({"names": [*NAMES[:3], "gray"]}), r"colours\.yaml.*others \(4 then, 4 now\)"),
     "a name more": (label({"names": [*NAMES, "white"]}), r"colours\.yaml.*others \(4 then, 5 now\)"),
     "templates": (label({"names": NAMES, "templates": ["a {}"]}), r"colours\.yaml.*expected the templates"),
-    "tokenizer": (retrain, r"tokenizer .*words \(model\.text\.tokenizer\): expected the content"),
+    "tokenizer": (retrain, r"tokenizer .*words \(model\.modalities\.text\.tokenizer\): expected the content"),
 }
 
 

@@ -61,12 +61,17 @@ def test_a_step_leaves_parameters_of_absent_tasks_bit_equal_moments_included(tmp
     trainer.train_step(only(loader, "next"))
     after, later = weights(trainer), tensors_of(trainer)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    idle = {"image.projection.weight", "image.temporal.weight", "log_scales.retrieve", "log_scales.hidden"}
+    idle = {
+        "embeddings.image.projection.weight",
+        "embeddings.image.temporal.weight",
+        "log_scales.retrieve",
+        "log_scales.hidden",
+    }
     assert idle.isdisjoint(changed)
     for group in ("exp_avg", "exp_avg_sq", "steps"):
         for name in idle:
             assert torch.equal(moments[group][name], later[group][name]), (group, name)
-    assert {"text.word.weight", "log_scales.next", "encoder.blocks.0.mlp.up.weight"} <= changed
+    assert {"embeddings.text.word.weight", "log_scales.next", "encoder.blocks.0.mlp.up.weight"} <= changed
 
 
 def weighted(recipe: Recipe, **weights: float) -> Recipe:
@@ -300,7 +305,11 @@ def test_skipped_steps_are_kept_in_checkpoints(tmp_path: Path, monkeypatch: pyte
 def test_operations_are_those_that_torch_counts_buckets_included(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path)
     tasks = {name: replace(task, batch=64) for name, task in recipe.tasks.items()}
-    model = replace(recipe.model, drop_path=0.0, text=replace(recipe.model.text, max_length=16))
+    model = replace(
+        recipe.model,
+        drop_path=0.0,
+        modalities={**recipe.model.modalities, "text": replace(recipe.model.modalities["text"], max_length=16)},
+    )
     trainer, loader = start(replace(recipe, tasks=tasks, model=model), tmp_path)
     for slot, batch in loader.probe():
         for text in texts(batch):  # half of the texts become short, so that they are encoded in buckets

@@ -248,7 +248,7 @@ def test_a_recipe_starts_with_the_weights_of_another_model(data: Path, dense: Pa
     expected, found = source(**inputs), model(**inputs)
     torch.testing.assert_close(found.logits_per_image, expected.logits_per_image, atol=1e-5, rtol=0)
     own = build(recipe, fresh=False).model.state_dict()
-    assert not torch.equal(own["text.word.weight"], source.state_dict()["text.word.weight"])
+    assert not torch.equal(own["embeddings.text.word.weight"], source.state_dict()["embeddings.text.word.weight"])
 
 
 def test_a_start_that_does_not_fit_is_refused_before_training(data: Path, dense: Path) -> None:

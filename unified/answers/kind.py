@@ -21,6 +21,7 @@ from unified.core.types import Batch, Sample, Tokens
 from unified.data.augment.geometric import Scene
 from unified.data.samples import annotations as said
 from unified.data.samples.decode import place, read_image
+from unified.modalities import MODALITIES
 from unified.modalities.sequence import Attributes
 from unified.nn.encoder import Noise
 
@@ -62,8 +63,8 @@ class AnswerKind:
         """Return the rows of a slot that every rank needs and none has whole."""
         return labels if labels >= ranks else 0
 
-    def workload(self, task: Task, batch: Batch, images: int, setting: Setting) -> Work:
-        """Return the work of a batch; `images`: tokens that are embedded by a product."""
+    def workload(self, task: Task, batch: Batch, inputs: Mapping[str, int], setting: Setting) -> Work:
+        """Return the work of a batch; `inputs`: its tokens by modality."""
         raise NotImplementedError
 
     def assumed_target(self, task: Task, blank: Callable[[int], Tokens], size: int, length: int) -> Any:
@@ -126,7 +127,7 @@ class QuerySettings(Answer):
 
     def check(self, where: str, task: Task) -> None:
         """Refuse inputs that are not one image, and queries from names that are not given."""
-        if set(task.inputs.values()) != {"image"}:
+        if set(task.inputs.values()) != {MODALITIES.spatial}:
             raise RecipeError(f"{where}.inputs: queries are asked about one image, found {task.inputs}")
         if self.encodes_names() and self.query_names() is None:
             raise RecipeError(f"{where}.answer.from_names: {self.kind!r} has no names to make queries from")
@@ -154,13 +155,13 @@ class QueryKind(AnswerKind):
         asked = [Attributes(inputs[0].modality, "query", given=inputs[0].given, family=family)] if inside else []
         return (*inputs, *asked, *([candidate] if task.answer.encodes_names() else []))
 
-    def workload(self, task: Task, batch: Batch, images: int, setting: Setting) -> Work:
+    def workload(self, task: Task, batch: Batch, inputs: Mapping[str, int], setting: Setting) -> Work:
         """Return the work of samples, whose states are all read, of encoded names, and of queries."""
         names = label_sequences(setting)
         ((samples, length, _),) = represented(batch.inputs, bucketed=setting.bucketed)
-        asked = (batch.task, len(batch), images // len(batch))
+        asked = (batch.task, len(batch), sum(inputs.values()) // len(batch))
         read = sum(count for count, _, _ in names)
-        return Work(((samples, length, length), *names), images, read, 0, asked)
+        return Work(((samples, length, length), *names), inputs, read, 0, asked)
 
     def assumed_target(self, task: Task, blank: Callable[[int], Tokens], size: int, length: int) -> Any:
         """Return nothing: work does not depend on it."""
@@ -323,7 +324,7 @@ def read_inputs(task: Task, family: str) -> tuple[list[Attributes], Attributes]:
     """Return the kinds of token of a task's inputs, and that of its candidates."""
     given = tuple(sorted(set(task.inputs.values())))
     return [Attributes(one, given=given, family=family) for one in given], Attributes(
-        "text", "candidate", given=given, family=family
+        MODALITIES.language, "candidate", given=given, family=family
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from unified.core.distributed import rows_of_rank
 from unified.core.types import Tokens
+from unified.modalities import MODALITIES
 from unified.modalities.text.length_buckets import by_length
 
 Sequences = tuple[tuple[int, int, int], ...]
@@ -16,7 +17,7 @@ class Work:
     """The sizes of the products of one slot on one rank."""
 
     sequences: Sequences
-    image_tokens: int  # embedded by a product; text is looked up
+    inputs: Mapping[str, int]  # tokens by modality, which its embedding passes through products or looks up
     read: int  # states that become representations
     pairs: int  # of representations that are compared
     asked: tuple[str, int, int] | None = None  # the task whose queries are asked, of so many samples of so many patches
@@ -43,13 +44,15 @@ def label_sequences(setting: Setting) -> Sequences:
     if labels is None:
         return ()
     own = rows_of_rank(len(labels), 0, setting.ranks)
-    return represented({"text": labels.rows(slice(own.start, own.stop))}, bucketed=setting.bucketed)
+    return represented({MODALITIES.language: labels.rows(slice(own.start, own.stop))}, bucketed=setting.bucketed)
 
 
 def represented(inputs: Mapping[str, Tokens], *, bucketed: bool) -> Sequences:
     """Return sequences of samples that are read at their prefix."""
-    if set(inputs) == {"text"}:
-        return tuple((count, 1 + length, 1) for count, length in text_sequences(inputs["text"], bucketed=bucketed))
+    if set(inputs) == {MODALITIES.language}:
+        return tuple(
+            (count, 1 + length, 1) for count, length in text_sequences(inputs[MODALITIES.language], bucketed=bucketed)
+        )
     first = next(iter(inputs.values()))
     return ((len(first), 1 + sum(tokens.values.shape[1] for tokens in inputs.values()), 1),)
 

@@ -10,7 +10,8 @@ from unified.core.errors import CheckpointError
 from unified.core.json_files import MOST_BYTES, parse_json
 from unified.core.version import __version__, check_format
 
-FORMAT = 1
+FORMAT = 2
+"""The first had other names of weights, see `names.py`."""
 HASHED_BELOW = 10**9  # bytes: hashing this much costs about a second, and resuming reads the files anyway
 
 

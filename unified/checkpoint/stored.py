@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unified.checkpoint.names import current_name
 from unified.checkpoint.place import Place
 from unified.core.errors import CheckpointError
 
@@ -98,15 +99,17 @@ class Stored(Lazy):
     """The tensors of a group by name, read anew each time."""
 
     def __init__(self, files: Mapping[str, TensorFile], tied: Mapping[str, str]) -> None:
-        """`files`: where each tensor is; `tied`: names that stand for one of these."""
-        super().__init__([*files, *tied], self._read)
-        self._files, self.tied = files, tied
+        """`files`: where each tensor is; `tied`: names that stand for one of these; both may have earlier names."""
+        self._held = {current_name(name): name for name in files}
+        self.tied = {current_name(name): current_name(first) for name, first in tied.items()}
+        super().__init__([*self._held, *self.tied], self._read)
+        self._files = files
 
     def _read(self, name: str) -> Tensor:
-        held = self.tied.get(name, name)
+        held = self._held[self.tied.get(name, name)]
         return self._files[held].read(held)
 
     def nbytes(self, name: str) -> int:
         """Bytes of a tensor, which is not read for it."""
-        held = self.tied.get(name, name)
+        held = self._held[self.tied.get(name, name)]
         return self._files[held].nbytes(held)

@@ -9,6 +9,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from unified.cli.wrong_flags import explained
+from unified.config.model import ModelSettings
 from unified.config.recipe import Recipe
 from unified.core.errors import RecipeError
 from unified.core.schema import coerce
@@ -56,6 +57,7 @@ def with_flags(recipe: Recipe, arguments: Sequence[str], prog: str) -> Recipe:
     `SystemExit`.
     """
     _refuse_parts_of_null(recipe, arguments)
+    _refuse_renamed(arguments)
     name = next(iter(recipe.tasks))
     example = f"{prog} --optim.lr 1e-3 --max-steps 20 --tasks.{name}.batch {recipe.tasks[name].batch}"
     known = [*flags_of(recipe), "--help", "--out", "--dry-run", "--processes", "--allow-commands"]
@@ -96,6 +98,15 @@ def _refuse_parts_of_null(recipe: Recipe, arguments: Sequence[str]) -> None:
                     f"{flag}: the recipe has no {part}, so there is no value to change. Write it into a recipe that "
                     "extends this one (`extends: NAME.yaml`), after which its flags are there"
                 )
+
+
+def _refuse_renamed(arguments: Sequence[str]) -> None:
+    """A `RecipeError` for an earlier flag of the model, such as `--model.image.patch`."""
+    for flag in arguments:
+        for earlier, now in ModelSettings.RENAMED.items():
+            rest = flag.removeprefix(f"--model.{earlier}.")
+            if rest != flag:
+                raise RecipeError(f"{flag}: expected --model.{now}.{rest}, got {flag}. Hint: the flag was renamed")
 
 
 def _null_parts(part: Any, above: str = "") -> Iterator[str]:

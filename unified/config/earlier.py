@@ -6,7 +6,7 @@ from typing import Any
 from unified.core.errors import RecipeError, quoted
 
 IN_RECIPES = {"mixing": ("alpha", "block"), "model.image": ("window", "global_every")}
-IN_CONFIGURATIONS = {"image": ("window", "global_every")}
+IN_CONFIGURATIONS = {"modalities.image": ("window", "global_every")}
 """By section, the key that was null where it changed nothing, and the one that only counted beside it."""
 
 

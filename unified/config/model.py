@@ -1,11 +1,12 @@
 """The part of a recipe that decides the network: frozen dataclasses, as in `unified/config/recipe.py`."""
 
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Annotated, Any
 
 from unified.core.bounds import Depth, Fraction, NotNegative, Width
 from unified.core.errors import RecipeError
-from unified.modalities.image.settings import ImageSettings
-from unified.modalities.text.settings import TextSettings
+from unified.modalities import MODALITIES
 from unified.nn.moe.settings import ExpertSettings
 from unified.nn.queries.settings import QuerySettings
 
@@ -26,8 +27,24 @@ class ModelSettings:
     """Conditional experts; null: a dense network."""
     queries: QuerySettings | None = None
     """What answers of `map` and `regress` need; null: none has them."""
-    image: ImageSettings = field(default_factory=ImageSettings)
-    text: TextSettings = field(default_factory=TextSettings)
+    modalities: Annotated[dict[str, Any], MODALITIES] = field(default_factory=MODALITIES.defaults)
+    """Settings of each modality by name. Those of this package are always there; one of another package is named as
+    its entry point says, or by `package.module:NAME`."""
+    RENAMED = MappingProxyType({name: f"modalities.{name}" for name in MODALITIES.built_in})
+    """Earlier keys."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "modalities", {**MODALITIES.defaults(), **self.modalities})
+
+    @property
+    def spatial(self) -> Any:
+        """The settings of the modality that maps, boxes and keypoints refer to."""
+        return self.modalities[MODALITIES.spatial]
+
+    @property
+    def language(self) -> Any:
+        """The settings of the modality that candidates and captions are written in."""
+        return self.modalities[MODALITIES.language]
 
 
 def check_experts(experts: ExpertSettings, model: ModelSettings) -> None:
@@ -67,10 +84,11 @@ def check_experts(experts: ExpertSettings, model: ModelSettings) -> None:
 def check_queries(queries: QuerySettings, model: ModelSettings) -> None:
     """Refuse what task queries cannot be."""
     where = "model.queries"
-    if queries.detail and model.image.patch % 2**queries.doublings:
+    patch = model.spatial.patch
+    if queries.detail and patch % 2**queries.doublings:
         raise RecipeError(
-            f"{where}.detail: places of maps hold no whole number of pixels, as patches of {model.image.patch} are "
-            f"doubled {queries.doublings} times; change model.image.patch or {where}.doublings"
+            f"{where}.detail: places of maps hold no whole number of pixels, as patches of {patch} are doubled "
+            f"{queries.doublings} times; change model.modalities.{MODALITIES.spatial}.patch or {where}.doublings"
         )
     if queries.object_content == "memory" and (queries.place == "encoder" or queries.sharing == "head"):
         raise RecipeError(

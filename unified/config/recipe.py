@@ -22,6 +22,7 @@ from unified.core.bounds import (
 from unified.core.consent import commands_of
 from unified.core.errors import RecipeError
 from unified.core.schema import check_bounds
+from unified.modalities import MODALITIES
 
 
 @dataclass(frozen=True)
@@ -215,10 +216,10 @@ class Recipe:
                 f"train.keep_every: {self.train.keep_every} is not a multiple of train.save_every "
                 f"{self.train.save_every}, so that few of these steps would be saved"
             )
-        text = self.model.text
+        text, where = self.model.language, f"model.modalities.{MODALITIES.language}"
         if text.max_length > text.positions:
             raise RecipeError(
-                f"model.text.max_length: {text.max_length} tokens do not fit in model.text.positions {text.positions}"
+                f"{where}.max_length: {text.max_length} tokens do not fit in {where}.positions {text.positions}"
             )
         for name, task in self.tasks.items():
             for word in (name, task.family or name):

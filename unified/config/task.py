@@ -83,7 +83,7 @@ class Task:
     family: str | None = None
     """Names the shared temperature (and the attribute row); the task's own name when absent."""
     augment: Sequence[dict[str, Any]] = field(default_factory=tuple)
-    """Transforms of the inputs, in order: `{kind: affine, degrees: 10}`; kinds are listed in data/augment.py."""
+    """Transforms of the inputs, in order: `{kind: affine, degrees: 10}`, of the kinds that their modalities know."""
     size: tuple[int, int] | None = None
     """Height and width of the images of a task with queries, multiples of the patch; null: those of the tokenizer."""
     data_weights: Sequence[float] = ()

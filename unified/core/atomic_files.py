@@ -74,12 +74,14 @@ def replacing_files(folder: Path) -> Iterator[Path]:
         with naming(folder):
             part.mkdir(parents=True)
             yield part
-            for path in sorted(part.iterdir()):
-                path.replace(folder / path.name)
+            for path in sorted(path for path in part.rglob("*") if path.is_file()):
+                target = folder / path.relative_to(part)
+                target.parent.mkdir(exist_ok=True)
+                path.replace(target)
     except BaseException:
         shutil.rmtree(folder if new else part, ignore_errors=True)
         raise
-    part.rmdir()
+    shutil.rmtree(part)
 
 
 def reason(error: BaseException) -> str | None:

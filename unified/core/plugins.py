@@ -77,6 +77,11 @@ class Table(Mapping[str, R]):
             else:
                 yield name
 
+    __hash__ = object.__hash__  # a table is itself, whatever is installed: annotations of types hold it
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
@@ -95,7 +100,10 @@ class Table(Mapping[str, R]):
             UserError: There is no such row, or its package cannot be used.
         """
         if name not in self:
-            raise UserError(f"{where}: expected a {self.noun}, got {quoted(name)}{nearest(name, self.known())}")
+            others = f"Hint: others come with packages that have an entry point {self.group}"
+            raise UserError(
+                f"{where}: expected a {self.noun}, got {quoted(name)}{nearest(name, self.known())}. {others}"
+            )
         return self[name]
 
     def resolve(self, path: str) -> R:

@@ -132,7 +132,10 @@ def build(kind: type[T], value: Any, where: str) -> T:
         kind = kind.chosen(value, where)
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(kind, include_extras=True)
+    renamed = getattr(kind, "RENAMED", {})
     for name in value:
+        if name in renamed:
+            raise RecipeError(f"{where}: expected the key {renamed[name]}, got {name}. Hint: it was renamed")
         if name not in known:
             raise RecipeError(
                 f"{where}: {quoted(name)} is not a key of {kind.__name__}{nearest(str(name), list(known))}"
@@ -160,6 +163,8 @@ def coerce(hint: Any, value: Any, where: str) -> Any:
     if is_dataclass(hint):
         return build(typing.cast(type, hint), value, where)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated and hasattr(arguments[1], "read"):  # a table, whose rows say what their settings are
+        return arguments[1].read(value, where)
     if origin is Annotated:
         return _within(arguments[1:], coerce(arguments[0], value, where), where)
     if origin is Literal:
@@ -201,7 +206,7 @@ def check_bounds(settings: Any, where: str = "") -> None:
 def _bounds(hint: Any) -> tuple[Any, ...]:
     """The bounds in a type, or in the first of its parts that has some."""
     if typing.get_origin(hint) is Annotated:
-        return typing.get_args(hint)[1:]
+        return tuple(bound for bound in typing.get_args(hint)[1:] if isinstance(bound, Interval))
     return next((found for part in typing.get_args(hint) if (found := _bounds(part))), ())
 
 

@@ -22,9 +22,10 @@ from unified.core.types import Sample, Tokens
 from unified.data.samples.decode import decode, read_image, read_string
 from unified.data.shards.write import progress
 from unified.evaluate.items import Items
+from unified.modalities import MODALITIES
 from unified.modalities.base import Tokenizer
 from unified.modalities.image.prepare import prepare_images
-from unified.pipeline.collate import frames_read_by
+from unified.pipeline.collate import frames_read_by, prepare_value
 
 SCHEMA = 2  # of this file's arithmetic: raise it when features of equal inputs change
 
@@ -81,9 +82,9 @@ class PixelEncoder:
 
     def __call__(self, prepared: Mapping[str, Sequence[Any]]) -> Float[Tensor, "b w"]:
         """The pixels, flattened."""
-        if "image" not in prepared:
+        if MODALITIES.spatial not in prepared:
             raise DataError("baselines: `pixels` needs an image among the inputs")
-        images = prepared["image"]
+        images = prepared[MODALITIES.spatial]
         if any(image.shape != images[0].shape for image in images):
             raise DataError("baselines: `pixels` needs prepared images of one size")
         return torch.stack(list(images)).flatten(1).float() / 255
@@ -141,17 +142,19 @@ def _candidates(model: Embeds, tokens: Tokens, asked: Mapping[str, Any]) -> Tens
     """Texts in the role of candidates where the model tells roles apart, else as any input."""
     represent = getattr(model, "represent", None)
     if represent is None:
-        return model.embed({"text": tokens})
+        return model.embed({tokens.modality: tokens})
     device = next(model.parameters()).device if isinstance(model, torch.nn.Module) else "cpu"
-    found: Tensor = represent({"text": tokens.to(device)}, "candidate", **asked)
+    found: Tensor = represent({tokens.modality: tokens.to(device)}, "candidate", **asked)
     return found
 
 
 def _prepare(samples: Sequence[Sample], name: str, tokenizer: Tokenizer) -> list[Any]:
-    if tokenizer.modality == "image":
-        frames = frames_read_by({"image": tokenizer})
+    if tokenizer.modality == MODALITIES.spatial:
+        frames = frames_read_by({tokenizer.modality: tokenizer})
         return prepare_images([read_image(sample, name, frames) for sample in samples], tokenizer)
-    return [tokenizer.prepare(read_string(sample, name)) for sample in samples]
+    if tokenizer.modality == MODALITIES.language:
+        return [tokenizer.prepare(read_string(sample, name)) for sample in samples]
+    return [prepare_value(sample, name, tokenizer) for sample in samples]
 
 
 def weights_hash(model: Any) -> str | None:

@@ -18,6 +18,7 @@ from unified.data.shards.write import progress
 from unified.evaluate.items import Items, number_through
 from unified.evaluate.ngrams import NGrams
 from unified.evaluate.sources import open_source
+from unified.modalities import MODALITIES
 from unified.modalities.text.tokenizer import TextTokenizer
 
 ORDER = 4
@@ -125,7 +126,7 @@ def gather_asked(batches: Iterator[Batch], tokenizer: TextTokenizer) -> Asked:
     items = 0
     for batch in batches:
         captions = isinstance(batch.target, Tokens)
-        text = batch.target if captions else batch.inputs["text"]
+        text = batch.target if captions else batch.inputs[MODALITIES.language]
         ids, real = text.values.numpy(), text.mask.numpy()
         asked = real if captions else batch.target.numpy() != IGNORE
         # The end of a text that is masked is no token of it: n-grams of such texts are fitted without.

@@ -12,7 +12,6 @@ from unified.core import statistics
 from unified.core.errors import DataError, quoted
 from unified.core.locations import named
 from unified.data.augment.augment import augment
-from unified.data.augment.transforms import Affine, Contrast, Noise, PixelTransform
 from unified.data.class_lists import ClassNumbers
 from unified.data.samples.decode import decode, read_image
 from unified.data.shards.write import progress
@@ -23,7 +22,9 @@ from unified.evaluate.protocols.protocol import Protocol
 from unified.evaluate.protocols.zero_shot import class_ranks, class_weights
 from unified.evaluate.results import UNTUNED, ZERO_SHOT, Measure, Result
 from unified.evaluate.spec import Robustness
+from unified.modalities import MODALITIES
 from unified.modalities.image.prepare import prepare_images
+from unified.modalities.image.transforms import Affine, Contrast, Noise, PixelTransform
 
 DRAWN, UNCHANGED = "drawn size", "unchanged"
 KEY = "robustness"  # of the noise: the same in every evaluation and at every strength
@@ -138,10 +139,10 @@ def _scores(
 ) -> tuple[NDArray[np.bool_], list[NDArray[Any]]]:
     """Whether each item is right as it is, and the score of each chosen item under each change."""
     ((name, _),) = evaluation.inputs.items()
-    encoder, tokenizer = context.encoder("model"), context.tokenizers["image"]
+    encoder, tokenizer = context.encoder("model"), context.tokenizers[MODALITIES.spatial]
 
     def right(images: Sequence[Tensor], of: NDArray[np.int64]) -> NDArray[np.bool_]:
-        features = encoder({"image": prepare_images(images, tokenizer)}).float().cpu().numpy()
+        features = encoder({tokenizer.modality: prepare_images(images, tokenizer)}).float().cpu().numpy()
         return class_ranks(features, weights, of) == 0
 
     unchanged: list[NDArray[np.bool_]] = []

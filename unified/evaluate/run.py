@@ -23,6 +23,7 @@ from unified.evaluate.protocols.table import PROTOCOLS
 from unified.evaluate.results import Result, collect, flat_metrics
 from unified.evaluate.spec import Dense, Evaluation, Spec, load_spec
 from unified.evaluate.training_data import examine, mark, tell
+from unified.modalities import MODALITIES
 from unified.model.routing_attributes import by_family
 
 __all__ = ["evaluate", "flat_metrics"]
@@ -73,6 +74,7 @@ def evaluate(
         for title, evaluation, family, training in planned:
             tell(title, evaluation, training)
             given = tuple(sorted(set(evaluation.inputs.values())))
+            _check_modalities(title, given, processor.tokenizers)
             context = Context(model, processor.tokenizers, asked, seeds, batch, cache, model_hash, given, family)
             start = time.monotonic()
             found = [mark(row, training) for row in PROTOCOLS[type(evaluation)].evaluate(evaluation, title, context)]
@@ -106,6 +108,13 @@ def _family(title: str, evaluation: Evaluation, model: Any) -> str | None:
             f"{title}.family: {evaluation.family!r} is none of the model's{nearest(evaluation.family, families)}"
         )
     return evaluation.family
+
+
+def _check_modalities(title: str, given: Sequence[str], tokenizers: Mapping[str, Any]) -> None:
+    for name in given:
+        if name not in tokenizers and name != MODALITIES.language:  # a model without words says so when it is asked
+            known = nearest(name, list(tokenizers))
+            raise RecipeError(f"{title}.inputs: expected a modality of the model, got {name!r}{known}")
 
 
 def _check(shots: Sequence[int], seeds: int, batch: int) -> None:

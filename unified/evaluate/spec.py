@@ -14,6 +14,7 @@ from unified.core.text_files import read_text
 from unified.core.version import check_format
 from unified.data.shards.patterns import MANIFEST, read_manifest, several
 from unified.evaluate.sources import COUNT, class_names, holds_class_folders
+from unified.modalities import MODALITIES
 
 FORMAT = 1
 IMAGE = "png;jpg;jpeg;webp"
@@ -28,7 +29,7 @@ class Evaluation:
 
     data: str | Sequence[str]
     """A folder of shards, a pattern, several of them, or a folder of class folders."""
-    inputs: dict[str, str] = field(default_factory=lambda: {IMAGE: "image"})
+    inputs: dict[str, str] = field(default_factory=lambda: {IMAGE: MODALITIES.spatial})
     """Sample column -> modality."""
     limit: int | None = None
     """Evaluate a fixed choice of so many items; null: all."""
@@ -127,7 +128,7 @@ class Words(Evaluation):
 class Masked(Words):
     """Guess hidden words of a text: perplexity and accuracy."""
 
-    inputs: dict[str, str] = field(default_factory=lambda: {"txt": "text"})
+    inputs: dict[str, str] = field(default_factory=lambda: {"txt": MODALITIES.language})
     mask_fraction: float = 0.15
 
     def __post_init__(self) -> None:
@@ -210,7 +211,7 @@ class Robustness(Evaluation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if list(self.inputs.values()) != ["image"]:
+        if list(self.inputs.values()) != [MODALITIES.spatial]:
             raise RecipeError(f"inputs: expected one image, got {self.inputs}. Hint: {{png: image}}")
         if self.reference is not None and self.size_column is None:
             raise RecipeError(f"reference: expected `size_column` beside it, got {self.reference} alone")

@@ -35,7 +35,7 @@ def model_card(
 
 def _shape(model: UnifiedModel, source: str, facts: Mapping[str, str]) -> str:
     config: UnifiedConfig = model.config
-    image = config.image
+    image = config.spatial
     parameters = sum(parameter.numel() for parameter in model.parameters())
     more = "".join(f"| {name} | {fact} |\n" for name, fact in facts.items())
     return f"""A generalist perception model: one transformer that answers by comparing representations.
@@ -45,7 +45,7 @@ def _shape(model: UnifiedModel, source: str, facts: Mapping[str, str]) -> str:
 | parameters | {parameters:,} |
 | transformer | {config.depth} layers, width {config.width}, {config.heads} heads |
 | images | {image["height"]} × {image["width"]} pixels, patches of {image["patch"]} |
-| texts | {config.vocabulary_size:,} ids, at most {config.text["max_length"]} tokens |
+| texts | {config.vocabulary_size:,} ids, at most {config.language["max_length"]} tokens |
 | temperatures | {", ".join(f"`{family}`" for family in config.families)} |
 {more}| made from | {source}, with unified {__version__} |
 """

@@ -23,8 +23,6 @@ from unified.core.types import Segment, Tokens
 from unified.hub.load import Loaded, load, open_model, passing, refuse_existing, write
 from unified.modalities import MODALITIES
 from unified.modalities.base import FORMAT
-from unified.modalities.image.patches import patches
-from unified.modalities.text.tokenizer import text_tokens
 from unified.model.config import UnifiedConfig
 from unified.model.parameter_count import active, skeleton, stored
 from unified.model.pretrained import UnifiedModel
@@ -188,7 +186,7 @@ def merged_state(model: UnifiedModel, keys: Sequence[str]) -> dict[str, Tensor]:
     Raises `UserError` where a gate is not finite.
     """
     config: UnifiedConfig = model.config
-    conditions = Conditioner(config.experts or {}, config.families).conditions(keys, model.device)
+    conditions = Conditioner.of(config).conditions(keys, model.device)
     state = {name: tensor.float() for name, tensor in model.state_dict().items() if ".routers." not in name}
     names = {module: name for name, module in model.named_modules()}
     for number, layer in model.encoder.conditional_layers().items():
@@ -258,12 +256,10 @@ def _drawn(model: UnifiedModel, modality: str, *purpose: str) -> Tokens:
     """Two drawn samples of a modality."""
     config: UnifiedConfig = model.config
     generator = seed.torch_generator("fold", modality, *purpose)
-    if modality == "image":
-        size = (2, 3, config.image["height"], config.image["width"])
-        pixels = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
-        return patches(pixels, config.image["patch"])
-    length = min(12, config.text["positions"])
-    return text_tokens(torch.randint(0, config.vocabulary_size, (2, length), generator=generator))
+    row, section = MODALITIES[modality], config.section(modality)
+    tokens = row.read_features(row.example(section, generator, False), section)
+    assert tokens is not None
+    return tokens
 
 
 def _row_features(model: UnifiedModel, row: str) -> Float[Tensor, "n w"]:
@@ -271,9 +267,9 @@ def _row_features(model: UnifiedModel, row: str) -> Float[Tensor, "n w"]:
     config: UnifiedConfig = model.config
     conditions = None
     if config.experts is not None:
-        conditions = Conditioner(config.experts, config.families).conditions([row], model.device)
+        conditions = Conditioner.of(config).conditions([row], model.device)
     found = []
-    for modality in MODALITIES:
+    for modality in config.modalities:
         vectors = model.vectors(_drawn(model, modality))
         whole = torch.cat([model.prefix(len(vectors), vectors.device), vectors], dim=1)
         output = model.encoder(whole, None, (Segment(0, whole.shape[1], 0),), conditions=conditions)

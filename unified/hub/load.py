@@ -32,10 +32,11 @@ from unified.core.result_files import FORMAT as RESULTS
 from unified.core.result_files import check_rows, upgraded
 from unified.core.training_record import TrainingRecord, read_record, write_record
 from unified.hub.card import model_card
+from unified.modalities import MODALITIES
 from unified.modalities.base import read_json
 from unified.modalities.text.tokenizer import END, SPE, TextTokenizer
 from unified.model import processor
-from unified.model.config import UnifiedConfig
+from unified.model.config import FORMAT, UnifiedConfig
 from unified.model.pretrained import UnifiedModel
 from unified.model.processor import ImageOnlyProcessor, UnifiedProcessor
 from unified.model.weight_files import WeightsError
@@ -142,7 +143,7 @@ def open_model(
     else:
         loaded = _load_exported(place, str(reference), **kind)
     _check_words(loaded, folder)
-    loaded.processor.limit_frames(loaded.model.config.image["frames"])
+    loaded.processor.limit_frames(loaded.model.config.spatial["frames"])
     loaded.model.processor, loaded.model.training_record = loaded.processor, loaded.record
     loaded.model.eval()
     return loaded
@@ -152,7 +153,7 @@ def _check_words(loaded: Loaded, folder: Path) -> None:
     """Refuse a tokenizer of another vocabulary than the model's: its ids would mean other words, or none."""
     if isinstance(loaded.processor, ImageOnlyProcessor):
         return
-    config, text = loaded.model.config, loaded.processor.tokenizers["text"]
+    config, text = loaded.model.config, loaded.processor.tokenizers[MODALITIES.language]
     assert isinstance(text, TextTokenizer)
     most = max(text.tokenizer.get_vocab().values(), default=0)
     if most >= config.vocabulary_size or (text.spe, text.end) != (config.spe_token_id, config.end_token_id):
@@ -274,7 +275,7 @@ def run_weights(run: Path, weights: Weights, path: checkpoint.Location | None = 
 
 def _load_exported(place: _Place, name: str, **kind: torch.dtype) -> Loaded:
     folder = place.folder
-    config = read_json(folder / "config.json")
+    config = read_json(folder / "config.json", FORMAT)
     if config.get("model_type") != UnifiedConfig.model_type:
         raise HubError(
             f"{name}: config.json describes a model of type {config.get('model_type')!r}; this package reads "

@@ -61,3 +61,20 @@ def timeline(samples: int, length: int, device: torch.device | None = None) -> F
     position = torch.zeros(1, length, 3, device=device)
     position[0, :, 0] = torch.arange(length, device=device)
     return position.expand(samples, -1, -1)
+
+
+def pad(parts: Sequence[Tokens]) -> Tokens:
+    """Tokens of several samples as one batch; what is missing at the end of a row is zero and masked."""
+    longest = max(part.values.shape[1] for part in parts)
+    columns = {
+        name: torch.cat([_lengthen(getattr(part, name), longest) for part in parts])
+        for name in ("values", "mask", "position")
+    }
+    extents = [part.extent for part in parts if part.extent is not None]
+    extent = tuple(max(sizes) for sizes in zip(*extents, strict=True)) if len(extents) == len(parts) else None
+    return Tokens(parts[0].modality, columns["values"], columns["mask"], columns["position"], extent=extent)  # type: ignore[arg-type]
+
+
+def _lengthen(value: Tensor, length: int) -> Tensor:
+    missing = value.new_zeros(value.shape[0], length - value.shape[1], *value.shape[2:])
+    return torch.cat([value, missing], dim=1)

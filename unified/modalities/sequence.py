@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unified.core.transfers import kept, sent
 from unified.core.types import Segment
+from unified.modalities import MODALITIES
 
 PREFIX = slice(0, 1)
 """The place of [SPE], where representations are read."""
@@ -41,7 +42,7 @@ def asked(parts: Sequence[tuple[Attributes, Any]]) -> list[tuple[Attributes, Any
     inputs = tuple(sorted({attributes.modality for attributes, _ in parts}))
     filled = []
     for a, part in parts:
-        given = a.given or (("image",) if a.role == "candidate" else inputs)
+        given = a.given or ((MODALITIES.spatial,) if a.role == "candidate" else inputs)
         filled.append((Attributes(a.modality, a.role, a.causal, given, a.family), part))
     return filled
 

@@ -1,6 +1,7 @@
 """What programs that know CLIP-like models of transformers call: its outputs, and methods by its names."""
 
 import copy
+import re
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import fields
@@ -15,6 +16,7 @@ from transformers import PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from unified.answers.match.similarity import TEMPERATURES
+from unified.checkpoint.names import RENAMED, current_name
 from unified.core.errors import DataError, quoted
 from unified.core.hub_files import fetched_folder
 from unified.core.training_record import write_record
@@ -55,7 +57,7 @@ class ClientMethods:
 
     accepts_loss_kwargs = False  # the loss is the mean of a batch: a Trainer divides it where it adds up several
     config_class: Any
-    text: Any
+    words: Any
     config: Any
     processor: Any
     training_record: Any
@@ -65,11 +67,11 @@ class ClientMethods:
 
     def get_input_embeddings(self) -> nn.Module:
         """The table of word vectors, under the name that transformers asks for it."""
-        return self.text.word  # type: ignore[no-any-return]
+        return self.words.word  # type: ignore[no-any-return]
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Put another table of word vectors in its place."""
-        self.text.word = value
+        self.words.word = value
 
     def get_image_features(
         self, pixel_values: Tensor, family: str | None = None, return_dict: bool | None = None
@@ -152,10 +154,11 @@ class ClientMethods:
             given = str(fetched_folder(name, options))
         sizes_differ = options.pop("ignore_mismatched_sizes", False)
         if given is not None and Path(given).is_dir() and not {"variant", "subfolder"} & options.keys():
-            stored = check_weights(Path(given))
+            stored = {current_name(key): shape for key, shape in check_weights(Path(given)).items()}
             if not told:  # before memory is taken for what is not there
                 cls._check(compare_shapes(stored, cls._shapes(given, options)), name, sizes_differ, options)
         options.setdefault("use_safetensors", True)
+        options.setdefault("key_mapping", {f"^{re.escape(old)}": new for old, new in RENAMED.items()})
         model, report = super().from_pretrained(  # type: ignore[misc]
             given, *arguments, output_loading_info=True, ignore_mismatched_sizes=not told or sizes_differ, **options
         )

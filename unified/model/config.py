@@ -12,14 +12,26 @@ from unified.config.model import ModelSettings
 from unified.core import json_files
 from unified.core.errors import RecipeError
 from unified.core.version import check_format
-from unified.modalities.base import FORMAT, Tokenizer
-from unified.modalities.image.settings import ImageSettings, _image
-from unified.modalities.image.tokenizer import ImageTokenizer
+from unified.modalities import MODALITIES
+from unified.modalities.base import Tokenizer
+from unified.modalities.image.modality import image_section
+from unified.modalities.image.settings import ImageSettings
 from unified.modalities.sequence import Attributes
-from unified.modalities.text.settings import TextSettings, _text
+from unified.modalities.text.modality import text_section
+from unified.modalities.text.settings import TextSettings
 from unified.modalities.text.tokenizer import TextTokenizer
 from unified.model.config_bounds import check_steering, checked_config
 from unified.model.routing_attributes import plain
+
+FORMAT = 2
+"""Of a config.json. The first had the sections of images and texts beside the other keys."""
+_OF_PUBLISHED_MODELS = (224, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def _published() -> dict[str, Any]:
+    """What the published models have of each modality of this package."""
+    image = image_section(ImageSettings(), *_OF_PUBLISHED_MODELS)
+    return {MODALITIES.spatial: image, MODALITIES.language: text_section(TextSettings())}
 
 
 class UnifiedConfig(PretrainedConfig):  # type: ignore[misc]
@@ -62,10 +74,8 @@ class UnifiedConfig(PretrainedConfig):  # type: ignore[misc]
     prompts: dict[str, Any] | None = None
     """Of a model after prompt tuning: `tokens` of each layer, whether `candidates` have others, whether there is a
     `spe_bias`, and the number of `classes` of a linear classifier or None."""
-    image: dict[str, Any] = field(
-        default_factory=lambda: _image(ImageSettings(), 224, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    )
-    text: dict[str, Any] = field(default_factory=lambda: _text(TextSettings()))
+    modalities: dict[str, dict[str, Any]] = field(default_factory=_published)
+    """What decides the embedding of each modality, as its row of `MODALITIES` says it."""
     vocabulary_size: int = 49411  # of the published models: CLIP's BPE and five special tokens
     spe_token_id: int = 49410
     end_token_id: int = 49407
@@ -88,9 +98,9 @@ class UnifiedConfig(PretrainedConfig):  # type: ignore[misc]
         `tasks`: the kinds of token of each task; `queries`: of each that queries answer; `answers`: what else is kept
         of tasks that match, such as `id2label`.
         """
-        image, text = tokenizers["image"], tokenizers["text"]
-        assert isinstance(image, ImageTokenizer)
+        text = tokenizers[MODALITIES.language]
         assert isinstance(text, TextTokenizer)
+        rows = [(MODALITIES.row(key), found) for key, found in settings.modalities.items()]
         specs, kept = queries or {}, answers or {}
         named = {name: _by_number(spec.names) for name, spec in specs.items() if spec.names}
         classes = [answer["id2label"] for answer in kept.values() if "id2label" in answer]
@@ -113,13 +123,30 @@ class UnifiedConfig(PretrainedConfig):  # type: ignore[misc]
                 }
                 for name, kinds in (tasks or {}).items()
             },
-            image=_image(settings.image, image.height, image.width, image.mean, image.std),
-            text=_text(settings.text),
+            modalities={row.name: row.describe(found, tokenizers[row.name]) for row, found in rows},
             vocabulary_size=text.size,
             spe_token_id=text.spe,
             end_token_id=text.end,
             families=list(families),
         )
+
+    @property
+    def spatial(self) -> dict[str, Any]:
+        """The section of the modality that maps, boxes and keypoints refer to."""
+        return self.modalities[MODALITIES.spatial]
+
+    @property
+    def language(self) -> dict[str, Any]:
+        """The section of the modality that candidates and captions are written in."""
+        return self.modalities[MODALITIES.language]
+
+    def section(self, modality: str) -> dict[str, Any]:
+        """What the embedding of a modality is made from: its section, with the vocabulary where it is language."""
+        if modality != MODALITIES.language:
+            return self.modalities[modality]
+        biased = bool((self.prompts or {}).get("spe_bias"))
+        vocabulary = {"vocabulary_size": self.vocabulary_size, "spe_token_id": self.spe_token_id, "spe_bias": biased}
+        return {**self.language, **vocabulary}
 
     def kinds(self, task: str) -> list[Attributes]:
         """What the tokens of one of `tasks` are; JSON has lists where `Attributes` has tuples."""
@@ -129,7 +156,7 @@ class UnifiedConfig(PretrainedConfig):  # type: ignore[misc]
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """The configuration that a config.json holds; one of a newer format is refused."""
         check_format(config_dict.get("format", FORMAT), FORMAT, "config.json", RecipeError)
-        content = checked_config(config_dict, {field.name: field.default for field in fields(cls)})
+        content = checked_config(_upgraded(config_dict), {field.name: field.default for field in fields(cls)})
         tasks = {name: _task(entry) for name, entry in (content.get("tasks") or {}).items()}
         return super().from_dict({**content, "tasks": tasks}, **kwargs)
 
@@ -144,6 +171,15 @@ class UnifiedConfig(PretrainedConfig):  # type: ignore[misc]
         content: dict[str, Any] = json_files.read_json(Path(json_file))
         check_steering(content)
         return content
+
+
+def _upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a config.json of the first format in today's keys."""
+    earlier = {name: content[name] for name in MODALITIES.built_in if name in content}
+    rest = {name: value for name, value in content.items() if name not in earlier}
+    if content.get("format", 1) != 1 or not earlier:
+        return dict(content)
+    return {**rest, "modalities": {**_published(), **earlier}, "format": FORMAT}
 
 
 def _by_number(names: Sequence[str]) -> dict[int, str]:

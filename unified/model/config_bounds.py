@@ -17,19 +17,15 @@ from unified.config.earlier import IN_CONFIGURATIONS, without_removed
 from unified.core.bounds import (
     MOST_LABELS,
     Classes,
-    Count,
     Depth,
-    Finite,
-    Length,
     NotNegative,
-    Positive,
-    Side,
     Vocabulary,
     Width,
 )
 from unified.core.errors import MOST_QUOTED, DataError, RecipeError, quoted
 from unified.core.schema import build
 from unified.core.text_files import shown_text
+from unified.modalities import MODALITIES
 from unified.nn.moe.settings import ExpertSettings
 from unified.nn.queries.settings import QuerySettings
 
@@ -53,30 +49,7 @@ _OF_EXPERTS = (
     "capacity",
 )
 """What decides conditional layers; the other settings are for training."""
-_NEEDED = ("width", "depth", "heads", "hidden", "vocabulary_size", "families", "image", "text")
-
-
-@dataclass(frozen=True)
-class ImageShape:
-    """The keys of `image`."""
-
-    patch: Depth
-    height: Side
-    width: Side
-    mean: tuple[Finite, Finite, Finite]
-    std: tuple[Positive, Positive, Positive]
-    positions: Literal["learned", "sincos"]
-    position_scale: Positive
-    grid: Depth
-    frames: Count
-
-
-@dataclass(frozen=True)
-class TextShape:
-    """The keys of `text`."""
-
-    positions: Length
-    max_length: Length
+_NEEDED = ("width", "depth", "heads", "hidden", "vocabulary_size", "families", "modalities")
 
 
 @dataclass(frozen=True)
@@ -114,7 +87,8 @@ class TaskEntry:
 
 @dataclass(frozen=True)
 class _Config:
-    """The keys of a config.json, but for `experts`, `queries`, `tasks` and what transformers reads without harm."""
+    """The keys of a config.json, but for its sections (`modalities`, `experts`, `queries`, `tasks`) and those that
+    transformers reads without harm."""
 
     width: Width | None = None
     depth: Depth | None = None
@@ -127,8 +101,6 @@ class _Config:
     layer_scale: NotNegative | None = None
     drop_path: NotNegative | None = None
     families: Sequence[str] | None = None
-    image: ImageShape | None = None
-    text: TextShape | None = None
     prompts: Prompts | None = None
     architectures: Sequence[str] | None = None
     transformers_version: str | None = None
@@ -180,6 +152,7 @@ def _checked(content: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[st
     for name in ("dtype", "torch_dtype"):
         if content.get(name) is not None and str(content[name]).removeprefix("torch.") not in DTYPES:
             raise DataError(f"{WHERE}: {name}: expected {', '.join(DTYPES)}, got {shown_text(str(content[name]))}")
+    _check_mapping(content, "modalities", _check_modalities)
     _check_mapping(content, "experts", _check_experts)
     _check_mapping(content, "queries", _check_queries)
     _check_mapping(content, "tasks", _check_tasks)
@@ -247,6 +220,15 @@ def _check_mapping(content: Mapping[str, Any], name: str, check: Callable[[Mappi
     if not isinstance(found, Mapping):
         raise DataError(f"{WHERE}: {name}: expected a mapping, got {shown_text(str(found))}")
     check(found)
+
+
+def _check_modalities(found: Mapping[str, Any]) -> None:
+    missing = [name for name in MODALITIES.built_in if name not in found]
+    if missing or len(found) > MOST_TASKS:
+        raise DataError(f"{WHERE}: modalities: expected {' and '.join(MODALITIES.built_in)}, got {quoted(list(found))}")
+    for name, section in found.items():
+        where = f"{WHERE}: modalities"
+        MODALITIES.find(str(name), where).check_section(section, f"{where}.{name}")
 
 
 def _check_experts(found: Mapping[str, Any]) -> None:

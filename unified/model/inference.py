@@ -196,7 +196,9 @@ class _Shown:
         return result
 
     def _ask(self, images: Sequence[Tensor]) -> dict[str, QueryStates]:
-        return self.model.ask({"image": self.tokenizer.tokens(images)}, self.tasks, names=self.names or None)
+        return self.model.ask(
+            {self.tokenizer.modality: self.tokenizer.tokens(images)}, self.tasks, names=self.names or None
+        )
 
 
 class _Whole:

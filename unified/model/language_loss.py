@@ -12,6 +12,7 @@ from unified.answers.kind import IGNORED_ELSEWHERE
 from unified.answers.match.similarity import loss_of_class, similarity
 from unified.answers.match.words import WordKind
 from unified.core.types import IGNORE, Batch, Tokens
+from unified.modalities import MODALITIES
 from unified.model.config import UnifiedConfig
 from unified.model.network import Network
 from unified.model.outputs import UnifiedOutput
@@ -33,7 +34,9 @@ def reading(config: UnifiedConfig, task: str | None) -> Reading | None:
     """
     entry = {} if task is None else config.tasks.get(task, {})
     kinds = config.kinds(str(task)) if "kinds" in entry else []
-    if entry.get("id2label") or not any(kind.modality == "text" and kind.role != "candidate" for kind in kinds):
+    if entry.get("id2label") or not any(
+        kind.modality == MODALITIES.language and kind.role != "candidate" for kind in kinds
+    ):
         return None
     words = [kind for kind in ANSWERS.values() if isinstance(kind, WordKind)]
     read = entry.get("read")
@@ -60,12 +63,12 @@ def predict_tokens(
     Raises:
         ValueError: for labels of another shape or type, ids beyond the vocabulary, and where an input is missing.
     """
-    ids = _checked(model, torch.as_tensor(labels, device=model.input_device), tokens.get("text"))
+    ids = _checked(model, torch.as_tensor(labels, device=model.input_device), tokens.get(MODALITIES.language))
     asked = (ids != IGNORE) & (ids != IGNORED_ELSEWHERE)
     inputs, target, known = read.kind.labelled(task, dict(tokens), ids, asked)
     asked = asked & known
     states, _ = read.kind.states(model, Batch(task, inputs, target, ()), family, None)
-    vocabulary = model.vocabulary(read.vocabulary, given={*inputs, "text"}, family=family)
+    vocabulary = model.vocabulary(read.vocabulary, given={*inputs, MODALITIES.language}, family=family)
     logits = similarity(model.project(states.flatten(0, 1)), vocabulary, model.scale(family))
     loss = loss_of_class(logits, ids.masked_fill(~asked, IGNORED_ELSEWHERE).flatten())
     shape = (*ids.shape, len(vocabulary))

@@ -16,8 +16,7 @@ from unified.answers.table import read_specs
 from unified.config.labels import check_words
 from unified.core.errors import nearest
 from unified.core.types import Tokens
-from unified.modalities.image.embedding import ImageEmbedding
-from unified.modalities.image.patches import patches
+from unified.modalities import MODALITIES
 from unified.modalities.sequence import (
     PREFIX,
     Attributes,
@@ -26,7 +25,6 @@ from unified.modalities.sequence import (
     layout,
     visibility,
 )
-from unified.modalities.text.embedding import TextEmbedding
 from unified.modalities.text.length_buckets import TEXTS_AT_ONCE, by_length, trimmed
 from unified.modalities.text.tokenizer import text_tokens
 from unified.model.config import UnifiedConfig
@@ -55,18 +53,18 @@ class Network(PreTrainedModel):  # type: ignore[misc]
     def __init__(self, config: UnifiedConfig) -> None:
         super().__init__(config)
         width, prompts = config.width, config.prompts or {}
-        biased = config.spe_token_id if prompts.get("spe_bias") else None
-        self.text = TextEmbedding(config.vocabulary_size, width, config.text["positions"], biased)
-        names = ("patch", "mean", "std", "positions", "position_scale", "grid", "frames")
-        self.image = ImageEmbedding(width, **{name: config.image[name] for name in names})
+        names = sorted(config.modalities, key=lambda name: name != MODALITIES.language)
+        self.embeddings = nn.ModuleDict(
+            {name: MODALITIES[name].embedding(width, config.section(name)) for name in names}
+        )
         self.norm = nn.LayerNorm(width)  # of the embeddings of all modalities: one norm, held here alone
         experts = config.experts
         self.encoder = Encoder(
             width, config.depth, config.heads, config.hidden, config.layer_scale,
-            *((shape(experts, config.families), experts["layers"]) if experts else ()),
+            *((shape(experts, config.families, list(config.modalities)), experts["layers"]) if experts else ()),
             prompts=prompts.get("tokens", 0), candidate_prompts=prompts.get("candidates", False),
         )  # fmt: skip
-        self._conditioner = Conditioner(experts, config.families) if experts else None
+        self._conditioner = Conditioner.of(config) if experts else None
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Linear(width, width)
         self.classifier = Classifier(width, prompts["classes"]) if prompts.get("classes") else None
@@ -76,7 +74,7 @@ class Network(PreTrainedModel):  # type: ignore[misc]
         queries = config.queries
         self.queries = None
         if queries:
-            trunk = (width, config.depth, config.image["patch"])
+            trunk = (width, config.depth, config.spatial["patch"])
             self.queries = TaskQueries(*trunk, queries, read_specs(queries["tasks"]))
         self.processor: Any = None  # attached by `unified.load`, so that `classify` and `caption` take plain words
         self.training_record: Any = None  # attached by `unified.load`, for evaluations
@@ -101,17 +99,21 @@ class Network(PreTrainedModel):  # type: ignore[misc]
         place = getattr(getattr(self, "_hf_hook", None), "execution_device", None)
         return self.device if place is None else torch.device(place)
 
+    @property
+    def words(self) -> Any:
+        """The embedding of the vocabulary, whose [SPE] begins every sequence."""
+        return self.embeddings[MODALITIES.language]
+
     def prefix(self, rows: int, device: torch.device) -> Float[Tensor, "b 1 w"]:
         """The [SPE] token that begins every sequence: the norm of its word vector, without position."""
-        return self.text.prefix(self.config.spe_token_id, self.norm, device).expand(rows, 1, -1)
+        return self.words.prefix(self.config.spe_token_id, self.norm, device).expand(rows, 1, -1)
 
     def vectors(self, tokens: Tokens) -> Float[Tensor, "b n w"]:
         """The vectors of one modality's tokens."""
-        embedding = {"text": self.text, "image": self.image}.get(tokens.modality)
-        if embedding is None:
-            known = nearest(tokens.modality, ["text", "image"])
+        if tokens.modality not in self.embeddings:
+            known = nearest(tokens.modality, list(self.embeddings))
             raise KeyError(f"modality {tokens.modality!r} is not one of this model{known}")
-        return embedding(tokens, norm=self.norm)
+        return self.embeddings[tokens.modality](tokens, norm=self.norm)
 
     def encode(
         self,
@@ -181,8 +183,8 @@ class Network(PreTrainedModel):  # type: ignore[misc]
         Conditional layers look at `given`, the modalities of the question's inputs (for candidates, which are asked
         about images otherwise), and at the task's `family` (the model's first one by default).
         """
-        only_text = set(inputs) == {"text"}
-        buckets = by_length(inputs["text"]) if only_text else None
+        language = MODALITIES.language
+        buckets = by_length(inputs[language]) if set(inputs) == {language} else None
         whose = {"role": role, "given": tuple(sorted(given)), "family": family or ""}
         with self.encoder.sharing():
             if buckets is None:
@@ -190,7 +192,7 @@ class Network(PreTrainedModel):  # type: ignore[misc]
                 return self.project(self.encode(parts, noise=noise, read=PREFIX).states[:, 0], unit)
             states = []
             for rows in buckets:
-                part = [(Attributes("text", **whose), trimmed(inputs["text"], rows))]
+                part = [(Attributes(language, **whose), trimmed(inputs[language], rows))]
                 drawn = None if noise is None else noise.rows(rows)
                 states.append(self.encode(part, noise=drawn, read=PREFIX).states[:, 0])
             return self.project(torch.cat(states)[torch.cat(buckets).argsort()], unit)
@@ -200,7 +202,7 @@ class Network(PreTrainedModel):  # type: ignore[misc]
         how: str = "embedding",
         chunk: int = 4096,
         *,
-        given: Iterable[str] = ("image", "text"),
+        given: Iterable[str] = MODALITIES.built_in,
         family: str | None = None,
     ) -> Float[Tensor, "v w"]:
         """The representations of all vocabulary entries: of their word vectors, or each `[entry, end]` encoded.
@@ -209,12 +211,13 @@ class Network(PreTrainedModel):  # type: ignore[misc]
         """
         ids = torch.arange(self.config.vocabulary_size, device=self.input_device)
         if how == "embedding":
-            return self.project(self.norm(self.text.table(ids)))
+            return self.project(self.norm(self.words.table(ids)))
         entries = torch.stack([ids, torch.full_like(ids, self.config.end_token_id)], dim=1)
         asked_by: dict[str, Any] = {"given": tuple(given), "family": family}
         with self.encoder.sharing():
             chunks = [
-                self.represent({"text": text_tokens(rows)}, "candidate", **asked_by) for rows in entries.split(chunk)
+                self.represent({MODALITIES.language: text_tokens(rows)}, "candidate", **asked_by)
+                for rows in entries.split(chunk)
             ]
         return torch.cat(chunks)
 
@@ -227,26 +230,26 @@ class Network(PreTrainedModel):  # type: ignore[misc]
     ) -> dict[str, Tokens]:
         """Processor features as tokens by modality; entries that are tokens already pass through."""
         found = {name: value for name, value in given.items() if isinstance(value, Tokens)}
-        if unknown := set(given) - set(found) - {"token_type_ids"}:
-            raise TypeError(f"unexpected input {sorted(unknown)}; expected input_ids, attention_mask or pixel_values")
-        if pixel_values is not None:
-            if pixel_values.dtype != torch.uint8:
-                raise TypeError(
-                    f"pixel_values are {pixel_values.dtype}; expected uint8 from 0 to 255, as UnifiedProcessor "
-                    "returns, because this model normalises on the device"
-                )
-            found["image"] = patches(pixel_values, self.config.image["patch"])
-        if input_ids is not None:
-            found["text"] = text_tokens(input_ids, attention_mask)
+        features = {"input_ids": input_ids, "attention_mask": attention_mask, "pixel_values": pixel_values}
+        features |= {name: value for name, value in given.items() if name not in found}
+        rows = [MODALITIES[name] for name in self.config.modalities]
+        known = [name for row in rows for name in row.input_names]
+        if unknown := set(features) - set(known) - {"token_type_ids"}:
+            raise TypeError(f"unexpected input {sorted(unknown)}; this model takes {', '.join(known)}")
+        for row in rows:
+            tokens = row.read_features(features, self.config.section(row.name))
+            if tokens is not None:
+                found[row.name] = tokens
         if not found:
             raise TypeError("nothing to encode; give input_ids, pixel_values or tokens of a modality")
         return {name: tokens.to(self.input_device) for name, tokens in found.items()}
 
     def compared(self, tokens: Mapping[str, Tokens], family: str | None = None) -> UnifiedOutput:
         """Representations of images and of texts, and their similarities where there are both."""
-        image = self.represent({"image": tokens["image"]}, family=family) if "image" in tokens else None
+        spatial, language = MODALITIES.spatial, MODALITIES.language
+        image = self.represent({spatial: tokens[spatial]}, family=family) if spatial in tokens else None
         role = "input" if image is None else "candidate"
-        text = self.represent({"text": tokens["text"]}, role, family=family) if "text" in tokens else None
+        text = self.represent({language: tokens[language]}, role, family=family) if language in tokens else None
         if image is None or text is None:
             return UnifiedOutput(image_embeds=image, text_embeds=text)
         logits = similarity(image, text, self.scale(family))
@@ -266,9 +269,9 @@ class Network(PreTrainedModel):  # type: ignore[misc]
         """
         asked_by: dict[str, Any] = {"given": tuple(given), "family": family}
         if isinstance(labels, Tensor):
-            return self.represent({"text": text_tokens(labels.to(self.input_device))}, "candidate", **asked_by)
+            labels = text_tokens(labels.to(self.input_device))
         if isinstance(labels, Tokens):
-            return self.represent({"text": labels.to(self.input_device)}, "candidate", **asked_by)
+            return self.represent({labels.modality: labels.to(self.input_device)}, "candidate", **asked_by)
         check_words(labels, templates)
         prompts = [template.replace("{c}", "{}").replace("{}", name) for name in labels for template in templates]
         parts = (prompts[start : start + TEXTS_AT_ONCE] for start in range(0, len(prompts), TEXTS_AT_ONCE))

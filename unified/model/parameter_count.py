@@ -1,6 +1,6 @@
 """How many parameters a network has: stored, used for one token, and deployed after experts are folded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +17,7 @@ from unified.nn.moe.routing import BY_TOKEN
 class Parameters:
     """Numbers of parameters by part."""
 
-    text: int  # tables of words, positions and types
-    image: int
+    embeddings: Mapping[str, int]  # of each modality
     encoder: int  # norms, scales, and the linears that have no experts
     experts: int
     routers: int
@@ -26,9 +25,15 @@ class Parameters:
     head: int  # norms of embeddings and of read states, projection, temperatures, a classifier where there is one
 
     @property
+    def by_part(self) -> dict[str, int]:
+        """The parts by name, those of modalities first, and all of them as `total`."""
+        parts = {name: getattr(self, name) for name in ("encoder", "experts", "routers", "queries", "head")}
+        return {**self.embeddings, **parts, "total": self.total}
+
+    @property
     def total(self) -> int:
         """All of them."""
-        return self.text + self.image + self.encoder + self.experts + self.routers + self.queries + self.head
+        return sum(self.embeddings.values()) + self.encoder + self.experts + self.routers + self.queries + self.head
 
 
 def stored(config: UnifiedConfig) -> Parameters:
@@ -71,8 +76,7 @@ def _count(config: UnifiedConfig, copies: Callable[[ConditionalLinear], int], *,
     gates = sum(_size(layer) for layer in model.encoder.conditional_layers().values())
     head = (model.norm, model.ln_post, model.proj, model.log_scales, model.classifier)
     return Parameters(
-        text=_size(model.text),
-        image=_size(model.image),
+        embeddings={name: _size(embedding) for name, embedding in model.embeddings.items()},
         encoder=_size(model.encoder) - sum(map(_size, linears)) - gates,
         experts=experts,
         queries=_size(model.queries) if model.queries is not None else 0,

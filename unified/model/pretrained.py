@@ -12,6 +12,7 @@ from unified.answers.base import QueryStates
 from unified.answers.match.generation import generate
 from unified.answers.match.similarity import similarity
 from unified.core.types import Tokens
+from unified.modalities import MODALITIES
 from unified.model.clients import ClientMethods, contrastive_loss
 from unified.model.inputs import processed
 from unified.model.network import Network
@@ -113,5 +114,5 @@ class UnifiedModel(ClientMethods, Network):  # type: ignore[misc]
         """
         tokens = self.tokens(**processed(inputs, "caption"))
         found = generate(self, tokens, beams=beams, max_length=max_length, family=family, vocabulary=vocabulary)
-        tokenizer = self._processor().tokenizers["text"]
+        tokenizer = self._processor().tokenizers[MODALITIES.language]
         return [tokenizer.text(ids) for ids in found]

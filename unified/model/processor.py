@@ -6,6 +6,7 @@ prepare inputs by the same code. Pixels stay uint8: the model normalises them on
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Self
 
 import tokenizers
@@ -24,6 +25,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from unified.core.errors import DataError, RecipeError, quoted
 from unified.core.hub_files import fetched_folder
 from unified.core.version import check_format
+from unified.modalities import MODALITIES
 from unified.modalities.base import FORMAT, Tokenizer
 from unified.modalities.image.frames import check_frames
 from unified.modalities.image.reading import read_images
@@ -31,7 +33,15 @@ from unified.modalities.image.tokenizer import ImageTokenizer, read_spec, write_
 from unified.modalities.text.tokenizer import END, SPE, TextTokenizer
 from unified.model.config import UnifiedConfig
 from unified.model.post_process import PostProcessing
-from unified.model.processor_files import PROCESSOR, TOKENIZER, image_settings, read_content, read_text_parts
+from unified.model.processor_files import (
+    PROCESSOR,
+    TOKENIZER,
+    image_settings,
+    plain_settings,
+    read_content,
+    read_others,
+    read_text_parts,
+)
 from unified.model.processor_options import Options, image_size, read_options
 
 
@@ -48,7 +58,7 @@ class UnifiedImageProcessor(PostProcessing, BaseImageProcessor):  # type: ignore
         An image is a Pillow image, a path, an array (h, w, 3) or (h, w), or a tensor (3, h, w), the last two of uint8.
         A tensor (b, 3, h, w) is a batch of images; a list of tensors (t, 3, h, w) is one of videos of equal length. A
         path or an opened file of an animated image is a video of its frames; `image.copy()` is the frame at which a
-        Pillow image stands. More frames than the model reads (model.image.frames) are an error.
+        Pillow image stands. More frames than the model reads (model.modalities.image.frames) are an error.
         `options`: keywords that image processors of transformers know. `size`: another height and width than the
         spec's, such as that of a task with queries; others must ask for what is done anyway.
         """
@@ -77,18 +87,25 @@ class UnifiedProcessor(PostProcessing, ProcessorMixin):  # type: ignore[misc]
         image_processor: UnifiedImageProcessor,
         tokenizer: PreTrainedTokenizerFast,
         specs: Mapping[str, Mapping[str, Any]] | None = None,
+        others: Mapping[str, Tokenizer] | None = None,
     ) -> None:
-        """`specs` holds what further modalities say about their tokenizers, by modality."""
+        """`specs` holds the settings of further modalities by name; `others` their tokenizers."""
         super().__init__(image_processor, tokenizer)
         self.specs = {name: dict(spec) for name, spec in (specs or {}).items()}
+        self.others = dict(others or {})
         # A copy: Hugging Face's wrapper sets padding and truncation on the tokenizer it holds.
         copy = tokenizers.Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._text = TextTokenizer(copy, tokenizer.model_max_length)
 
     @classmethod
-    def from_tokenizers(cls, by_modality: Mapping[str, Tokenizer]) -> Self:
-        """The processor of the tokenizers that `unified.modalities.load_tokenizers` makes."""
-        image, text = by_modality["image"], by_modality["text"]
+    def from_tokenizers(cls, by_modality: Mapping[str, Tokenizer], settings: Mapping[str, Any] | None = None) -> Self:
+        """Return the processor of tokenizers.
+
+        Args:
+            by_modality: Those that `unified.modalities.load_tokenizers` makes.
+            settings: The settings of modalities that they were made from; those of other packages are kept.
+        """
+        image, text = by_modality[MODALITIES.spatial], by_modality[MODALITIES.language]
         assert isinstance(image, ImageTokenizer)
         assert isinstance(text, TextTokenizer)
         wrapped = PreTrainedTokenizerFast(
@@ -103,16 +120,21 @@ class UnifiedProcessor(PostProcessing, ProcessorMixin):  # type: ignore[misc]
         )
         made = cls(UnifiedImageProcessor(image.patch, **write_spec(image.spec)), wrapped)
         made.limit_frames(image.frames)
+        for key, found in (settings or {}).items():
+            name = MODALITIES.row(key).name
+            if name not in MODALITIES.built_in:
+                made.others[name], made.specs[name] = by_modality[name], plain_settings(found)
         return made
 
     def limit_frames(self, most: int | None) -> None:
-        """Refuse videos and animated images of more frames than a model reads, `model.image.frames`."""
+        """Refuse videos and animated images of more frames than a model reads, `model.modalities.image.frames`."""
         self.image_processor.tokenizer.frames = most
 
     @property
     def tokenizers(self) -> dict[str, Tokenizer]:
         """The tokenizer of every modality, as training and evaluation use them."""
-        return {"image": self.image_processor.tokenizer, "text": self._text}
+        own = {MODALITIES.spatial: self.image_processor.tokenizer, MODALITIES.language: self._text}
+        return {**own, **self.others}
 
     def __call__(
         self,
@@ -124,6 +146,8 @@ class UnifiedProcessor(PostProcessing, ProcessorMixin):  # type: ignore[misc]
     ) -> BatchFeature:
         """Features of images, of texts, or of both; single ones are batches of one.
 
+        Lists of values of further modalities of the model are given by their names.
+
         `options`: keywords that processors of transformers know, flat or in `text_kwargs`, `images_kwargs` and
         `common_kwargs`: those of texts are followed as its tokenizers do, those of images as `UnifiedImageProcessor`
         does. `return_tensors`: "pt" by default, "np", or None for lists of ids. Videos are given as `images`.
@@ -132,16 +156,21 @@ class UnifiedProcessor(PostProcessing, ProcessorMixin):  # type: ignore[misc]
         out in a text are plain characters; `processor.tokenizers["text"].cloze(text)` gives the ids of a text with
         `<|spe|>` holes.
         """
+        given = {name: options.pop(name) for name in self.others if name in options}
         asked = read_options(options)
         if videos is not None or audio is not None:
             raise DataError("processor: expected images and texts, got videos= or audio=. Hint: give videos as images=")
-        if images is None and text is None:
-            raise DataError("nothing to process; give images=…, text=… or both")
+        if images is None and text is None and not given:
+            names = [f"{name}=…" for name in ("images", "text", *self.others)]
+            raise DataError(f"nothing to process; give {', '.join(names[:-1])} or {names[-1]}")
         features: dict[str, Any] = {}
         if text is not None:
             features |= self._texts([text] if isinstance(text, str) else list(text), asked)
         if images is not None:
             features |= self.image_processor(images, return_tensors=asked.return_tensors, **asked.images)
+        for name, values in given.items():
+            tokenizer = self.others[name]
+            features |= MODALITIES[name].make_features(tokenizer.tokens([tokenizer.prepare(value) for value in values]))
         return BatchFeature(features, tensor_type=asked.return_tensors)
 
     def _texts(self, texts: list[Any], asked: Options) -> Mapping[str, Any]:
@@ -173,6 +202,13 @@ class UnifiedProcessor(PostProcessing, ProcessorMixin):  # type: ignore[misc]
             "specs": self.specs,
         }
 
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> Any:
+        """Write the files of the processor, as `ProcessorMixin` does, and a folder for each further modality."""
+        written = super().save_pretrained(save_directory, **kwargs)
+        for name, tokenizer in self.others.items():
+            tokenizer.save(Path(save_directory) / name)
+        return written
+
     @classmethod
     def from_pretrained(cls, name: Any, **kwargs: Any) -> Any:
         """Read the processor in a folder or on the hub; one without texts where that was saved.
@@ -189,13 +225,15 @@ class UnifiedProcessor(PostProcessing, ProcessorMixin):  # type: ignore[misc]
         content = read_content(folder)
         check_format(content.get("format", FORMAT), FORMAT, str(folder / PROCESSOR), RecipeError)
         images = UnifiedImageProcessor(**image_settings(content, folder))
+        others = read_others(content.get("specs", {}), folder)
         if content.get("texts") is False:
-            return ImageOnlyProcessor(images, content.get("specs"))
+            return ImageOnlyProcessor(images, content.get("specs"), others)
         found, settings = read_text_parts(folder)
         made = UnifiedProcessor if cls is ImageOnlyProcessor else cls
         options = {option: value for option, value in asdict(settings).items() if value is not None}
         try:
-            return made(images, PreTrainedTokenizerFast(tokenizer_object=found, **options), content.get("specs"))
+            wrapped = PreTrainedTokenizerFast(tokenizer_object=found, **options)
+            return made(images, wrapped, content.get("specs"), others)
         except Exception as error:  # the class that `tokenizers` raises where parts of a file contradict each other
             raise DataError(f"{folder / TOKENIZER}: expected a whole tokenizer, got {quoted(error)}") from error
 
@@ -206,26 +244,30 @@ NO_TEXT = (
 )
 
 
-class _ImageAlone(dict[str, Tokenizer]):
+class _WithoutText(dict[str, Tokenizer]):
     """The tokenizers of a model without texts, which says so where one asks for them."""
 
     def __missing__(self, modality: str) -> Tokenizer:
-        raise DataError(NO_TEXT if modality == "text" else f"no tokenizer for {modality!r}")
+        raise DataError(NO_TEXT if modality == MODALITIES.language else f"no tokenizer for {modality!r}")
 
 
 class ImageOnlyProcessor(UnifiedProcessor):
     """The processor of a model whose vocabulary is not at hand."""
 
     def __init__(
-        self, image_processor: UnifiedImageProcessor, specs: Mapping[str, Mapping[str, Any]] | None = None
+        self,
+        image_processor: UnifiedImageProcessor,
+        specs: Mapping[str, Mapping[str, Any]] | None = None,
+        others: Mapping[str, Tokenizer] | None = None,
     ) -> None:
         ProcessorMixin.__init__(self, image_processor)
         self.specs = {name: dict(spec) for name, spec in (specs or {}).items()}
+        self.others = dict(others or {})
 
     @property
     def tokenizers(self) -> dict[str, Tokenizer]:
         """That of images; asking for that of texts is an error that says what to do."""
-        return _ImageAlone(image=self.image_processor.tokenizer)
+        return _WithoutText({MODALITIES.spatial: self.image_processor.tokenizer, **self.others})
 
     def to_dict(self) -> dict[str, Any]:
         """What processor_config.json holds: the class that the Auto classes know, and that it takes no texts."""

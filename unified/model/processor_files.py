@@ -5,7 +5,7 @@ in other repositories.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,8 @@ from unified.core import json_files
 from unified.core.bounds import Length
 from unified.core.errors import DataError, RecipeError, quoted
 from unified.core.schema import build
+from unified.modalities import MODALITIES
+from unified.modalities.base import Tokenizer
 from unified.modalities.text.tokenizer import MOST_BYTES, read_tokenizer
 
 PROCESSOR, IMAGES, TOKENIZER, SETTINGS = (
@@ -132,6 +134,33 @@ def read_text_parts(folder: Path) -> tuple[tokenizers.Tokenizer, TokenizerSettin
                 "files from one model"
             )
     return found, read
+
+
+def plain_settings(settings: Any) -> dict[str, Any]:
+    """Return the settings of a modality as processor_config.json holds them: without the place of its spec."""
+    return {name: value for name, value in asdict(settings).items() if name != "tokenizer"}
+
+
+def read_others(specs: Mapping[str, Any], folder: Path) -> dict[str, Tokenizer]:
+    """Return the tokenizers of the modalities of other packages, whose specs lie in folders of their names.
+
+    Args:
+        specs: Their settings by name.
+        folder: The folder of a model.
+
+    Raises:
+        DataError: No installed package has a modality, or its settings or its spec cannot be.
+    """
+    where, found = f"{folder / PROCESSOR}: specs", {}
+    try:
+        for name, spec in specs.items():
+            row = MODALITIES.find(name, where)
+            found[name] = row.tokenizer(
+                build(row.settings, {**spec, "tokenizer": str(folder / name)}, f"{where}.{name}")
+            )
+    except RecipeError as error:
+        raise DataError(str(error)) from error
+    return found
 
 
 def _token(value: Any) -> Any:

@@ -9,6 +9,7 @@ from torch import Tensor
 from unified.answers.base import QueryStates
 from unified.core.errors import DataError, nearest
 from unified.core.types import Tokens
+from unified.modalities import MODALITIES
 from unified.modalities.sequence import Attributes
 from unified.model.network import Network
 from unified.model.query_states import Seen, Trunk
@@ -31,9 +32,9 @@ def ask(
     for task in tasks:
         if task not in model.queries.specs:
             raise KeyError(f"task {task!r} has no queries in this model{nearest(task, list(model.queries.specs))}")
-    if set(tokens) != {"image"}:
+    if set(tokens) != {MODALITIES.spatial}:
         raise TypeError(f"task queries are asked about one image, found {sorted(tokens)}")
-    image, queries = tokens["image"], model.queries
+    image, queries = tokens[MODALITIES.spatial], model.queries
     trunks: dict[str, Trunk] = {}
     seen: dict[tuple[str, str], Seen] = {}
     found = {}
@@ -55,18 +56,19 @@ def ask(
 def _trunk(model: Network, image: Tokens, family: str, noise: Noise | None, inner: Tensor | None) -> Trunk:
     assert model.queries is not None
     rows, columns = _grid(image)
-    given = Attributes("image", family=family)
+    given = Attributes(image.modality, family=family)
     queries = None if inner is None else (replace(given, role="query"), inner.expand(len(image), -1, -1))
     keep = model.queries.sharing == "projector"
     encoded = model.encode([(given, image)], noise=noise, keep_layers=keep, queries=queries)
     patches = slice(1, 1 + rows * columns)
+    pixels: Any = model.embeddings[MODALITIES.spatial]
     return Trunk(
         encoded.states[:, patches],
         rows,
         columns,
         tuple(layer[:, patches] for layer in encoded.layers),
         None if inner is None else encoded.states[:, patches.stop :],
-        model.image.normalise(image.values) if model.queries.detail else None,
+        pixels.normalise(image.values) if model.queries.detail else None,
         unpatched(image.values.float().unflatten(1, (rows, columns))) / 255 if model.queries.residual else None,
     )
 
@@ -94,4 +96,4 @@ def _named(model: Network, task: str, given: Any) -> Tensor | None:
         return None
     if isinstance(given, Tensor):
         return given
-    return model.candidates(list(given or spec.names), given=("image",), family=spec.family)
+    return model.candidates(list(given or spec.names), given=(MODALITIES.spatial,), family=spec.family)

@@ -1,6 +1,6 @@
 """What conditional layers look at: rows of attribute bits, task families or modalities, made from a layout."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,17 +17,16 @@ from unified.nn.moe.experts import Experts
 from unified.nn.moe.routing import BY_TOKEN, FOLDED
 from unified.nn.moe.settings import ExpertSettings
 
-VISUAL = frozenset({"image"})
-BITS: tuple[Callable[[Attributes], bool], ...] = (
+BITS: tuple[Callable[[Attributes, Collection[str]], bool], ...] = (
     # Label words of questions about text carry this bit too in the published table.
-    lambda a: bool(VISUAL & set(a.given)) or (a.role == "candidate" and "text" in a.given),
-    lambda a: "text" in a.given,
-    lambda a: a.role == "candidate" and a.modality in VISUAL,
-    lambda a: not (a.role == "candidate" and a.modality in VISUAL),
-    lambda a: a.modality in VISUAL,
-    lambda a: a.modality == "text",
-    lambda a: a.role == "candidate",
-    lambda a: a.causal,
+    lambda a, visual: any(m in visual for m in a.given) or (a.role == "candidate" and MODALITIES.language in a.given),
+    lambda a, _: MODALITIES.language in a.given,
+    lambda a, visual: a.role == "candidate" and a.modality in visual,
+    lambda a, visual: not (a.role == "candidate" and a.modality in visual),
+    lambda a, visual: a.modality in visual,
+    lambda a, _: a.modality == MODALITIES.language,
+    lambda a, _: a.role == "candidate",
+    lambda a, _: a.causal,
 )
 """The published attributes: the question has visual inputs, has text inputs, is answered by visual things, by text;
 this token is visual, is text, belongs to a candidate, attends causally (Uni-Perceiver-MoE, `moe_embeddings.py`)."""
@@ -35,8 +34,17 @@ this token is visual, is text, belongs to a candidate, attends causally (Uni-Per
 
 def bits(attributes: Attributes, appended: Sequence[str] = ()) -> str:
     """The attribute bits of a kind of token as a word of 0 and 1: the published ones, then those that are appended."""
-    values = [fits(attributes) for fits in BITS] + [_appended(name)(attributes) for name in appended]
+    visual = _visual({attributes.modality, *attributes.given})
+    return _word(attributes, visual, [_appended(name) for name in appended])
+
+
+def _word(attributes: Attributes, visual: Collection[str], appended: Sequence[Callable[[Attributes], bool]]) -> str:
+    values = [fits(attributes, visual) for fits in BITS] + [fits(attributes) for fits in appended]
     return "".join("1" if value else "0" for value in values)
+
+
+def _visual(names: Collection[str]) -> frozenset[str]:
+    return frozenset(name for name in names if name in MODALITIES and MODALITIES[name].visual)
 
 
 def _appended(name: str) -> Callable[[Attributes], bool]:
@@ -56,10 +64,19 @@ def key(attributes: Attributes, experts: Mapping[str, Any], families: Sequence[s
 
     `experts`: the `experts` of a `UnifiedConfig`. Of a folded model, that of the router which was folded.
     """
+    return _key(attributes, experts, families, lambda of_family: bits(of_family, experts["bits"]))
+
+
+def _key(
+    attributes: Attributes,
+    experts: Mapping[str, Any],
+    families: Sequence[str],
+    word: Callable[[Attributes], str],
+) -> str:
     router = experts.get("folded") or experts["router"]
     family = attributes.family or families[0]
     if router in ("attribute", "hash"):
-        return bits(_of_family(attributes, family), experts["bits"])
+        return word(_of_family(attributes, family))
     if router == "modality":
         return attributes.modality
     if router == "task":
@@ -97,10 +114,12 @@ def plain(settings: ExpertSettings, depth: int) -> dict[str, Any]:
     return {**given, "bits": list(settings.bits)}
 
 
-def shape(experts: Mapping[str, Any], families: Sequence[str]) -> Experts:
-    """The plain numbers that the encoder is built from."""
+def shape(
+    experts: Mapping[str, Any], families: Sequence[str], modalities: Sequence[str] = MODALITIES.built_in
+) -> Experts:
+    """The plain numbers that the encoder is built from; `modalities`: those of the model."""
     router = experts["router"]
-    inputs = {"attribute": len(BITS) + len(experts["bits"]), "task": len(families), "modality": len(MODALITIES)}
+    inputs = {"attribute": len(BITS) + len(experts["bits"]), "task": len(families), "modality": len(modalities)}
     count = len(experts["rows"]) if router == FOLDED else experts["count"]
     return Experts(
         count,
@@ -119,14 +138,24 @@ def shape(experts: Mapping[str, Any], families: Sequence[str]) -> Experts:
 class Conditioner:
     """Makes the conditions of sequences for one model's routers."""
 
-    def __init__(self, experts: Mapping[str, Any], families: Sequence[str]) -> None:
-        self._experts, self._families = dict(experts), tuple(families)
+    def __init__(
+        self, experts: Mapping[str, Any], families: Sequence[str], modalities: Sequence[str] = MODALITIES.built_in
+    ) -> None:
+        self._experts, self._families, self._modalities = dict(experts), tuple(families), tuple(modalities)
+        # Found here, once, as compilers see through no table that other packages extend.
+        self._visual = _visual(self._modalities)
+        self._appended = [_appended(name) for name in self._experts.get("bits", ())]
         self._grouped = kept(256)(self._group)
         self._values = kept(256)(self.values)
 
-    def __reduce__(self) -> tuple[type["Conditioner"], tuple[dict[str, Any], tuple[str, ...]]]:
+    @classmethod
+    def of(cls, config: Any) -> "Conditioner":
+        """Return that of a model's configuration, a `UnifiedConfig`."""
+        return cls(config.experts or {}, config.families, list(config.modalities))
+
+    def __reduce__(self) -> tuple[type["Conditioner"], tuple[Any, ...]]:
         """Copies and pickles leave the caches behind, which cannot be written."""
-        return Conditioner, (self._experts, self._families)
+        return Conditioner, (self._experts, self._families, self._modalities)
 
     def __call__(
         self, whole: Layout, real: Bool[Tensor, "b n"], structure: Bool[Tensor, "n n"] | None
@@ -140,7 +169,7 @@ class Conditioner:
         return segments, Conditions(keys, self._values(keys, real.device), self._places(keys), tokens, real, common)
 
     def _group(self, whole: Layout) -> tuple[tuple[Segment, ...], tuple[str, ...]]:
-        names = [key(attributes, self._experts, self._families) for attributes in whole.rows]
+        names = [_key(attributes, self._experts, self._families, self._word) for attributes in whole.rows]
         keys = tuple(dict.fromkeys(names))
         joined: list[Segment] = []
         for segment in whole.segments:
@@ -150,6 +179,9 @@ class Conditioner:
             else:
                 joined.append(Segment(segment.start, segment.stop, row))
         return tuple(joined), keys
+
+    def _word(self, attributes: Attributes) -> str:
+        return _word(attributes, self._visual, self._appended)
 
     def _places(self, names: Sequence[str]) -> tuple[int, ...]:
         return tuple(map(self._place, names)) if self._experts["router"] == FOLDED else ()
@@ -168,7 +200,7 @@ class Conditioner:
         router = self._experts["router"]
         if router == "attribute":
             return constant([[float(bit) for bit in name] for name in keys], device)
-        names = {"task": self._families, "modality": tuple(MODALITIES)}.get(router)
+        names = {"task": self._families, "modality": self._modalities}.get(router)
         return constant([0 if names is None else names.index(name) for name in keys], device, torch.long)
 
     def conditions(self, keys: Sequence[str], device: torch.device) -> Conditions:

@@ -16,6 +16,7 @@ from unified.answers.match.similarity import loss_of_class, similarity
 from unified.answers.table import begin_queries, query_kind
 from unified.core.errors import nearest
 from unified.core.types import IGNORE, Tokens
+from unified.modalities import MODALITIES
 from unified.model.config import UnifiedConfig
 from unified.model.language_loss import predict_tokens, reading
 from unified.model.network import Network
@@ -125,7 +126,7 @@ def _among_classes(model: Network, tokens: Mapping[str, Tokens], task: str | Non
     logits = similarity(embeds, names, model.scale(family))
     if model.classifier is not None:
         logits = model.classifier(logits, features)
-    where = "image_embeds" if "image" in tokens else "text_embeds"
+    where = "image_embeds" if MODALITIES.spatial in tokens else "text_embeds"
     return UnifiedOutput(logits=logits, **{where: embeds})
 
 
@@ -138,7 +139,7 @@ def _asked(model: Network, tokens: Mapping[str, Tokens], labels: Any, task: str)
     target = labels
     if not isinstance(labels, Mapping):
         given = torch.as_tensor(labels).to(found.features.device)
-        target = kind.labelled(found.spec, given, len(tokens["image"]))
+        target = kind.labelled(found.spec, given, len(tokens[MODALITIES.spatial]))
     begun = begin_queries(found, target)
     loss, _ = begun.finish(assign(begun.costs))
     return UnifiedOutput(loss=loss.mean(), logits=kind.logits(found, target))

@@ -12,9 +12,10 @@ from unified.config.labels import Labels
 from unified.config.task import Task
 from unified.core.errors import DataError, RecipeError, nearest, quoted
 from unified.core.types import Batch, Sample, Tokens
-from unified.data.augment.augment import augment, build_transforms
+from unified.data.augment.augment import augment, augment_values, build_transforms
 from unified.data.class_lists import ClassNumbers
 from unified.data.samples.decode import column, place, read_image, read_string
+from unified.modalities import MODALITIES
 from unified.modalities.base import Tokenizer
 from unified.modalities.image.patches import PatchRows
 from unified.modalities.image.prepare import prepare_images
@@ -41,7 +42,7 @@ class Collator:
         """`lists`: the class names that shards, by their path, count in `cls`; others count as `labels` does."""
         self.name, self.task, self.tokenizers, self.labels, self.seed = name, task, tokenizers, labels, seed
         self.kind = match_kind(task)
-        self.transforms = build_transforms(task.augment, f"tasks.{name}.augment")
+        self.transforms = build_transforms(task.augment, f"tasks.{name}.augment", task.inputs.values())
         self.classes = ClassNumbers(labels, lists) if labels else None
         self.columns = tuple(dict.fromkeys([*task.inputs, task.target, *self.kind.columns(task)]))
         """Of a sample, those that must be decoded."""
@@ -59,14 +60,14 @@ class Collator:
                 )
         if len(set(modalities)) < len(modalities):
             raise RecipeError(f"{where}.inputs: two columns of one modality; a task takes one column of each")
-        self.kind.check_target(where, self.task, "text")
+        self.kind.check_target(where, self.task, MODALITIES.language)
 
     def rows(self, count: int) -> PatchRows | None:
         """A batch into which `example` cuts large images at once, while they lie in the processor's cache.
 
         None where there are none, or where they are first changed at random, which is done for many together.
         """
-        tokenizer = self.tokenizers["image"] if "image" in self.task.inputs.values() else None
+        tokenizer = self.tokenizers[MODALITIES.spatial] if MODALITIES.spatial in self.task.inputs.values() else None
         if self.transforms or not isinstance(tokenizer, ImageTokenizer):
             return None
         return tokenizer.rows(count) if 3 * count * tokenizer.height * tokenizer.width > CACHE_BYTES else None
@@ -78,8 +79,10 @@ class Collator:
         """
         inputs: dict[str, Any] = {}
         for name, modality in self.task.inputs.items():
-            if modality == "text":
+            if modality == MODALITIES.language:
                 inputs[modality] = self.text(sample, name)
+            elif modality != MODALITIES.spatial:
+                inputs[modality] = prepare_value(sample, name, self.tokenizers[modality])
             elif rows is None:
                 inputs[modality] = read_image(sample, name, self._frames)
             else:
@@ -93,7 +96,9 @@ class Collator:
         `rows` holds their images where `example` was given it.
         """
         inputs = {
-            modality: rows.tokens() if rows and modality == "image" else self._tokens(modality, examples, indices)
+            modality: rows.tokens()
+            if rows and modality == MODALITIES.spatial
+            else self._tokens(modality, examples, indices)
             for modality in self.task.inputs.values()
         }
         target, inputs = self.kind.target(self, examples, indices, inputs)
@@ -101,10 +106,13 @@ class Collator:
 
     def _tokens(self, modality: str, examples: Sequence[Example], indices: NDArray[np.int64]) -> Tokens:
         values = [example.inputs[modality] for example in examples]
-        if modality == "image":
-            if self.transforms:
-                values = augment(values, self.transforms, indices, self.seed, self.name)
-            values = prepare_images(values, self.tokenizers["image"])
+        transforms = self.transforms.get(modality, ())
+        if modality == MODALITIES.spatial:
+            if transforms:
+                values = augment(values, transforms, indices, self.seed, self.name)
+            values = prepare_images(values, self.tokenizers[modality])
+        elif transforms:
+            values = augment_values(values, transforms, indices, self.seed, self.name)
         return self.tokenizers[modality].tokens(values)
 
     def text(self, sample: Sample, column: str) -> list[int]:
@@ -112,7 +120,7 @@ class Collator:
         value = read_string(sample, column)
         ids = self._texts.get(value)
         if ids is None:
-            ids = self.kind.prepared(self.tokenizers["text"].prepare(value))
+            ids = self.kind.prepared(self.tokenizers[MODALITIES.language].prepare(value))
             if len(self._texts) >= CACHED_TEXTS:
                 self._texts.clear()
             if len(value) <= CACHED_LENGTH:
@@ -129,7 +137,25 @@ class Collator:
             raise DataError(f"{place(sample)}: column {name!r}: {error}") from error
 
 
+def prepare_value(sample: Sample, name: str, tokenizer: Tokenizer) -> Any:
+    """Return a value as its tokenizer prepares it, of a modality that has no reader of its own.
+
+    Args:
+        sample: As `decode` makes it.
+        name: The column.
+        tokenizer: That of the modality.
+
+    Raises:
+        DataError: The value does not fit; the message names shard, key and column.
+    """
+    value = column(sample, name)
+    try:
+        return tokenizer.prepare(value)
+    except DataError as error:
+        raise DataError(f"{place(sample)}: column {quoted(name)}: {error}") from error
+
+
 def frames_read_by(tokenizers: Mapping[str, Tokenizer]) -> int | None:
     """The most frames of an image that a model with these tokenizers reads; None where it is not known."""
-    tokenizer = tokenizers.get("image")
+    tokenizer = tokenizers.get(MODALITIES.spatial)
     return tokenizer.frames if isinstance(tokenizer, ImageTokenizer) else None

@@ -23,11 +23,12 @@ from unified.data.augment.geometric import (
     FlipScene,
     resized,
 )
-from unified.data.augment.transforms import KINDS, PixelTransform, Transform
 from unified.data.class_lists import lists_of_shards
+from unified.modalities import MODALITIES
 from unified.modalities.base import Tokenizer
 from unified.modalities.image.patches import PatchRows
 from unified.modalities.image.tokenizer import RESAMPLE, ImageTokenizer
+from unified.modalities.image.transforms import KINDS, PixelTransform, Transform
 from unified.pipeline.collate import Collator
 
 SCENE_KINDS: dict[str, type[Transform]] = {"flip": FlipScene, "crop": CropScene}
@@ -77,7 +78,7 @@ class SceneCollator:
         """The examples as one batch; `indices` are their global sample indices, which key all that is random."""
         images, target = self.pictures(examples, indices)
         tokens = self.tokenizer.tokens([image.contiguous() for image in images])
-        return Batch(self.name, {"image": tokens}, target, [example.key for example in examples])
+        return Batch(self.name, {tokens.modality: tokens}, target, [example.key for example in examples])
 
     def pictures(
         self, examples: Sequence[SceneExample], indices: NDArray[np.int64]
@@ -114,7 +115,7 @@ def make_collator(
         return Collator(name, task, tokenizers, labels, seed, lists_of_shards(shards) if counted else None)
     listed = task.answer.identity_names()
     identities = load_labels(listed).names if listed else ()
-    return SceneCollator(name, task, tokenizers["image"], labels.names if labels else (), identities, seed)
+    return SceneCollator(name, task, tokenizers[MODALITIES.spatial], labels.names if labels else (), identities, seed)
 
 
 def _changes(entries: Sequence[dict[str, Any]], where: str) -> tuple[tuple[Any, ...], tuple[PixelTransform, ...]]:

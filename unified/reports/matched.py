@@ -9,6 +9,7 @@ from unified.answers.match.classification import CLASSIFICATION
 from unified.answers.table import kind_of
 from unified.config.labels import Labels, load_labels
 from unified.config.recipe_facts import label_sets
+from unified.modalities import MODALITIES
 from unified.model.config import UnifiedConfig
 from unified.reports.prediction.drawing import Matched
 from unified.reports.prediction.drawings import DRAWINGS
@@ -29,7 +30,7 @@ def matched_tasks(reference: str, config: UnifiedConfig) -> dict[str, Matched]:
         return _of_recipe(Path(reference) / "recipe.yaml")
     found = {}
     for name, entry in config.tasks.items():
-        if set(entry.get("inputs", ())) != {"image"}:
+        if set(entry.get("inputs", ())) != {MODALITIES.spatial}:
             continue
         labels, kind = None, ANSWERS.get(entry["read"])
         if "id2label" in entry:
@@ -48,7 +49,7 @@ def _of_recipe(file: Path) -> dict[str, Matched]:
     references, found = label_sets(recipe), {}
     for name, task in recipe.tasks.items():
         kind = kind_of(task)
-        if set(task.inputs.values()) == {"image"} and _about_images(kind):
+        if set(task.inputs.values()) == {MODALITIES.spatial} and _about_images(kind):
             labels = load_labels(references[name]) if name in references else None
             vocabulary = getattr(task.answer, "vocabulary", "embedding")
             found[name] = Matched(kind, task.family or name, labels, vocabulary)

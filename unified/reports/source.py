@@ -20,6 +20,7 @@ from unified.core.paths import find
 from unified.core.schema import build, read_yaml
 from unified.core.types import Batch, Tokens
 from unified.hub.load import open_model
+from unified.modalities import MODALITIES
 from unified.model.pretrained import UnifiedModel
 from unified.pipeline.loader import Report, StepLoader
 from unified.pipeline.schedule import Slot
@@ -92,11 +93,11 @@ class Questions:
         self.recipe = replace(recipe, seed=seed)
         families = list(self.model.config.families)
         for name, task in recipe.tasks.items():
-            check_task(name, task)
+            check_task(name, task, list(subject.model.config.modalities))
             if (family := task.family or name) not in families:
                 known = nearest(family, families)
                 raise RecipeError(f"tasks.{name}: {subject.source} was not trained on the family {family!r}{known}")
-        text = subject.tokenizers["text"]
+        text = subject.tokenizers[MODALITIES.language]
         labels = {name: load_labels(reference) for name, reference in label_sets(recipe).items()}
         try:
             self._steps = StepLoader(self.recipe, subject.tokenizers, labels, rank=0, world=1).steps

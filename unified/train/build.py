@@ -11,7 +11,7 @@ from unified.config.recipe import Recipe
 from unified.config.recipe_facts import families, label_sets, query_names
 from unified.core import seed
 from unified.core.types import Tokens
-from unified.modalities import load_tokenizers
+from unified.modalities import MODALITIES, load_tokenizers
 from unified.modalities.base import Tokenizer
 from unified.modalities.image.tokenizer import ImageTokenizer
 from unified.modalities.text.tokenizer import TextTokenizer
@@ -41,19 +41,19 @@ def build(recipe: Recipe, *, fresh: bool = True) -> Parts:
     `fresh` False leaves out the weights of `recipe.start`: a run that goes on loads its own.
     """
     check(recipe)
-    tokenizers = load_tokenizers(recipe.model.image, recipe.model.text)
+    tokenizers = load_tokenizers(recipe.model.modalities)
     labels = {name: load_labels(reference) for name, reference in label_sets(recipe).items()}
     named = {name: _names_of(reference) for name, reference in query_names(recipe).items()}
     config = network(recipe, tokenizers, labels)
     with seed.seeded(recipe.seed, "initial weights"):
         model = UnifiedModel(config)
-    text, kept = tokenizers["text"], frozenset[str]()
+    text, kept = tokenizers[MODALITIES.language], frozenset[str]()
     if recipe.start is not None and fresh:
         assert isinstance(text, TextTokenizer)
         kept = begin(model, text, recipe.start, recipe.seed)
     read = {**labels, **{name: found for name, found in named.items() if recipe.tasks[name].answer.encodes_names()}}
     label_tokens = {name: text.tokens([text.prepare(word) for word in found.names]) for name, found in read.items()}
-    processor = UnifiedProcessor.from_tokenizers(tokenizers)
+    processor = UnifiedProcessor.from_tokenizers(tokenizers, recipe.model.modalities)
     return Parts(model, processor, tokenizers, {**labels, **named}, label_tokens, kept)
 
 
@@ -78,7 +78,7 @@ def network(
     """
     inside = recipe.model.queries is not None and recipe.model.queries.place == "encoder"
     kinds = {name: token_kinds(task, name, inside=inside) for name, task in recipe.tasks.items()}
-    specs = query_specs(recipe, tokenizers["image"], find)
+    specs = query_specs(recipe, tokenizers[MODALITIES.spatial], find)
     answers = {
         name: match_kind(task).kept(task, (labels or {}).get(name))
         for name, task in recipe.tasks.items()

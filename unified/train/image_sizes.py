@@ -10,6 +10,7 @@ from unified.config.task import Task
 from unified.core.errors import DataError
 from unified.data.samples.decode import column, decode
 from unified.data.shards.shards import Shards
+from unified.modalities import MODALITIES
 from unified.modalities.image.tokenizer import ImageTokenizer
 from unified.model.config import UnifiedConfig
 
@@ -49,7 +50,7 @@ def image_sizes(task: Task, config: UnifiedConfig, tokenizer: ImageTokenizer, sh
         tokenizer: Gives the size that the model sees, unless the task has one of its own.
         shards: The task's data; None where they are not there.
     """
-    seen, patch = task.size or (tokenizer.height, tokenizer.width), int(config.image["patch"])
+    seen, patch = task.size or (tokenizer.height, tokenizer.width), int(config.spatial["patch"])
     found = [] if shards is None else _stored(task.inputs, shards)
     if not found:
         return ImageSizes(None, seen, patch)
@@ -64,7 +65,7 @@ def image_sizes(task: Task, config: UnifiedConfig, tokenizer: ImageTokenizer, sh
 
 def _stored(inputs: Mapping[str, str], shards: Shards) -> list[tuple[int, int]]:
     """Heights and widths of images, spread over the data; those that cannot be read are passed over."""
-    names = [name for name, modality in inputs.items() if modality == "image"]
+    names = [name for name, modality in inputs.items() if modality == MODALITIES.spatial]
     count, found = min(SAMPLES, len(shards)), []
     for number in range(count):
         try:

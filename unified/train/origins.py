@@ -14,6 +14,7 @@ from unified.core.atomic_files import naming
 from unified.core.errors import RecipeError
 from unified.core.log import logger
 from unified.data.shards.contents import Content, Contents
+from unified.modalities import MODALITIES
 from unified.modalities.base import Tokenizer
 
 NAMED = 3
@@ -36,7 +37,7 @@ def describe_origins(
     for name, task in recipe.tasks.items():
         if listed := getattr(task.answer, "identities", None):
             sets[f"{name}.identities"] = _label_set(listed, load_labels(listed))
-    named = {"image": recipe.model.image.tokenizer, "text": recipe.model.text.tokenizer}
+    named = {MODALITIES.row(key).name: settings.tokenizer for key, settings in recipe.model.modalities.items()}
     return {
         "shards": _listed_once(contents),
         "labels": sets,
@@ -137,8 +138,8 @@ def _moved_tokenizers(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iter
         was = before.get(modality, found)
         if was["sha256"] != found["sha256"]:
             yield (
-                f"tokenizer {found['name']} (model.{modality}.tokenizer): expected the content that this run began "
-                f"with (SHA-256 {was['sha256'][:12]}…), got other content ({found['sha256'][:12]}…)"
+                f"tokenizer {found['name']} (model.modalities.{modality}.tokenizer): expected the content that this "
+                f"run began with (SHA-256 {was['sha256'][:12]}…), got other content ({found['sha256'][:12]}…)"
             )
 
 

@@ -1,6 +1,7 @@
 """Checks of a recipe against its label sets, tokenizers and data, before anything is built."""
 
 import math
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -20,8 +21,9 @@ from unified.train.step import TASK_METRICS
 
 def check(recipe: Recipe) -> None:
     """Refuse tasks and evaluations that cannot be, before any data is read."""
+    modalities = [MODALITIES.row(key).name for key in recipe.model.modalities]
     for name, task in recipe.tasks.items():
-        check_task(name, task)
+        check_task(name, task, modalities)
         if task.answer.queried and recipe.model.queries is None:
             raise RecipeError(f"tasks.{name}.answer: queries need a decoder; write `queries: {{}}` below `model`")
         if recipe.model.queries is not None and recipe.model.queries.sharing == "head":
@@ -29,7 +31,7 @@ def check(recipe: Recipe) -> None:
         inside = recipe.model.queries is not None and recipe.model.queries.place == "encoder"
         if inside and task.answer.queried:
             query_kind(task.answer.kind).check_in_encoder(f"tasks.{name}", task.answer)
-        _check_size(name, task, recipe.model.image.patch)
+        _check_size(name, task, recipe.model.spatial.patch)
     for spec in recipe.evaluate:
         load_spec(spec)  # otherwise a wrong name would end the run at its first evaluation
     _check_bits(recipe)
@@ -47,20 +49,23 @@ def _check_bits(recipe: Recipe) -> None:
     """Refuse attributes that do not exist; warn of families without a task, which a model to go on from may have."""
     known = families(recipe)
     for name in recipe.model.experts.bits if recipe.model.experts else ():
-        bits(Attributes("text"), [name])
+        bits(Attributes(MODALITIES.language), [name])
         kind, _, family = name.partition(":")
         if kind == "family" and family not in known:
             logger.warning("model.experts.bits: no task is of the family %r%s", family, nearest(family, known))
 
 
-def check_task(name: str, task: Task) -> None:
-    """Refuse what a task cannot be, before any data is read."""
+def check_task(name: str, task: Task, modalities: Sequence[str] = MODALITIES.built_in) -> None:
+    """Refuse what a task cannot be, before any data is read; `modalities`: those of the model."""
     where = f"tasks.{name}"
     answer = task.answer
     for column, modality in task.inputs.items():
-        if modality not in MODALITIES:
-            known = nearest(modality, list(MODALITIES))
-            raise RecipeError(f"{where}.inputs.{column}: {modality!r} is not a modality{known}")
+        if modality not in modalities:
+            known = nearest(modality, list(modalities))
+            raise RecipeError(
+                f"{where}.inputs.{column}: expected a modality of the model, got {modality!r}{known}. Hint: others "
+                "are named below model.modalities"
+            )
     if task.metric not in TASK_METRICS:
         raise RecipeError(f"{where}.metric: {task.metric!r} is not a metric{nearest(task.metric, list(TASK_METRICS))}")
     for key, value in (("sample_weight", task.sample_weight), ("loss_weight", task.loss_weight)):

@@ -4,8 +4,10 @@ At first all experts are alike and their weights sum to 1, so the model says wha
 Upcycling, ICLR 2023).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import reduce
+from operator import getitem
 
 import torch
 from jaxtyping import Float
@@ -16,6 +18,7 @@ from unified.core.errors import RecipeError
 from unified.core.log import logger
 from unified.core.seed import torch_generator
 from unified.hub.load import Loaded, open_model
+from unified.modalities import MODALITIES
 from unified.modalities.text.tokenizer import TextTokenizer
 from unified.model.clients import OF_TASKS
 from unified.model.config import UnifiedConfig
@@ -28,9 +31,12 @@ from unified.nn.moe.routing import FOLDED, AttributeRouter
 
 NETWORK = (
     *("width", "depth", "heads", "hidden", "vocabulary_size", "spe_token_id", "end_token_id"),
-    *("image.patch", "image.positions", "image.frames", "text.positions"),
+    *(f"modalities.{MODALITIES.spatial}.{key}" for key in ("patch", "positions", "frames")),
+    f"modalities.{MODALITIES.language}.positions",
 )
 """Keys of config.json that both models have in common."""
+EMBEDDINGS = "embeddings."
+"""What the names of weights of modalities begin with."""
 
 
 def begin(model: UnifiedModel, text: TextTokenizer, settings: StartSettings, seed: int) -> frozenset[str]:
@@ -65,11 +71,11 @@ def _opened(config: UnifiedConfig, text: TextTokenizer, settings: StartSettings)
     """The model to start from, which is of the same network and reads the same words."""
     loaded = open_model(settings.model)
     check_start(config, loaded.model.config, settings.model)
-    known = loaded.processor.tokenizers.get("text")
+    known = loaded.processor.tokenizers.get(MODALITIES.language)
     if isinstance(known, TextTokenizer) and known.tokenizer.get_vocab() != text.tokenizer.get_vocab():
         raise RecipeError(
             f"start.model: {settings.model} has other words than the recipe's tokenizer under the same ids; "
-            "use its tokenizer: model.text.tokenizer may be a folder"
+            "use its tokenizer: model.modalities.text.tokenizer may be a folder"
         )
     return loaded
 
@@ -120,6 +126,12 @@ def _fitting(model: UnifiedModel, source: Mapping[str, Tensor]) -> "_Plan":
     return plan
 
 
+def _beside(other: Iterable[str]) -> tuple[str, ...]:
+    """What the names of weights begin with that a model may have and another not: of tasks, and of modalities."""
+    held = {name.split(".")[1] for name in other if name.startswith(EMBEDDINGS)}
+    return (*OF_TASKS, *(f"{EMBEDDINGS}{name}." for name in MODALITIES.known() if name not in held))
+
+
 class _Plan:
     """What goes where, and what does not fit."""
 
@@ -129,8 +141,8 @@ class _Plan:
         """Conditional linears that take copies of a dense one, by name."""
         self.wrong: list[str] = []
         own = model.state_dict()
-        new = [name for name in own if name not in source and name.startswith(OF_TASKS)]
-        gone = [name for name in source if name not in own and name.startswith(OF_TASKS)]
+        new = [name for name in own if name not in source and name.startswith(_beside(source))]
+        gone = [name for name in source if name not in own and name.startswith(_beside(own))]
         self.notes = {"start at their own first value": new, "of the other model, left out": gone}
         self._find_spread(model, source)
         fresh = self._fresh_routers(model, source)
@@ -216,8 +228,8 @@ def check_start(config: UnifiedConfig, source: UnifiedConfig, where: str) -> Non
     """
     wrong = []
     for name in NETWORK:
-        above, _, last = name.rpartition(".")
-        own, found = (getattr(each, above)[last] if above else getattr(each, last) for each in (config, source))
+        first, *below = name.split(".")
+        own, found = (reduce(getitem, below, getattr(each, first)) for each in (config, source))
         if own != found:
             wrong.append(f"{name}: {own!r} here, {found!r} in the other")
     wrong += _experts_differ(config, source)

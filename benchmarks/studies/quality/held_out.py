@@ -44,7 +44,13 @@ def _write_names(folder: Path, task: Task) -> None:
     known = set(load_labels(listed).names)
     kept = [raw for raw in _samples(FONTS) if decode(raw, ("txt",))["txt"] in known]
     images = [decode(raw, ("png",))["png"] for raw in kept for _ in range(DRAWS)]
-    changed = augment(images, build_transforms(task.augment, "names.augment"), np.arange(len(images)), 0, "held out")
+    changed = augment(
+        images,
+        build_transforms(task.augment, "names.augment", ["image"]).get("image", ()),
+        np.arange(len(images)),
+        0,
+        "held out",
+    )
     with ShardWriter(folder, kind="glyphs", source=", ".join(FONTS)) as writer:
         for number, image in enumerate(changed):
             raw = kept[number // DRAWS]

@@ -31,7 +31,7 @@ def pictures(count: int, height: int = 18, width: int = 20, grey: bool = False) 
 
 def changed(images: list[Tensor], *entries: dict, indices: list[int] | None = None, seed: int = 0) -> list[Tensor]:
     rows = np.arange(len(images)) if indices is None else np.array(indices)
-    return augment(images, build_transforms(entries, "augment"), rows, seed, "task")
+    return augment(images, build_transforms(entries, "augment", ["image"]).get("image", ()), rows, seed, "task")
 
 
 def dot(row: int, column: int, side: int = 9) -> Tensor:
@@ -197,7 +197,7 @@ def test_invert_exchanges_black_and_white() -> None:
 )
 def test_senseless_entries_are_errors(entry: dict, words: str) -> None:
     with pytest.raises(RecipeError, match=r"tasks\.a\.augment\[0\]") as error:
-        build_transforms([entry], "tasks.a.augment")
+        build_transforms([entry], "tasks.a.augment", ["image"])
     assert words in str(error.value)
 
 

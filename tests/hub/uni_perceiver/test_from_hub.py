@@ -61,8 +61,12 @@ def config_of(**changes: Any) -> UnifiedConfig:
     image = {"patch": 16, "positions": "sincos", "position_scale": 1.0, "grid": 2, "frames": 2}
     image |= {"height": 32, "width": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
     values: dict[str, Any] = {
-        "width": 32, "depth": 2, "heads": 2, "hidden": 48, "image": image | changes.pop("image", {}),
-        "text": {"positions": 16, "max_length": 8}, "vocabulary_size": 50, "spe_token_id": 49, "end_token_id": 46,
+        "width": 32, "depth": 2, "heads": 2, "hidden": 48,
+        "modalities": {
+            "image": image | changes.pop("image", {}),
+            "text": {"positions": 16, "max_length": 8} | changes.pop("text", {}),
+        },
+        "vocabulary_size": 50, "spe_token_id": 49, "end_token_id": 46,
         "families": ["caption", "img_cls"],
     }  # fmt: skip
     return UnifiedConfig(**{**values, **changes})
@@ -72,7 +76,7 @@ def saved(config: UnifiedConfig, folder: Path) -> UnifiedModel:
     """A model that this package made, exported."""
     with seed.seeded("model to revert"):
         model = UnifiedModel(config)
-    image = config.image
+    image = config.spatial
     spec = ImageSpec(image["height"], image["width"], tuple(image["mean"]), tuple(image["std"]))
     ImageOnlyProcessor(UnifiedImageProcessor(16, **write_spec(spec))).save_pretrained(folder)
     model.save_pretrained(folder)
@@ -96,7 +100,7 @@ def test_a_model_of_this_package_answers_alike_as_an_official_one(
     official = Official(state, 2, 49, 46)
     video = torch.randint(0, 256, (2, 1, 3, 32, 32), generator=seed.torch_generator("pictures"), dtype=torch.uint8)
     # The published code has one normalisation of pixels; the model's own belongs to its configuration.
-    model.image.mean, model.image.std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    model.embeddings["image"].mean, model.embeddings["image"].std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     with torch.no_grad():
         found = model.embed(pixel_values=video[:, 0])
     torch.testing.assert_close(found, official.features(official.picture_states(video)[:, 0]), atol=1e-5, rtol=0)
@@ -112,8 +116,8 @@ def test_a_run_can_be_written_as_an_official_checkpoint(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "run" / "checkpoints", 3, {"weights": state}, {}, keep_last=1)
     revert(str(tmp_path / "run"), tmp_path / "back.pth")
     found = read(tmp_path / "back.pth")
-    assert torch.equal(found["token_embed.embeddings.weight"], state["text.word.weight"])
-    assert torch.equal(found["video_embed.embeddings.weight"].flatten(1), state["image.projection.weight"])
+    assert torch.equal(found["token_embed.embeddings.weight"], state["embeddings.text.word.weight"])
+    assert torch.equal(found["video_embed.embeddings.weight"].flatten(1), state["embeddings.image.projection.weight"])
 
 
 def test_a_name_on_the_hub_brings_what_lies_beside_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

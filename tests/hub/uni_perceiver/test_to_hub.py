@@ -91,8 +91,8 @@ def test_what_is_found_is_inferred_and_written_down(tmp_path: Path) -> None:
     config = model.config
     assert (config.width, config.depth, config.heads, config.hidden) == (64, 4, 4, 256)
     assert (config.vocabulary_size, config.spe_token_id, config.end_token_id) == (97, 96, 93)
-    assert config.image["position_scale"] == pytest.approx(160 / 224)
-    assert (config.image["height"], config.image["patch"], config.image["frames"]) == (224, 16, 8)
+    assert config.spatial["position_scale"] == pytest.approx(160 / 224)
+    assert (config.spatial["height"], config.spatial["patch"], config.spatial["frames"]) == (224, 16, 8)
     experts = config.experts
     assert (experts["count"], experts["top"], experts["router"], experts["noise"]) == (8, 2, "attribute", 1.0)
     assert (experts["layers"], experts["linears"]) == ([0, 2], ["qkv", "out", "up", "down"])
@@ -251,7 +251,7 @@ def test_older_files_are_renamed_as_the_authors_did(wrapped: str | None, tmp_pat
     folded = state["video_embed.embeddings.bias"] + state["video_embed.embeddings_type.weight"][0]
     expected = {**state, "video_embed.embeddings.bias": folded}
     assert_equal(back(tmp_path), expected)
-    assert torch.equal(load(tmp_path / "out")[0].image.projection.bias, folded)
+    assert torch.equal(load(tmp_path / "out")[0].embeddings["image"].projection.bias, folded)
 
 
 @pytest.mark.parametrize("fold", [None, False, True])

@@ -35,8 +35,11 @@ def recipe_of(folder: Path, base: Path, *, experts: bool, size: int = 224) -> Re
     tiny_recipe(folder)  # writes the shards
     model: dict[str, Any] = {
         "width": files.WIDTH, "depth": 1, "heads": 4, "hidden": 4 * files.WIDTH, "layer_scale": 1e-3,
-        "image": {"tokenizer": str(base), "patch": 16, "frames": 8, "position_scale": 160 / 224},
-        "text": {"tokenizer": str(base), "max_length": 16, "positions": 512},
+        "modalities": {
+            "image": {"tokenizer": str(base), "patch": 16, "frames": 8, "position_scale": 160 / 224},
+            "text": {"tokenizer": str(base), "max_length": 16, "positions": 512},
+        },
+
     }  # fmt: skip
     if experts:
         model["experts"] = {"count": 8, "layers": [0], "noise": 0.0}
@@ -65,7 +68,7 @@ def test_temperatures_type_embedding_and_dead_gates_survive_training(tmp_path: P
         for family in set(files.FAMILIES) - {"img_cls"}:
             assert torch.equal(found[f"{SCALE}{family}"], state[f"{SCALE}{family}"]), family
         assert found[f"{SCALE}img_cls"] != state[f"{SCALE}img_cls"]
-        assert torch.equal(found["token_embed.embeddings.weight"], trained["text.word.weight"])
+        assert torch.equal(found["token_embed.embeddings.weight"], trained["embeddings.text.word.weight"])
         dead = [name for name in state if ".gate." in name and ("dense" in name or "linear2" in name)]
         assert bool(dead) == experts
         assert all(torch.equal(found[name], state[name]) for name in dead)

@@ -358,7 +358,7 @@ def test_an_animated_image_is_a_video(of_videos: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "tasks", "message"),
     [
-        ("long", ("caption",), r"long\.gif: expected at most 4 frames \(model.image.frames\), got 6"),
+        ("long", ("caption",), r"long\.gif: expected at most 4 frames \(model.modalities.image.frames\), got 6"),
         ("short", ("boxes",), r"short\.gif: expected one image for boxes, got 3 frames"),
         ("short", (), r"short\.gif: expected one image for boxes, got 3 frames"),
     ],
@@ -372,7 +372,7 @@ def test_frames_that_are_not_read_are_refused(
 
 
 def test_a_model_of_one_frame_refuses_animated_images(of_videos: Path, trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"expected at most 1 frame \(model.image.frames\), got 3"):
+    with pytest.raises(UserError, match=r"expected at most 1 frame \(model.modalities.image.frames\), got 3"):
         predict(str(trained / "run"), (of_videos / "short.gif",), tasks=("caption",), out=tmp_path)
 
 

@@ -80,7 +80,7 @@ def test_the_cost_of_a_model_with_experts_is_what_torch_counts(
     model = small_model(settings)
     width, hidden, depth = model.config.width, model.config.hidden, model.config.depth
     # Sums for the load of experts, which tokens have, are not counted.
-    counted = Cost(model).forward(Work(sequences=((3, 7, 1),), image_tokens=0, read=3, pairs=0))
+    counted = Cost(model).forward(Work(sequences=((3, 7, 1),), inputs={}, read=3, pairs=0))
     monkeypatch.setattr(scaled_dot_product, "by_products", lambda *_: True)  # torch does not count its fused kernel
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.embed(input_ids=torch.zeros(3, 6, dtype=torch.long))
@@ -92,7 +92,7 @@ def test_the_cost_of_a_model_with_experts_is_what_torch_counts(
 def test_states_that_nobody_reads_cost_what_the_formula_says() -> None:
     for router in (None, "attribute", "context"):
         model = small_model(ExpertSettings(count=4, top=2, router=router, layers="all") if router else None)
-        done = Work(((3, 7, 1), (2, 5, 2), (1, 4, 4)), image_tokens=12, read=9, pairs=8)
+        done = Work(((3, 7, 1), (2, 5, 2), (1, 4, 4)), inputs={"image": 12}, read=9, pairs=8)
         assert Cost(model).forward(done) == Formula(model).forward(done)
 
 

@@ -32,8 +32,8 @@ ROOT = Path(__file__).parent.parent.parent.parent
 def published(name: str) -> Recipe:
     """A recipe whose tokenizer and data are not there."""
     recipe = build(Recipe, read_yaml(ROOT / "recipes" / f"{name}.yaml"), name)
-    text = replace(recipe.model.text, tokenizer="./absent/text")
-    return replace(recipe, model=replace(recipe.model, text=text))
+    text = replace(recipe.model.modalities["text"], tokenizer="./absent/text")
+    return replace(recipe, model=replace(recipe.model, modalities={**recipe.model.modalities, "text": text}))
 
 
 def test_the_mean_over_the_schedule_is_what_the_steps_hold(tmp_path: Path) -> None:

@@ -52,7 +52,12 @@ OTHERS = [
     *["zero3+chunks/dense/curve", "zero1/dense/idle"],
 ]
 """What differs little from the cases above; the slow lane runs it."""
-IDLE = {"image.projection.weight", "image.temporal.weight", "log_scales.retrieve", "log_scales.hidden"}
+IDLE = {
+    "embeddings.image.projection.weight",
+    "embeddings.image.temporal.weight",
+    "log_scales.retrieve",
+    "log_scales.hidden",
+}
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +186,9 @@ def test_parameters_of_absent_tasks_stay_bit_equal(results: dict[int, dict[str, 
 def _check_idle(changed: dict[str, list[str]]) -> None:
     for group in ("weights", "exp_avg", "exp_avg_sq", "steps"):
         assert IDLE.isdisjoint(changed[group]), group
-        assert {"text.word.weight", "log_scales.next", "encoder.blocks.0.mlp.up.weight"} <= set(changed[group]), group
+        assert {"embeddings.text.word.weight", "log_scales.next", "encoder.blocks.0.mlp.up.weight"} <= set(
+            changed[group]
+        ), group
 
 
 @pytest.mark.distributed

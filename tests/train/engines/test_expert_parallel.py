@@ -145,8 +145,8 @@ def test_a_bad_number_changes_nothing_on_any_engine(results: Results, engine: st
 def test_idle_parameters_beside_experts_in_parts_stay_bit_equal(results: Results, engine: str) -> None:
     changed = results[2][f"{engine}+ep2/token/idle"]
     for group in ("weights", "exp_avg", "exp_avg_sq", "steps"):
-        assert {"image.projection.weight", "log_scales.retrieve"}.isdisjoint(changed[group]), group
-        assert {"text.word.weight", "encoder.blocks.0.mlp.up.weight"} <= set(changed[group]), group
+        assert {"embeddings.image.projection.weight", "log_scales.retrieve"}.isdisjoint(changed[group]), group
+        assert {"embeddings.text.word.weight", "encoder.blocks.0.mlp.up.weight"} <= set(changed[group]), group
 
 
 @pytest.mark.slow

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 import yaml
 from commands import recipe_file, run
+from tiny import recipe_content
 
 from unified.checkpoint.manifest import _digest, problem
 from unified.checkpoint.place import Place
 from unified.cli.train import train
+from unified.config.recipe import Recipe
 from unified.core.errors import DataError, RecipeError, UserError
 from unified.core.result_files import check_items, check_rows
+from unified.core.schema import build
 from unified.train.monitor.records import put_aside, read_metrics, read_recipe, read_starts
 from unified.train.monitor.run_folder import RunFolder
 
@@ -251,3 +254,16 @@ def test_records_of_other_types_do_not_end_a_report(
     assert found.step >= 2
     assert text(report(found, diagnose(found)))
     assert yaml.safe_load((folder / "recipe.yaml").read_text())
+
+
+def test_a_recipe_of_the_first_format_is_upgraded(tmp_path: Path) -> None:
+    content = recipe_content(tmp_path, tmp_path / "colours.yaml")
+    expected = build(Recipe, content, "recipe")
+    model = {**content["model"], **content["model"]["modalities"]}
+    del model["modalities"]
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"# unified recipe, format 1; resolved\n{yaml.safe_dump({**content, 'model': model})}")
+    assert read_recipe(path) == expected
+    path.write_text(yaml.safe_dump({**content, "model": model}))
+    with pytest.raises(RecipeError, match=r"model: expected the key modalities\.image, got image"):
+        read_recipe(path)

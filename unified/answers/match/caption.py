@@ -17,6 +17,7 @@ from unified.answers.match.words import WordKind, WordSettings
 from unified.config.labels import Labels
 from unified.config.task import Task
 from unified.core.types import IGNORE, Batch, Sample, Tokens
+from unified.modalities import MODALITIES
 from unified.modalities.sequence import Attributes
 from unified.modalities.text.length_buckets import trimmed
 from unified.modalities.text.tokenizer import text_tokens
@@ -40,8 +41,8 @@ class Caption(WordKind):
     def token_kinds(self, task: Task, family: str, *, inside: bool) -> tuple[Attributes, ...]:
         """Return the inputs, the caption, a query for each of its tokens, and encoded vocabulary entries."""
         inputs, candidate = read_inputs(task, family)
-        both = tuple(sorted({*candidate.given, "text"}))
-        words = Attributes("text", causal=True, given=both, family=family)
+        both = tuple(sorted({*candidate.given, MODALITIES.language}))
+        words = Attributes(MODALITIES.language, causal=True, given=both, family=family)
         own = (*(replace(part, given=both) for part in inputs), words, replace(words, role="query"))
         return (*own, *self.encoded(task, family))
 
@@ -53,7 +54,7 @@ class Caption(WordKind):
         self, reader: SampleReader, examples: Sequence[Example], indices: NDArray[np.int64], inputs: dict[str, Tokens]
     ) -> tuple[Any, dict[str, Tokens]]:
         """Return tokens of captions."""
-        return reader.tokenizers["text"].tokens([example.target for example in examples]), inputs
+        return reader.tokenizers[MODALITIES.language].tokens([example.target for example in examples]), inputs
 
     def text(self, batch: Batch) -> Tokens:
         """Return the captions."""
@@ -87,7 +88,7 @@ class Caption(WordKind):
     ) -> tuple[dict[str, Tokens], Any, Bool[Tensor, "b n"]]:
         """Return the other inputs, and the caption: the text among the inputs, or the labels."""
         others = dict(inputs)
-        caption = others.pop("text", None) or text_tokens(ids.masked_fill(~asked, 0), asked)
+        caption = others.pop(MODALITIES.language, None) or text_tokens(ids.masked_fill(~asked, 0), asked)
         if not others:
             raise ValueError(f"task {task!r}: expected pixel_values, got a text alone. Hint: it captions images")
         return others, caption, caption.mask
@@ -125,8 +126,8 @@ def read_caption(
     """
     queries = text_tokens(torch.full_like(text.values, model.config.spe_token_id), text.mask)
     halves = [
-        (Attributes("text", causal=True), text),
-        (Attributes("text", "query", causal=True), queries),
+        (Attributes(MODALITIES.language, causal=True), text),
+        (Attributes(MODALITIES.language, "query", causal=True), queries),
     ]
     whole = [(replace(attributes, family=family), tokens) for attributes, tokens in [*parts, *halves]]
     encoded = model.encode(whole, noise=noise, read=slice(-queries.values.shape[1], None))

@@ -15,6 +15,7 @@ from unified.answers.match.words import InputWordKind, WordSettings, check_text_
 from unified.config.task import Task
 from unified.core.errors import RecipeError
 from unified.core.types import IGNORE, Batch, Tokens
+from unified.modalities import MODALITIES
 from unified.modalities.sequence import Attributes
 from unified.nn.encoder import Noise
 
@@ -44,14 +45,14 @@ class Causal(InputWordKind):
 
     def token_kinds(self, task: Task, family: str, *, inside: bool) -> tuple[Attributes, ...]:
         """Return the text, and vocabulary entries where they pass the encoder."""
-        text = Attributes("text", causal=True, given=("text",), family=family)
+        text = Attributes(MODALITIES.language, causal=True, given=(MODALITIES.language,), family=family)
         return (text, *self.encoded(task, family))
 
     def target(
         self, reader: SampleReader, examples: Sequence[Example], indices: NDArray[np.int64], inputs: dict[str, Tokens]
     ) -> tuple[Any, dict[str, Tokens]]:
         """Return the ids (b, n), IGNORE at padding."""
-        text = inputs["text"]
+        text = inputs[MODALITIES.language]
         return text.values.masked_fill(~text.mask, IGNORE), inputs
 
     def reads_as(self, kinds: Sequence[Attributes]) -> bool:
@@ -60,7 +61,7 @@ class Causal(InputWordKind):
 
     def states(self, model: AnsweringNetwork, batch: Batch, family: str, noise: Noise | None) -> tuple[Tensor, Tensor]:
         """Return the state before each token."""
-        part = (Attributes("text", causal=True, family=family), batch.inputs["text"])
+        part = (Attributes(MODALITIES.language, causal=True, family=family), batch.inputs[MODALITIES.language])
         return model.encode([part], noise=noise).states[:, :-1], batch.target
 
     def assumed_target(self, task: Task, blank: Callable[[int], Tokens], size: int, length: int) -> Any:

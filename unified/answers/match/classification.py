@@ -89,13 +89,13 @@ class Classification(MatchKind):
             return kept
         return kept | {"id2label": dict(enumerate(labels.names)), "templates": list(labels.templates)}
 
-    def workload(self, task: Task, batch: Batch, images: int, setting: Setting) -> Work:
+    def workload(self, task: Task, batch: Batch, inputs: Mapping[str, int], setting: Setting) -> Work:
         """Return the work of samples and of the names of one rank."""
         assert setting.labels is not None
         own = label_sequences(setting)
         sequences = (*represented(batch.inputs, bucketed=setting.bucketed), *own)
         encoded = sum(count for count, _, _ in own)
-        return Work(sequences, images, len(batch) + encoded, len(batch) * len(setting.labels))
+        return Work(sequences, inputs, len(batch) + encoded, len(batch) * len(setting.labels))
 
 
 CLASSIFICATION = Classification()

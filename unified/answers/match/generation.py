@@ -11,6 +11,7 @@ from unified.answers.base import AnsweringNetwork
 from unified.answers.match.similarity import similarity
 from unified.core.transfers import HostCopy, constant
 from unified.core.types import Tokens
+from unified.modalities import MODALITIES
 from unified.modalities.sequence import Attributes
 from unified.modalities.text.tokenizer import text_tokens
 from unified.nn.attention import Cache
@@ -50,11 +51,12 @@ def generate(
     """
     if beams < 1:
         raise ValueError(f"beams: {beams}; expected 1 (greedy) or more")
-    limit = model.config.text["max_length"] if max_length is None else max_length
-    positions = model.config.text["positions"]
+    limit = model.config.language["max_length"] if max_length is None else max_length
+    positions = model.config.language["positions"]
     if not 1 <= limit <= positions:
         raise ValueError(f"max_length: {limit}; expected 1 to {positions}, the text positions of this model")
-    kind = Attributes("text", causal=True, given=tuple(sorted({*inputs, "text"})), family=family or "")
+    language = MODALITIES.language
+    kind = Attributes(language, causal=True, given=tuple(sorted({*inputs, language})), family=family or "")
     with model.encoder.sharing():
         candidates = model.vocabulary(vocabulary, given=kind.given, family=family)
         state = _begin(model, inputs, beams, kind)

@@ -18,6 +18,7 @@ from unified.config.task import Answer, Task
 from unified.core.distributed import gather_parts, rows_of_rank, world_size
 from unified.core.errors import RecipeError
 from unified.core.types import Batch, Sample, Tokens
+from unified.modalities import MODALITIES
 from unified.nn.encoder import Noise
 
 
@@ -134,6 +135,6 @@ def label_features(model: AnsweringNetwork, labels: Tokens, noise: Noise | None,
     own = rows_of_rank(len(labels))
     part = 1.0 if len(own) < len(labels) else 1 / world_size()
     with model.encoder.sharing(part):
-        mine = {"text": labels.rows(slice(own.start, own.stop))}
+        mine = {MODALITIES.language: labels.rows(slice(own.start, own.stop))}
         found = model.represent(mine, "candidate", noise, given=batch.inputs, family=family)
     return gather_parts(found, len(labels))

@@ -18,6 +18,7 @@ from unified.config.task import Task
 from unified.core.errors import DataError
 from unified.core.seed import uniform
 from unified.core.types import IGNORE, Batch, Tokens
+from unified.modalities import MODALITIES
 from unified.modalities.sequence import Attributes
 from unified.modalities.text.tokenizer import TextTokenizer
 from unified.nn.encoder import Noise
@@ -60,13 +61,13 @@ class Masked(InputWordKind):
         self, reader: SampleReader, examples: Sequence[Example], indices: NDArray[np.int64], inputs: dict[str, Tokens]
     ) -> tuple[Any, dict[str, Tokens]]:
         """Return the hidden ids (b, n), IGNORE elsewhere, and inputs with the corrupted text."""
-        tokenizer, answer = reader.tokenizers["text"], reader.task.answer
+        tokenizer, answer = reader.tokenizers[MODALITIES.language], reader.task.answer
         assert isinstance(tokenizer, TextTokenizer)
         assert isinstance(answer, MaskedSettings)
         target, corrupted = mask_words(
-            inputs["text"], tokenizer, answer.mask_fraction, indices, reader.seed, reader.name
+            inputs[MODALITIES.language], tokenizer, answer.mask_fraction, indices, reader.seed, reader.name
         )
-        return target, inputs | {"text": corrupted}
+        return target, inputs | {MODALITIES.language: corrupted}
 
     def reads_as(self, kinds: Sequence[Attributes]) -> bool:
         """Tell whether tokens see all others."""
@@ -76,7 +77,7 @@ class Masked(InputWordKind):
         """Return the state of each token of the text."""
         parts = [(Attributes(t.modality, family=family), t) for t in batch.inputs.values()]
         encoded = model.encode(parts, noise=noise)
-        segment = encoded.layout.find("text")
+        segment = encoded.layout.find(MODALITIES.language)
         return encoded.states[:, segment.stop - batch.target.shape[1] : segment.stop], batch.target
 
     def assumed_target(self, task: Task, blank: Callable[[int], Tokens], size: int, length: int) -> Any:

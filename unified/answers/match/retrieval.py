@@ -21,6 +21,7 @@ from unified.core.distributed import gather_rows, rank, reduce_sum, world_size
 from unified.core.seed import key
 from unified.core.types import Batch, Sample, Tokens
 from unified.data.samples.decode import column
+from unified.modalities import MODALITIES
 from unified.modalities.sequence import Attributes
 from unified.nn.encoder import Noise
 
@@ -66,7 +67,7 @@ class Retrieval(MatchKind):
     ) -> tuple[Any, dict[str, Tokens]]:
         """Return tokens of texts, and groups (b,), where equal numbers are the same answer."""
         group = torch.tensor([example.group for example in examples])
-        tokens = reader.tokenizers["text"].tokens([example.target for example in examples])
+        tokens = reader.tokenizers[MODALITIES.language].tokens([example.target for example in examples])
         return {"tokens": tokens, "group": group}, inputs
 
     def candidate_noise(self, drawn: Callable[[Any, str], Noise], rows: NDArray[np.int64], labels: int) -> Noise | None:
@@ -87,7 +88,7 @@ class Retrieval(MatchKind):
         of_inputs, of_candidates = (noise.inputs, noise.candidates) if noise else (None, None)
         features = model.represent(batch.inputs, noise=of_inputs, family=family)
         texts = model.represent(
-            {"text": batch.target["tokens"]}, "candidate", of_candidates, given=batch.inputs, family=family
+            {MODALITIES.language: batch.target["tokens"]}, "candidate", of_candidates, given=batch.inputs, family=family
         )
         all_features, all_texts = gather_rows(features), gather_rows(texts)
         right = batch.target["group"][:, None] == _all_groups(batch.target["group"])[None, :]
@@ -96,11 +97,11 @@ class Retrieval(MatchKind):
         hits = correct(forward, right).long()
         return Scores(loss, torch.ones_like(hits), hits)
 
-    def workload(self, task: Task, batch: Batch, images: int, setting: Setting) -> Work:
+    def workload(self, task: Task, batch: Batch, inputs: Mapping[str, int], setting: Setting) -> Work:
         """Return the work of samples and texts, and of both directions."""
         sequences = represented(batch.inputs, bucketed=setting.bucketed)
-        texts = represented({"text": batch.target["tokens"]}, bucketed=setting.bucketed)
-        return Work((*sequences, *texts), images, 2 * len(batch), 2 * len(batch) * len(batch) * setting.ranks)
+        texts = represented({MODALITIES.language: batch.target["tokens"]}, bucketed=setting.bucketed)
+        return Work((*sequences, *texts), inputs, 2 * len(batch), 2 * len(batch) * len(batch) * setting.ranks)
 
     def assumed_target(self, task: Task, blank: Callable[[int], Tokens], size: int, length: int) -> Any:
         """Return texts of full length."""

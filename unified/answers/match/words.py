@@ -17,6 +17,7 @@ from unified.config.task import Task
 from unified.core.distributed import world_size
 from unified.core.errors import RecipeError, quoted
 from unified.core.types import IGNORE, Batch, Tokens
+from unified.modalities import MODALITIES
 from unified.modalities.sequence import Attributes
 from unified.modalities.text.length_buckets import by_length, trimmed
 from unified.nn.encoder import Noise
@@ -46,11 +47,11 @@ class WordKind(MatchKind):
 
     def text(self, batch: Batch) -> Tokens:
         """Return the text whose tokens are predicted."""
-        return batch.inputs["text"]
+        return batch.inputs[MODALITIES.language]
 
     def beside(self, batch: Batch) -> list[Tokens]:
         """Return the inputs that stand beside that text in the sequence."""
-        return [tokens for name, tokens in batch.inputs.items() if name != "text"]
+        return [tokens for name, tokens in batch.inputs.items() if name != MODALITIES.language]
 
     def times(self) -> int:
         """Return how often the text is in the sequence."""
@@ -64,7 +65,7 @@ class WordKind(MatchKind):
     def rows(self, batch: Batch, rows: Tensor) -> Batch:
         """Return some rows of a batch, their texts cut to their longest."""
         short = trimmed(self.text(batch), rows)
-        inputs = {name: tokens.rows(rows) for name, tokens in batch.inputs.items()} | {"text": short}
+        inputs = {name: tokens.rows(rows) for name, tokens in batch.inputs.items()} | {MODALITIES.language: short}
         return replace(batch, inputs=inputs, target=batch.target[rows, : short.values.shape[1]], asked=None)
 
     def reads_as(self, kinds: Sequence[Attributes]) -> bool:
@@ -114,7 +115,7 @@ class WordKind(MatchKind):
             target.append(ids.flatten().index_select(0, places))
             number = places // ids.shape[1]
             row.append(number if rows is None else rows[number])
-        given = {*task.inputs.values(), "text"}  # a caption is asked for by its words so far
+        given = {*task.inputs.values(), MODALITIES.language}  # a caption is asked for by its words so far
         with model.encoder.sharing(1 / world_size()):
             vocabulary = model.vocabulary(answer.vocabulary, given=given, family=family)
         logits = similarity(model.project(torch.cat(states)), vocabulary, scale)
@@ -130,7 +131,7 @@ class WordKind(MatchKind):
         for rows in buckets:
             yield rows, self.rows(batch, rows)
 
-    def workload(self, task: Task, batch: Batch, images: int, setting: Setting) -> Work:
+    def workload(self, task: Task, batch: Batch, inputs: Mapping[str, int], setting: Setting) -> Work:
         """Return the work of texts, and of the vocabulary where it passes the encoder."""
         answer: Any = task.answer
         predicted = int((self.ids(batch.target) != IGNORE).sum())
@@ -139,7 +140,7 @@ class WordKind(MatchKind):
         sequences = tuple((n, extra + self.times() * length, self.read_states(extra, length)) for n, length in texts)
         if answer.vocabulary == "encoder":
             sequences = (*sequences, (setting.vocabulary, 3, 1))
-        return Work(sequences, images, predicted + setting.vocabulary, predicted * setting.vocabulary)
+        return Work(sequences, inputs, predicted + setting.vocabulary, predicted * setting.vocabulary)
 
     def read_states(self, extra: int, length: int) -> int:
         """Return how many states of a sequence are read."""
@@ -149,7 +150,7 @@ class WordKind(MatchKind):
         """Return the kind of token of vocabulary entries, where they pass the encoder."""
         _, candidate = read_inputs(task, family)
         answer: Any = task.answer
-        both = tuple(sorted({*candidate.given, "text"}))
+        both = tuple(sorted({*candidate.given, MODALITIES.language}))
         return (replace(candidate, given=both),) if answer.vocabulary == "encoder" else ()
 
 
@@ -168,9 +169,9 @@ class InputWordKind(WordKind):
         self, task: str, inputs: dict[str, Tokens], ids: Int[Tensor, "b n"], asked: Bool[Tensor, "b n"]
     ) -> tuple[dict[str, Tokens], Any, Bool[Tensor, "b n"]]:
         """Return the ids that are asked for within the text."""
-        if "text" not in inputs:
+        if MODALITIES.language not in inputs:
             raise ValueError(f"task {task!r}: expected input_ids beside labels, got none. Hint: it reads texts")
-        known = inputs["text"].mask
+        known = inputs[MODALITIES.language].mask
         return inputs, ids.masked_fill(~(asked & known), IGNORE), known
 
     def read(self, reader: Any, sample: Any) -> tuple[Any, int]:
@@ -180,7 +181,7 @@ class InputWordKind(WordKind):
 
 def check_text_input(where: str, kind: str, task: Task) -> None:
     """Refuse inputs without a text."""
-    if "text" not in task.inputs.values():
+    if MODALITIES.language not in task.inputs.values():
         raise RecipeError(f"{where}.inputs: reading {kind!r} needs a text column among the inputs")
 
 

@@ -5,7 +5,7 @@ tokenizer resizes them: a glyph stored at 32×32 and read at 16×16 is turned at
 together; put `crop` first where sizes differ, so that all others act on images of one, small size.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -18,20 +18,55 @@ from torch import Tensor
 from unified.core.errors import RecipeError, nearest, quoted
 from unified.core.schema import build
 from unified.core.seed import uniform
-from unified.data.augment.transforms import KINDS, WHITE, Crop, Draw, Transform
+from unified.modalities import MODALITIES
 from unified.modalities.image.prepare import stack_images
+from unified.modalities.image.transforms import WHITE, Crop, Draw, Transform
 
 
-def build_transforms(entries: Sequence[dict[str, Any]], where: str) -> tuple[Transform, ...]:
-    """The transforms that a task lists under `augment`; `where` begins every error message."""
-    transforms = []
+def build_transforms(
+    entries: Sequence[dict[str, Any]], where: str, modalities: Iterable[str]
+) -> dict[str, tuple[Any, ...]]:
+    """Return the transforms that a task lists under `augment`, by the modality of its inputs that they change.
+
+    Args:
+        entries: Each a `kind` with its settings.
+        where: Their place in the recipe.
+        modalities: Those of the task's inputs, which know the kinds.
+
+    Raises:
+        RecipeError: No modality knows a kind, or its settings cannot be.
+    """
+    rows = [MODALITIES[name] for name in modalities]
+    kinds = {kind: (row.name, settings) for row in rows for kind, settings in row.augment.items()}
+    found: dict[str, tuple[Any, ...]] = {}
     for number, entry in enumerate(entries):
         place = f"{where}[{number}]"
         kind = entry.get("kind")
-        if kind not in KINDS:
-            raise RecipeError(f"{place}.kind: {quoted(kind)} is not an augmentation{nearest(str(kind), list(KINDS))}")
-        transforms.append(build(KINDS[kind], {k: v for k, v in entry.items() if k != "kind"}, place))
-    return tuple(transforms)
+        if kind not in kinds:
+            raise RecipeError(f"{place}.kind: {quoted(kind)} is not an augmentation{nearest(str(kind), list(kinds))}")
+        name, settings = kinds[kind]
+        transform: Any = build(settings, {k: v for k, v in entry.items() if k != "kind"}, place)
+        found[name] = (*found.get(name, ()), transform)
+    return found
+
+
+def augment_values(
+    values: Sequence[Any], transforms: Sequence[Any], indices: NDArray[np.int64], seed: int, task: str
+) -> list[Any]:
+    """Return prepared values of another modality than images, each changed by every transform in turn.
+
+    Args:
+        values: Of the samples, as their tokenizer prepares them.
+        transforms: Called with a value and a function that draws so many numbers in [0, 1).
+        indices: The global sample indices, which key the draws.
+        seed, task: Which key them too.
+    """
+    result = list(values)
+    for number, transform in enumerate(transforms):
+        for row, index in enumerate(indices):
+            draw = _draw(np.array([index]), (seed, task), number)
+            result[row] = transform(result[row], lambda count, draw=draw: draw(count)[0])
+    return result
 
 
 def augment(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unified.core.types import IGNORE
-from unified.data.augment.transforms import Range, Transform
+from unified.modalities.image.transforms import Range, Transform
 
 KEPT = 0.2
 """Share of its box that an object must keep to be one after a cut."""

@@ -310,5 +310,6 @@ def describe_frames(counts: Mapping[str, int]) -> str:
     frames = f"{min(several)} to {most} frames" if len(several) > 1 else f"{most} frames"
     return (
         f"{sum(several.values()):,} of {total:,} images are animated ({frames}). They are read as videos where "
-        f"model.image.frames is at least as many; else training names them as bad samples, and evaluation refuses them"
+        "model.modalities.image.frames is at least as many; else training names them as bad samples, and evaluation "
+        "refuses them"
     )

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from unified.core.errors import DataError, UserError, quoted
 from unified.core.json_files import parse_json
-from unified.core.text_files import check_texts, decode_text, shown_text
+from unified.core.text_files import check_texts, shown_text
 from unified.core.types import Sample
 from unified.data.samples.foreign import PICKLED, decode_array, decode_msgpack
-from unified.modalities.image.files import PNG_SIGNATURE, ImageError, decode_frames, whole_image
-from unified.modalities.image.formats import IMAGES
+from unified.modalities import MODALITIES
+from unified.modalities.image.files import PNG_SIGNATURE, ImageError, whole_image
 from unified.modalities.image.frames import PIXEL_LIMIT, check_frames, check_pixels, count_frames
 
 PNG_HEADER = 33  # bytes up to the end of the first chunk
@@ -64,7 +64,7 @@ def read_image(sample: Sample, wanted: str, most: int | None = None) -> UInt8[Te
     Args:
         sample: As `decode` makes it.
         wanted: A column as for `column`: of an image, or of an array, uint8 (3, h, w) or (t, 3, h, w).
-        most: Frames that the model reads (model.image.frames); None: any number.
+        most: Frames that the model reads (model.modalities.image.frames); None: any number.
 
     Returns:
         (3, h, w), or (t, 3, h, w) where there are t > 1 frames.
@@ -136,7 +136,7 @@ def decode_column(raw: Mapping[str, Any], name: str) -> Any:
     Maps are told by the last two parts: "classes.png", "depth.png" and "edges.png" are numbers of a pixel, not colours,
     and come as uint8 or uint16 (h, w) as they are stored; "normals.png" is a picture like any other.
     """
-    decoder = MAPS.get(".".join(name.split(".")[-2:])) or DECODERS.get(name.rpartition(".")[2])
+    decoder = MAPS.get(".".join(name.split(".")[-2:])) or _decoder(name.rpartition(".")[2])
     if decoder is None and name.rpartition(".")[2] in PICKLED:
         raise DataError(
             f"{place(raw)}: column {name!r}: expected plain data, got a pickle, which could run anything and is never "
@@ -177,8 +177,11 @@ def decode_map(data: bytes, bits: Sequence[int] = (8, 16)) -> UInt8[Tensor, "h w
         return torch.from_numpy(np.array(image.convert("L"), dtype=np.uint8) // scale)
 
 
-def _decode_text(data: bytes) -> str:
-    return decode_text(data, "text")
+def _decoder(ending: str) -> Callable[[bytes], Any] | None:
+    """The decoder of an ending; that of another package's modality where none of this package knows it."""
+    if ending in DECODERS:
+        return DECODERS[ending]
+    return next((row.decoders[ending] for row in MODALITIES.values() if ending in row.decoders), None)
 
 
 def _decode_json(data: bytes) -> Any:
@@ -198,8 +201,7 @@ def _decode_number(data: bytes) -> int:
 
 
 DECODERS: dict[str, Callable[[bytes], Any]] = {
-    **dict.fromkeys(IMAGES, decode_frames),
-    **dict.fromkeys(("txt", "text", "transcript"), _decode_text),
+    **{ending: decode for name in MODALITIES.built_in for ending, decode in MODALITIES[name].decoders.items()},
     **dict.fromkeys(("json", "jsn"), _decode_json),
     **dict.fromkeys(("cls", "cls2", "index", "inx", "id"), _decode_number),
     **dict.fromkeys(("npy",), decode_array),

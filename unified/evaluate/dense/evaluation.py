@@ -21,6 +21,7 @@ from unified.evaluate.dense.scores import Scores
 from unified.evaluate.dense.targets import ReadTruth, Truth, read_scene
 from unified.evaluate.results import Metric
 from unified.evaluate.spec import Dense
+from unified.modalities import MODALITIES
 from unified.modalities.image.tokenizer import ImageTokenizer
 from unified.pipeline.dense_collate import SceneCollator
 
@@ -83,7 +84,7 @@ class Truths:
         """`picture` and `target`: columns; `names`: of classes, points or attributes."""
         column, size = target or evaluation.column(spec), spec.size if min(spec.size) else None
         answer = query_kind(spec.read).settings_for(spec, queries=MANY)
-        task = Task("", {picture: "image"}, column, answer, "score", 1, size=size)
+        task = Task("", {picture: MODALITIES.spatial}, column, answer, "score", 1, size=size)
         self._truth, self._collator = evaluation.truth, SceneCollator(name, task, tokenizer, names, (), 0)
         self.columns = self._collator.columns
         """Of a sample, those that must be decoded."""

@@ -18,6 +18,7 @@ from unified.evaluate.protocols.protocol import Protocol
 from unified.evaluate.results import TRAINED, ZERO_SHOT, Result
 from unified.evaluate.sources import Source, open_source
 from unified.evaluate.spec import Dense
+from unified.modalities import MODALITIES
 from unified.model.inference import Views, see
 
 FLOOR = "floor: "
@@ -32,7 +33,7 @@ def evaluate_dense(evaluation: Dense, name: str, context: Context) -> Iterator[R
     names, of_kind = _names(evaluation, spec), _evaluation(name, spec)
     if of_kind.check is not None:
         of_kind.check(evaluation, names)
-    tokenizer: Any = context.tokenizers["image"]
+    tokenizer: Any = context.tokenizers[MODALITIES.spatial]
     picture = next(iter(evaluation.inputs))
     read = Truths(evaluation.task, of_kind, spec, names, picture, evaluation.target, tokenizer)
     columns = [evaluation.cluster] if evaluation.cluster else []
@@ -98,9 +99,9 @@ def _names(evaluation: Dense, spec: QuerySpec) -> tuple[str, ...]:
 
 def _representations(names: Sequence[str], spec: QuerySpec, context: Context) -> Any:
     """Of names, once for all pictures; a model in training has no processor that would read them."""
-    tokenizer = context.tokenizers["text"]
+    tokenizer = context.tokenizers[MODALITIES.language]
     tokens = tokenizer.tokens([tokenizer.prepare(name) for name in names])
-    return context.model.candidates(tokens, given=("image",), family=spec.family)
+    return context.model.candidates(tokens, given=(MODALITIES.spatial,), family=spec.family)
 
 
 class _Training(Sequence[Truth]):

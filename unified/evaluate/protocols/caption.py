@@ -29,6 +29,7 @@ from unified.evaluate.protocols.language import (
 from unified.evaluate.protocols.protocol import Protocol
 from unified.evaluate.results import Measure, Result
 from unified.evaluate.spec import Caption
+from unified.modalities import MODALITIES
 from unified.modalities.text.tokenizer import TextTokenizer
 
 
@@ -49,7 +50,7 @@ def evaluate_caption(evaluation: Caption, name: str, context: Context) -> Iterat
         notes={"terms": int(scores.terms.sum())},
     )
     yield word_row(words, "model", scores, "" if evaluation.train else NO_BASELINE)
-    if "image" in evaluation.inputs.values():
+    if MODALITIES.spatial in evaluation.inputs.values():
         yield from _without_its_image(evaluation, task, items, context, words, scores, own)
     yield from baseline_rows(evaluation, task, items, context, words, scores, masked=False)
     members = groups.members(texts)
@@ -82,7 +83,7 @@ def _without_its_image(
 
 
 def _write(evaluation: Caption, task: Task, items: Items, context: Context, beams: int) -> list[str]:
-    tokenizer = context.tokenizers["text"]
+    tokenizer = context.tokenizers[MODALITIES.language]
     assert isinstance(tokenizer, TextTokenizer)
     texts = []
     for batch in batches_of(evaluation, task, items, context):

@@ -21,6 +21,7 @@ from unified.evaluate.items import Items, read_items
 from unified.evaluate.language_baselines import WordScores, fit_baselines, gather_asked
 from unified.evaluate.results import BASELINE, UNTUNED, ZERO_SHOT, Measure, Result
 from unified.evaluate.spec import Words
+from unified.modalities import MODALITIES
 from unified.modalities.text.tokenizer import TextTokenizer
 from unified.model.pretrained import UnifiedModel
 from unified.pipeline.collate import Collator
@@ -78,7 +79,7 @@ def baseline_rows(
     """Rows of n-gram models of the training texts, about the very tokens that the model was asked for."""
     if evaluation.training is None:
         return
-    tokenizer = context.tokenizers["text"]
+    tokenizer = context.tokenizers[MODALITIES.language]
     assert isinstance(tokenizer, TextTokenizer)
     fitted = fit_baselines(evaluation.training, evaluation.target, tokenizer, items, masked=masked)
     asked = gather_asked(batches_of(evaluation, task, items, context), tokenizer)
@@ -110,7 +111,7 @@ def batches_of(
         if images is not None:
             shown = [example(int(items.numbers[row])) for row in images[start : start + context.batch]]
             examples = [
-                own._replace(inputs={**own.inputs, "image": other.inputs["image"]})
+                own._replace(inputs={**own.inputs, MODALITIES.spatial: other.inputs[MODALITIES.spatial]})
                 for own, other in zip(examples, shown, strict=True)
             ]
         yield collator.batch(examples, numbers)

@@ -25,6 +25,7 @@ from unified.evaluate.protocols.groups import Groups
 from unified.evaluate.protocols.protocol import Protocol, asks_same_data
 from unified.evaluate.results import UNTUNED, ZERO_SHOT, Measure, Result
 from unified.evaluate.spec import Retrieval
+from unified.modalities import MODALITIES
 
 TEXT_OF_IMAGE, IMAGE_OF_TEXT = "text_retrieval_recall", "image_retrieval_recall"
 
@@ -166,7 +167,9 @@ def _notes(
 
 
 def _embedded(context: Context, texts: Sequence[str]) -> Float[Tensor, "n w"]:
-    features = embed_texts(context.model, texts, context.tokenizers["text"], context.batch, **context.asked)
+    features = embed_texts(
+        context.model, texts, context.tokenizers[MODALITIES.language], context.batch, **context.asked
+    )
     return F.normalize(features, dim=1)
 
 

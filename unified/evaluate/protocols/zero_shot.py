@@ -13,13 +13,16 @@ from unified.core.metrics import BLOCK, class_recalls, mean_per_class_recall, ta
 from unified.evaluate.context import Context
 from unified.evaluate.features import embed_texts
 from unified.evaluate.results import Measure
+from unified.modalities import MODALITIES
 
 
 def class_weights(context: Context, labels: Labels, prompt: str) -> Float[Tensor, "c w"]:
     """One unit vector a class: of its bare name, or the normalised mean over its prompts' unit vectors."""
     prompts = [[name] if prompt == "bare" else labels.prompts(name) for name in labels.names]
     texts = [text for several in prompts for text in several]
-    features = embed_texts(context.model, texts, context.tokenizers["text"], context.batch, **context.asked)
+    features = embed_texts(
+        context.model, texts, context.tokenizers[MODALITIES.language], context.batch, **context.asked
+    )
     features = F.normalize(features, dim=1).view(len(labels), -1, features.shape[1])
     return F.normalize(features.mean(1), dim=1)
 

@@ -71,7 +71,7 @@ def revert(reference: str, file: Path) -> list[str]:
 
 def _pixels(config: UnifiedConfig) -> list[str]:
     """What has to be set in the published code, as no file says it."""
-    mean, std = (tuple(config.image[name]) for name in ("mean", "std"))
+    mean, std = (tuple(config.spatial[name]) for name in ("mean", "std"))
     if (mean, std) == (MEAN, STD):
         return []
     return [
@@ -99,11 +99,12 @@ def shape_of(config: UnifiedConfig, reference: str) -> Shape:
         width=config.width,
         depth=config.depth,
         hidden=config.hidden,
-        patch=config.image["patch"],
+        patch=config.spatial["patch"],
         vocabulary=config.vocabulary_size,
-        positions=config.text["positions"],
-        frames=config.image["frames"],
-        places=(config.image["height"] // config.image["patch"]) * (config.image["width"] // config.image["patch"]),
+        positions=config.language["positions"],
+        frames=config.spatial["frames"],
+        places=(config.spatial["height"] // config.spatial["patch"])
+        * (config.spatial["width"] // config.spatial["patch"]),
     )
     if config.prompts:
         shape = replace(
@@ -126,7 +127,7 @@ def shape_of(config: UnifiedConfig, reference: str) -> Shape:
 
 def _unlike(config: UnifiedConfig) -> list[str]:
     """What no official model has."""
-    image, experts = config.image, config.experts
+    image, experts = config.spatial, config.experts
     problems = []
     if image["positions"] != "sincos":
         problems.append(f"its image positions are {image['positions']}, not the fixed ones (image.positions: sincos)")
@@ -138,7 +139,7 @@ def _unlike(config: UnifiedConfig) -> list[str]:
     special = {SPE: (config.spe_token_id, words - 1), END: (config.end_token_id, words - 4)}
     problems += [
         f"its {token} is id {own} of {words:,}, where the published code has {expected} (start from a converted "
-        "folder, and name it as model.text.tokenizer)"
+        "folder, and name it as model.modalities.text.tokenizer)"
         for token, (own, expected) in special.items()
         if own != expected
     ]
@@ -204,7 +205,7 @@ def _split(entry: Entry, value: Tensor) -> dict[str, Tensor]:
 def _derived(name: str, official: Mapping[str, Tensor], config: UnifiedConfig, shape: Shape) -> Tensor:
     """A tensor that the model does not use, as it would be in an official file."""
     if name == SPATIAL:
-        return table(round(shape.places**0.5), shape.width, config.image["position_scale"])
+        return table(round(shape.places**0.5), shape.width, config.spatial["position_scale"])
     if name == IMAGE_TYPE:
         return torch.zeros(1, shape.width)
     for layer in shape.expert_layers:

@@ -81,16 +81,18 @@ class Entry:
 def entries(shape: Shape) -> Iterator[Entry]:
     """Every tensor that the model itself uses."""
     width = shape.width
-    yield _plain("text.word.weight", f"{TEXT}.embeddings.weight", (shape.vocabulary, width))
+    yield _plain("embeddings.text.word.weight", f"{TEXT}.embeddings.weight", (shape.vocabulary, width))
     position = f"{TEXT}.embeddings_pos.position_embeddings.weight"
-    yield _plain("text.position.weight", position, (shape.positions, width))
-    yield _plain("text.token_type.weight", f"{TEXT}.embeddings_token_type.weight", (shape.types, width))
+    yield _plain("embeddings.text.position.weight", position, (shape.positions, width))
+    yield _plain("embeddings.text.token_type.weight", f"{TEXT}.embeddings_token_type.weight", (shape.types, width))
     yield from _affine("norm", NORM, (width,))
     pixels = (width, 3, shape.patch, shape.patch)
-    yield Entry("image.projection.weight", (f"{IMAGE}.embeddings.weight",), pixels, (width, math.prod(pixels[1:])))
-    yield _plain("image.projection.bias", IMAGE_BIAS, (width,))
+    yield Entry(
+        "embeddings.image.projection.weight", (f"{IMAGE}.embeddings.weight",), pixels, (width, math.prod(pixels[1:]))
+    )
+    yield _plain("embeddings.image.projection.bias", IMAGE_BIAS, (width,))
     temporal = f"{IMAGE}.embeddings_st_pos.temporal_pos_embed.weight"
-    yield _plain("image.temporal.weight", temporal, (shape.frames, width))
+    yield _plain("embeddings.image.temporal.weight", temporal, (shape.frames, width))
     for layer in range(shape.depth):
         yield from _layer(shape, layer)
     yield from _affine("ln_post", f"{HEAD}.ln_post", (width,))
@@ -119,7 +121,7 @@ def _prompts(shape: Shape) -> Iterator[Entry]:
             official = f"{LAYERS}.{layer}.deep_prompt_embedding.{table}.weight"
             yield _plain(f"encoder.blocks.{layer}.prompts.{ours}.weight", official, (shape.prompts, shape.width))
     if shape.token_bias:
-        yield Entry("text.bias", ("s_token_bias",), (1, shape.width), (shape.width,))
+        yield Entry("embeddings.text.bias", ("s_token_bias",), (1, shape.width), (shape.width,))
     if shape.classes is not None:
         yield from _affine("classifier.linear", "fc_prompt", (shape.classes, shape.width))
         yield Entry("classifier.similarity", ("similarity_weight",), (), (1,))

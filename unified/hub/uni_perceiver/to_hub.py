@@ -158,8 +158,10 @@ def _config(shape: Shape, heads: int, scale: float) -> UnifiedConfig:
         experts=plain(settings, shape.depth) if shape.experts else None,
         prompts=_prompt_settings(shape),
         tasks=TASKS,
-        image=image,
-        text={"positions": shape.positions, "max_length": min(MAX_LENGTH, shape.positions)},
+        modalities={
+            "image": image,
+            "text": {"positions": shape.positions, "max_length": min(MAX_LENGTH, shape.positions)},
+        },
         vocabulary_size=shape.vocabulary,
         spe_token_id=shape.vocabulary - 1,
         end_token_id=shape.vocabulary - 4,
@@ -191,7 +193,7 @@ def _check_model(config: UnifiedConfig, tensors: Mapping[str, Tensor]) -> Unifie
 
 
 def _processor(config: UnifiedConfig, text: TextTokenizer | None) -> UnifiedProcessor:
-    image = config.image
+    image = config.spatial
     spec = ImageSpec(image["height"], image["width"], MEAN, STD, mode="crop", crop_fraction=CROP)
     if text is None:
         return ImageOnlyProcessor(UnifiedImageProcessor(image["patch"], **write_spec(spec)))

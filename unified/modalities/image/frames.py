@@ -53,6 +53,6 @@ def check_frames(pixels: UInt8[Tensor, "*t 3 h w"], most: int | None, where: str
     count = len(pixels) if pixels.dim() == 4 else 1
     if most is not None and count > most:
         raise DataError(
-            f"{where}: expected at most {most} frame{'s' * (most > 1)} (model.image.frames), got {count}. Hint: "
-            f"train with model.image.frames of at least {count}, or take fewer frames of it"
+            f"{where}: expected at most {most} frame{'s' * (most > 1)} (model.modalities.image.frames), got {count}. "
+            f"Hint: train with model.modalities.image.frames of at least {count}, or take fewer frames of it"
         )

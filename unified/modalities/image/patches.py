@@ -11,6 +11,7 @@ from torch import Tensor
 from unified.core.errors import DataError
 from unified.core.transfers import kept, sent
 from unified.core.types import Tokens
+from unified.modalities.base import pad
 
 
 def patches(pixels: UInt8[Tensor, "b *t 3 h w"] | Float[Tensor, "b *t 3 h w"], patch: int) -> Tokens:
@@ -84,20 +85,3 @@ def _grid(frames: int, rows: int, columns: int, device: torch.device) -> tuple[T
     axes = [torch.arange(size, dtype=torch.float32) for size in (frames, rows, columns)]
     position = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(1, -1, 3)
     return sent(position, device), torch.ones(position.shape[:2], dtype=torch.bool, device=device)
-
-
-def pad(parts: Sequence[Tokens]) -> Tokens:
-    """Tokens of several samples as one batch; what is missing at the end of a row is zero and masked."""
-    longest = max(part.values.shape[1] for part in parts)
-    columns = {
-        name: torch.cat([_lengthen(getattr(part, name), longest) for part in parts])
-        for name in ("values", "mask", "position")
-    }
-    extents = [part.extent for part in parts if part.extent is not None]
-    extent = tuple(max(sizes) for sizes in zip(*extents, strict=True)) if len(extents) == len(parts) else None
-    return Tokens(parts[0].modality, columns["values"], columns["mask"], columns["position"], extent=extent)  # type: ignore[arg-type]
-
-
-def _lengthen(value: Tensor, length: int) -> Tensor:
-    missing = value.new_zeros(value.shape[0], length - value.shape[1], *value.shape[2:])
-    return torch.cat([value, missing], dim=1)

@@ -1,8 +1,7 @@
 """Settings of images in recipes and config.json."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from unified.core.bounds import Count, Depth, Positive
 
@@ -21,19 +20,3 @@ class ImageSettings:
     """Side of the table of learned positions; other grids interpolate it."""
     frames: Count = 8
     """Rows of the learned table of temporal positions; an image uses the first."""
-
-
-def _image(
-    settings: ImageSettings, height: int, width: int, mean: Sequence[float], std: Sequence[float]
-) -> dict[str, Any]:
-    return {
-        "patch": settings.patch,
-        "positions": settings.positions,
-        "position_scale": settings.position_scale,
-        "grid": settings.grid,
-        "frames": settings.frames,
-        "height": height,
-        "width": width,
-        "mean": list(mean),
-        "std": list(std),
-    }

@@ -20,8 +20,8 @@ from unified.core.paths import find
 from unified.core.schema import build
 from unified.core.types import Tokens
 from unified.core.version import check_format
-from unified.modalities.base import FORMAT, read_json
-from unified.modalities.image.patches import PatchRows, pad, patches
+from unified.modalities.base import FORMAT, pad, read_json
+from unified.modalities.image.patches import PatchRows, patches
 
 SPEC = "preprocessor_config.json"
 OF_MODEL = "processor_config.json"  # an exported or converted model has the spec in a section of it

@@ -1,7 +1,6 @@
 """Settings of texts in recipes and config.json."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from unified.core.bounds import Length
 
@@ -16,7 +15,3 @@ class TextSettings:
     """Tokens of a text, the end token included; longer texts are cut."""
     positions: Length = 512
     """Rows of the learned table of positions."""
-
-
-def _text(settings: TextSettings) -> dict[str, Any]:
-    return {"positions": settings.positions, "max_length": settings.max_length}

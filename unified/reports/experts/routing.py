@@ -124,7 +124,7 @@ def gate_table(model: UnifiedModel, kinds: Mapping[str, Sequence[Attributes]]) -
     for task, attributes in kinds.items():
         for kind in attributes:
             found.setdefault(key(kind, experts, model.config.families), []).append((task, kind))
-    conditions = Conditioner(experts, model.config.families).conditions(list(found), model.device)
+    conditions = Conditioner.of(model.config).conditions(list(found), model.device)
     shares = {}
     for number, layer in model.encoder.conditional_layers().items():
         for name, gates in zip(layer.keys(), layer.gates(conditions)[0], strict=True):
@@ -187,7 +187,7 @@ class Watch:
     _handles: list[Any] = field(default_factory=list)
 
     def __enter__(self) -> Self:
-        for embedding in (self.model.text, self.model.image):
+        for embedding in self.model.embeddings.values():
             self._handles.append(embedding.register_forward_hook(self._embedded))
         self._handles.append(self.model.encoder.register_forward_pre_hook(self._begins))
         for number, layer in self.model.encoder.conditional_layers().items():

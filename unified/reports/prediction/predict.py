@@ -18,6 +18,7 @@ from unified.core.errors import DataError, UserError, nearest
 from unified.core.folders import walk_folder
 from unified.core.log import logger
 from unified.data.shards.patterns import natural
+from unified.modalities import MODALITIES
 from unified.modalities.image.formats import FORMATS, IMAGES, describe_others, read_start, sort_images
 from unified.modalities.image.frames import check_frames
 from unified.modalities.image.reading import read_images
@@ -143,7 +144,7 @@ def expanded(given: Sequence[Path], out: Path) -> tuple[list[Path], list[dict[st
 
 def _check_frames(file: Path, picture: UInt8[Tensor, "*t 3 h w"], subject: Subject, questions: Questions) -> None:
     """Refuse, with `DataError`, an animated image that the model or one of the tasks does not read."""
-    check_frames(picture, subject.model.config.image["frames"], str(file))
+    check_frames(picture, subject.model.config.spatial["frames"], str(file))
     if picture.dim() == 4 and questions.queries:
         raise DataError(
             f"{file}: expected one image for {', '.join(questions.queries)}, got {len(picture)} frames. Hint: save one "
@@ -208,7 +209,7 @@ def encoded_names(subject: Subject, queries: Sequence[str], names: Mapping[str, 
     """The representations of all names that queries are made of, so that they are not encoded for every picture."""
     specs = {name: subject.model.queries.specs[name] for name in queries}  # type: ignore[union-attr]
     return {
-        name: subject.model.candidates(names.get(name, spec.names), given=("image",), family=spec.family)
+        name: subject.model.candidates(names.get(name, spec.names), given=(MODALITIES.spatial,), family=spec.family)
         for name, spec in specs.items()
         if spec.from_names
     }
@@ -225,7 +226,7 @@ def answer(
     model, names, found = subject.model, questions.names, []
     given = {**names, **questions.encoded}
     if questions.queries:
-        tokenizer = subject.tokenizers["image"]
+        tokenizer = subject.tokenizers[MODALITIES.spatial]
         (answers,) = see(model, tokenizer, [picture], questions.queries, views, names=given or None)
         for task, of_task in answers.items():
             spec = model.queries.specs[task]  # type: ignore[union-attr]

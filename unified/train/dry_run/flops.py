@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from unified.answers.workload import Work
 from unified.core import seed
 from unified.core.types import Segment
+from unified.modalities import MODALITIES
 from unified.model.parameter_count import skeleton
 from unified.model.pretrained import UnifiedModel
 from unified.model.query_states import Trunk
@@ -37,12 +38,12 @@ class Cost:
         self._sequence, self._asked = cache(self._count_sequence), cache(self._count_asked)
         width = model.config.width
         self._head = _count(lambda: self._model.proj(_empty(1, width)))
-        patch: Any = self._model.image.projection
-        self._patch = _count(lambda: patch(_empty(1, 1, patch.in_features)))
+        self._embeddings = {name: _products(module) for name, module in self._model.embeddings.items()}
 
     def forward(self, done: Work) -> int:
         """Operations of the forward pass; a training step has three times as many: two products for each in it."""
-        found = done.image_tokens * self._patch + done.read * self._head + 2 * done.pairs * self._model.config.width
+        found = sum(count * self._embeddings[name] for name, count in done.inputs.items())
+        found += done.read * self._head + 2 * done.pairs * self._model.config.width
         sequences = done.sequences
         if done.asked is not None:
             queries: Any = self._model.queries
@@ -67,7 +68,7 @@ class Cost:
         trunk = Trunk(
             states, 1, patches, (states,) * (self._model.config.depth + 1),
             _empty(samples, spec.queries, width) if queries.inside else None,
-            _empty(samples, patches, self._model.image.projection.in_features) if queries.detail else None,
+            _empty(samples, patches, self._model.embeddings[MODALITIES.spatial].projection.in_features) if queries.detail else None,
         )  # fmt: skip
         names = _empty(spec.queries, width) if spec.from_names else None
 
@@ -107,6 +108,11 @@ def _evenly_loaded(model: UnifiedModel, copies: int) -> UnifiedModel:
     for block in model.encoder.blocks:
         block.routers = None  # type: ignore[assignment]
     return model
+
+
+def _products(embedding: nn.Module) -> int:
+    """Operations of a token in the linears of an embedding, each of which it passes once."""
+    return 2 * sum(module.weight.numel() for module in embedding.modules() if isinstance(module, nn.Linear))
 
 
 def _empty(*shape: int) -> Tensor:

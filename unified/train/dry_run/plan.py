@@ -18,11 +18,12 @@ from unified.core.consent import commands_of
 from unified.core.distributed import world_size
 from unified.core.errors import DataError, RecipeError
 from unified.core.locations import shown
+from unified.core.seed import torch_generator
 from unified.core.types import Batch, Tokens
 from unified.data.shards.patterns import several
 from unified.data.shards.shards import Shards
 from unified.hub.load import AbsentError
-from unified.modalities import load_tokenizers
+from unified.modalities import MODALITIES, load_tokenizers
 from unified.modalities.base import Tokenizer, timeline
 from unified.modalities.image.tokenizer import ImageTokenizer
 from unified.modalities.text.settings import TextSettings
@@ -221,9 +222,9 @@ def _weighed(recipe: Recipe, found: _Found) -> Recipe:
 
 
 def _images(recipe: Recipe, found: _Found) -> dict[str, ImageSizes]:
-    image = recipe.model.image
-    tokenizer = ImageTokenizer.load(image.tokenizer, image.patch, image.frames)
-    tasks = {name: task for name, task in recipe.tasks.items() if "image" in task.inputs.values()}
+    tokenizer = MODALITIES[MODALITIES.spatial].tokenizer(recipe.model.spatial)
+    assert isinstance(tokenizer, ImageTokenizer)
+    tasks = {name: task for name, task in recipe.tasks.items() if MODALITIES.spatial in task.inputs.values()}
     return {name: image_sizes(task, found.config, tokenizer, found.shards.get(name)) for name, task in tasks.items()}
 
 
@@ -235,7 +236,7 @@ def _start(recipe: Recipe, found: _Found) -> str | None:
         return f"starts with {recipe.start.model}: not checked, as the tokenizer is not there"
     if found.missing.intersection(query_names(recipe).values()):
         return f"starts with {recipe.start.model}: not checked, as names of queries are not there"
-    text = found.tokenizers["text"]
+    text = found.tokenizers[MODALITIES.language]
     assert isinstance(text, TextTokenizer)
     try:
         return "\n".join(foresee(found.config, text, recipe.start))
@@ -282,8 +283,8 @@ def _find(recipe: Recipe) -> _Found:
         except DataError as error:
             missing.append(f"  {name}: {error}")
     if missing:
-        longest = f"texts of {config.text['max_length']} tokens (model.text.max_length)"
-        size = f"{config.image['width']} x {config.image['height']} pixels"
+        longest = f"texts of {config.language['max_length']} tokens (model.modalities.text.max_length)"
+        size = f"{config.spatial['width']} x {config.spatial['height']} pixels"
         notes.append("\n".join([f"data not found; assumed in their place: images of {size}, {longest}", *missing]))
     return _Found(config, tokenizers, labels, shards, frozenset(sets.missing), tuple(notes))
 
@@ -292,11 +293,12 @@ def _network(
     recipe: Recipe, sets: _LabelSets, notes: list[str]
 ) -> tuple[UnifiedConfig, Mapping[str, Tokenizer] | None]:
     """The configuration, and the tokenizers unless that of text cannot be had."""
-    image, text = recipe.model.image, recipe.model.text
+    settings = recipe.model.modalities
     try:
-        tokenizers = load_tokenizers(image, text)
+        tokenizers = load_tokenizers(settings)
     except RecipeError as error:
-        assumed = load_tokenizers(image, replace(text, tokenizer=TextSettings.tokenizer))
+        text = replace(recipe.model.language, tokenizer=TextSettings.tokenizer)
+        assumed = load_tokenizers({**settings, MODALITIES.language: text})
         config = network(recipe, assumed, find=sets)
         config.vocabulary_size = UnifiedConfig.vocabulary_size
         notes.append(f"{error}. Assumed: {config.vocabulary_size:,} ids, as the published models have")
@@ -332,13 +334,20 @@ def _work_of_slot(recipe: Recipe, name: str, found: _Found, processes: int) -> t
 
 def _assumed_batch(name: str, task: Task, config: UnifiedConfig, processes: int) -> Batch:
     """A process's batch of the sizes that the recipe allows at most: whole images, texts of full length."""
-    size, length = task.batch // processes, config.text["max_length"]
-    patch = config.image["patch"]
-    height, width = task.size or (config.image["height"], config.image["width"])
-    places = {"image": (height // patch) * (width // patch), "text": length}
-    inputs = {modality: _blank(modality, size, places[modality]) for modality in task.inputs.values()}
-    target = kind_of(task).assumed_target(task, lambda length: _blank("text", size, length), size, length)
+    size, length = task.batch // processes, config.language["max_length"]
+    inputs = {modality: _blank(modality, size, _most(modality, task, config)) for modality in task.inputs.values()}
+    target = kind_of(task).assumed_target(task, lambda length: _blank(MODALITIES.language, size, length), size, length)
     return Batch(name, inputs, target, [""] * size)
+
+
+def _most(modality: str, task: Task, config: UnifiedConfig) -> int:
+    """Tokens of the longest sample of a modality that the settings allow."""
+    row, section = MODALITIES[modality], config.section(modality)
+    if row.spatial and task.size is not None:
+        section = {**section, "height": task.size[0], "width": task.size[1]}
+    tokens = row.read_features(row.example(section, torch_generator("example", modality), True), section)
+    assert tokens is not None
+    return int(tokens.values.shape[1])
 
 
 def _blank(modality: str, size: int, length: int) -> Tokens:
@@ -349,8 +358,8 @@ def _blank(modality: str, size: int, length: int) -> Tokens:
 
 def _label_tokens(labels: Labels | None, tokenizers: Mapping[str, Tokenizer] | None) -> Tokens:
     if labels is None:
-        return _blank("text", ASSUMED_CLASSES, ASSUMED_NAME)
+        return _blank(MODALITIES.language, ASSUMED_CLASSES, ASSUMED_NAME)
     if tokenizers is None:
-        return _blank("text", len(labels), ASSUMED_NAME)
-    text = tokenizers["text"]
+        return _blank(MODALITIES.language, len(labels), ASSUMED_NAME)
+    text = tokenizers[MODALITIES.language]
     return text.tokens([text.prepare(name) for name in labels.names])

@@ -8,7 +8,8 @@ from unified.config.recipe import Recipe
 from unified.core.errors import say
 from unified.core.locations import without_secrets
 from unified.core.text_tables import aligned
-from unified.model.parameter_count import Parameters, active
+from unified.modalities import MODALITIES
+from unified.model.parameter_count import active
 from unified.pipeline.schedule import schedule
 from unified.train.devices import run_device, seems_here, unusable_gpu, ways
 from unified.train.dry_run.communication import LINKS, seconds
@@ -18,6 +19,8 @@ from unified.train.monitor.recipe_diff import plain
 GIB = 2**30
 COLUMNS = ("weights", "fetched", "copy", "gradients", "buckets", "moments", "average")
 """Those of `States`, on the device."""
+
+_IMAGES = f"model.modalities.{MODALITIES.spatial}"
 
 
 def dry_run(recipe: Recipe, processes: int | None = None) -> None:
@@ -48,8 +51,8 @@ def _here(plan: Plan) -> str:
 def _parameters(plan: Plan) -> str:
     used = active(plan.config)
     rows = [f"{'parameters':<16} {'stored':>15} {'of one token':>15}"]
-    for part in (*Parameters.__dataclass_fields__, "total"):
-        rows.append(f"{part:<16} {getattr(plan.stored, part):>15,} {getattr(used, part):>15,}")
+    for name, number in plan.stored.by_part.items():
+        rows.append(f"{name:<16} {number:>15,} {used.by_part[name]:>15,}")
     return "\n".join(rows)
 
 
@@ -85,8 +88,8 @@ def _images(plan: Plan) -> list[str]:
 def _warnings(plan: Plan) -> list[str]:
     return [
         f"warning: tasks.{name}: images of {_pixels(image.stored)} pixels (width × height) are reduced to "
-        f"{_pixels(image.seen)} and lose half of a side or more. Hint: set model.image.tokenizer to a larger size "
-        "(tokenizers/image_32, image_64, image_160, image, or a folder of your own), and model.image.patch"
+        f"{_pixels(image.seen)} and lose half of a side or more. Hint: set {_IMAGES}.tokenizer to a larger size "
+        f"(tokenizers/image_32, image_64, image_160, image, or a folder of your own), and {_IMAGES}.patch"
         for name, image in plan.images.items()
         if image.shrinks and image.stored is not None
     ]

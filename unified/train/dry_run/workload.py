@@ -1,5 +1,7 @@
 """What a slot sends through the network: for the speed of a run, and its share of what the machine can do."""
 
+from collections import Counter
+
 import torch
 
 from unified.answers.table import kind_of
@@ -21,9 +23,11 @@ def work(
         bucketed: Whether texts are encoded in buckets of like length, as on a CPU.
         ranks: How many share a label set.
     """
-    images = sum(t.values.shape[0] * t.values.shape[1] for t in batch.inputs.values() if t.modality == "image")
+    inputs = Counter[str]()
+    for tokens in batch.inputs.values():
+        inputs[tokens.modality] += tokens.values.shape[0] * tokens.values.shape[1]
     setting = Setting(labels, vocabulary, bucketed, ranks)
-    return kind_of(task).workload(task, batch, images, setting)
+    return kind_of(task).workload(task, batch, inputs, setting)
 
 
 def bucketed_on(device: torch.device) -> bool:

@@ -41,8 +41,8 @@ def _by_name(name: str, depth: int) -> str:
         third = int(block[1]) * THIRDS // depth
         first, last = -(-third * depth // THIRDS), -(-(third + 1) * depth // THIRDS) - 1
         return f"layers {first}-{last}" if last > first else f"layer {first}"
-    top = name.split(".")[0]
-    return {"image": "image", "text": "text", "log_scales": "temperatures"}.get(top, "head")
+    top, *below = name.split(".")
+    return below[0] if top == "embeddings" else "temperatures" if top == "log_scales" else "head"
 
 
 def norms(

@@ -13,7 +13,7 @@ from unified.model.config import UnifiedConfig
 
 ABSENT = "(absent)"
 NETWORK = (
-    *("width", "depth", "heads", "hidden", "layer_scale", "image", "text"),
+    *("width", "depth", "heads", "hidden", "layer_scale", "modalities"),
     *("vocabulary_size", "spe_token_id", "end_token_id"),
 )
 """Keys of config.json that a resumed run may not change; temperatures may come and go with their tasks."""

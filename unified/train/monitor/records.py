@@ -6,6 +6,7 @@ from typing import Any
 
 from unified.answers.table import own_keys
 from unified.config.earlier import IN_RECIPES, without_removed
+from unified.config.model import ModelSettings
 from unified.config.recipe import Recipe
 from unified.core.errors import DataError, RecipeError, UserError, quoted
 from unified.core.json_files import MOST_BYTES, parse_json, read_bytes, read_json
@@ -16,7 +17,7 @@ from unified.core.version import check_format
 
 FORMAT = 1
 RECIPE_FORMAT = 2
-"""The first had the keys of every kind of answer for each task."""
+"""The first had the keys of every kind of answer for each task, and modalities beside the other keys of `model`."""
 RECIPE_END = "...\n"
 """YAML's end of a document."""
 RECIPE_HEADER = "# unified recipe, format "
@@ -120,6 +121,10 @@ def read_recipe(path: Path) -> Recipe | None:
 
 def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
     """A recipe of the first format with today's keys."""
+    model = content.get("model")
+    if isinstance(model, dict) and (names := ModelSettings.RENAMED.keys() & model.keys()):
+        rest = {name: value for name, value in model.items() if name not in names}
+        content = {**content, "model": {**rest, "modalities": {name: model[name] for name in sorted(names)}}}
     tasks = content.get("tasks")
     if isinstance(tasks, dict):
         content = {**content, "tasks": {name: _upgraded_task(task) for name, task in tasks.items()}}
