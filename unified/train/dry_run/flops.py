@@ -65,10 +65,11 @@ class Cost:
         queries: Any = self._model.queries
         width, spec = self._model.config.width, queries.specs[task]
         states = _empty(samples, patches, width)
+        projection: Any = self._model.embeddings[MODALITIES.spatial].projection
         trunk = Trunk(
             states, 1, patches, (states,) * (self._model.config.depth + 1),
             _empty(samples, spec.queries, width) if queries.inside else None,
-            _empty(samples, patches, self._model.embeddings[MODALITIES.spatial].projection.in_features) if queries.detail else None,
+            _empty(samples, patches, projection.in_features) if queries.detail else None,
         )  # fmt: skip
         names = _empty(spec.queries, width) if spec.from_names else None
 
