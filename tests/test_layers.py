@@ -37,6 +37,14 @@ ONLY_IN = {
     "tyro": {"cli"},
     "huggingface_hub": {"core", "hub"},
 }
+LATE_THIRD_PARTY = {"torch", "webdataset", "torchmetrics", "transformers", "deepspeed"}
+"""Libraries that take long to import, or that only some runs need: functions may import them."""
+LATE_OWN = {
+    "cli": "a command imports its work when it runs: help comes at once",
+    "hub/registration.py": "called by transformers, when it meets a model of ours",
+    "core/log.py": "the rank needs torch, which messages of other commands do without",
+}
+"""Where functions may import the package itself, and why."""
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE)
 NAMES = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in FILES]
 MODULES = dict(zip((name.removesuffix(".__init__") for name in NAMES), FILES, strict=True))
@@ -87,3 +95,23 @@ def test_tensor_code_knows_no_tasks_and_no_collectives() -> None:
         if package(path) == "nn":
             for name in imported(path):
                 assert not name.startswith(("torch.distributed", "unified.config")), f"{path}: {name}"
+
+
+def late(path: Path) -> Iterator[str]:
+    """The modules that the functions of a file import."""
+    for function in ast.walk(ast.parse(path.read_text())):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            for node in ast.walk(function):
+                if isinstance(node, ast.Import):
+                    yield from (alias.name for alias in node.names)
+                elif isinstance(node, ast.ImportFrom):
+                    yield str(node.module)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_functions_import_what_takes_long_alone(path: Path) -> None:
+    place = path.relative_to(PACKAGE).as_posix()
+    allowed = any(place == known or place.startswith(f"{known}/") for known in LATE_OWN)
+    for name in late(path):
+        top = name.partition(".")[0]
+        assert (top == "unified" and allowed) or top in LATE_THIRD_PARTY or place.startswith("cli/"), f"{place}: {name}"
