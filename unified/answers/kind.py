@@ -18,7 +18,6 @@ from unified.config.task import Answer, Task
 from unified.core.distributed import rows_of_rank
 from unified.core.errors import DataError, RecipeError
 from unified.core.types import Batch, Sample, Tokens
-from unified.data.augment.geometric import Scene
 from unified.data.samples import annotations as said
 from unified.data.samples.decode import place, read_image
 from unified.modalities import MODALITIES
@@ -270,16 +269,10 @@ class QueryKind(AnswerKind):
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Return the inputs of a batch and its target; `indices` key all that is random."""
         del indices
-        return images, self.target(asked, [e.scene for e in examples], [e.target for e in examples])
+        return images, self.target(asked, examples)
 
-    def target(self, asked: SceneTask, scenes: Sequence[Scene], whole: Sequence[Tensor | None]) -> dict[str, Tensor]:
-        """Return the target of a batch.
-
-        Args:
-            asked: The task.
-            scenes: The images with what is known of them, changed and resized.
-            whole: What is known of the images as wholes.
-        """
+    def target(self, asked: SceneTask, examples: Sequence[SceneExample]) -> dict[str, Tensor]:
+        """Return the target of a batch; `examples`: changed and resized."""
         raise NotImplementedError
 
     def labelled(self, spec: Any, labels: Tensor, samples: int) -> dict[str, Tensor]:
@@ -359,11 +352,11 @@ def map_target(kind: QueryKind, labels: Float[Tensor, "b c h w"], samples: int) 
     return {"map": labels, "valid": torch.ones_like(labels[:, 0], dtype=torch.bool)}
 
 
-def map_of_scenes(scenes: Sequence[Scene]) -> dict[str, Tensor]:
+def map_of(examples: Sequence[SceneExample]) -> dict[str, Tensor]:
     """Return the target of the values of images, and where they are known."""
     return {
-        "map": torch.stack([s.values for s in scenes if s.values is not None]),
-        "valid": torch.stack([s.valid for s in scenes if s.valid is not None]),
+        "map": torch.stack([e.scene.values for e in examples if e.scene.values is not None]),
+        "valid": torch.stack([e.scene.valid for e in examples if e.scene.valid is not None]),
     }
 
 

@@ -43,9 +43,9 @@ class PointKind(QueryKind):
         """Return an image with its named points."""
         return SceneExample(sample["__key__"], Scene(image, points=said.joints(sample, asked.names)))
 
-    def target(self, asked: SceneTask, scenes: Sequence[Scene], whole: Sequence[Tensor | None]) -> dict[str, Tensor]:
+    def target(self, asked: SceneTask, examples: Sequence[SceneExample]) -> dict[str, Tensor]:
         """Return points (b, j, 3): x and y as fractions of the image, and 0 where one is not known."""
-        size = torch.tensor([asked.width, asked.height])
+        size, scenes = torch.tensor([asked.width, asked.height]), [example.scene for example in examples]
         shares = [torch.cat([s.points[:, :2] / size, s.points[:, 2:]], dim=1) for s in scenes if s.points is not None]
         return {"points": padded(shares)}
 

@@ -41,8 +41,8 @@ class Number(QueryKind):
         number = torch.tensor(float(column(sample, asked.task.target)))
         return SceneExample(sample["__key__"], Scene(image), number)
 
-    def target(self, asked: Any, scenes: Any, whole: Any) -> dict[str, Tensor]:
-        return {"number": torch.stack(whole)}
+    def target(self, asked: Any, examples: Any) -> dict[str, Tensor]:
+        return {"number": torch.stack([example.target for example in examples])}
 
     def loss(self, found: Any, target: Any) -> tuple[Tensor, Tensor]:
         apart = [(_numbers(found, states) - target["number"]).abs() for states in found.states]

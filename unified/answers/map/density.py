@@ -61,8 +61,9 @@ class Density(QueryKind):
         kept = (found.labels == int(bool(asked.names))) & ~found.crowd
         return SceneExample(sample["__key__"], Scene(image, boxes=found.boxes[kept], classes=found.labels[kept]))
 
-    def target(self, asked: SceneTask, scenes: Sequence[Scene], whole: Sequence[Tensor | None]) -> dict[str, Tensor]:
+    def target(self, asked: SceneTask, examples: Sequence[SceneExample]) -> dict[str, Tensor]:
         """Return the centres of objects (b, m, 3), as points."""
+        scenes = [example.scene for example in examples]
         boxes = [boxes_in_shares(s.boxes, asked.height, asked.width) for s in scenes if s.boxes is not None]
         return {"points": padded([torch.cat([of[:, :2], of.new_ones(len(of), 1)], dim=1) for of in boxes])}
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unified.answers import baselines as base
 from unified.answers.base import QueryStates, SceneExample, SceneTask, Size, Target, layer_mean
-from unified.answers.kind import FieldOps, QueryKind, QuerySettings, map_of_scenes, map_target, mirrored
+from unified.answers.kind import FieldOps, QueryKind, QuerySettings, map_of, map_target, mirrored
 from unified.answers.map import maps
 from unified.answers.spec import QuerySpec
 from unified.config.task import Task
@@ -81,9 +81,9 @@ class Depth(QueryKind):
         values, valid = said.depth_map(sample, asked.task.target)
         return SceneExample(sample["__key__"], Scene(image, values=values[None], valid=valid[None]))
 
-    def target(self, asked: SceneTask, scenes: Sequence[Scene], whole: Sequence[Tensor | None]) -> dict[str, Tensor]:
+    def target(self, asked: SceneTask, examples: Sequence[SceneExample]) -> dict[str, Tensor]:
         """Return a map (b, 1, h, w), and where it is known."""
-        return map_of_scenes(scenes)
+        return map_of(examples)
 
     def labelled(self, spec: Any, labels: Tensor, samples: int) -> dict[str, Tensor]:
         """Return a map that is known everywhere."""

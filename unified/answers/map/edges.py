@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unified.answers import baselines as base
 from unified.answers.base import QueryStates, SceneExample, SceneTask, Size, Target, layer_mean
-from unified.answers.kind import FieldOps, QueryKind, QuerySettings, map_of_scenes, map_target, mirrored
+from unified.answers.kind import FieldOps, QueryKind, QuerySettings, map_of, map_target, mirrored
 from unified.answers.map import maps
 from unified.config.task import Task
 from unified.core.types import Sample
@@ -51,9 +51,9 @@ class Edges(QueryKind):
         valid = torch.ones_like(values, dtype=torch.bool)
         return SceneExample(sample["__key__"], Scene(image, values=values, valid=valid))
 
-    def target(self, asked: SceneTask, scenes: Sequence[Scene], whole: Sequence[Tensor | None]) -> dict[str, Tensor]:
+    def target(self, asked: SceneTask, examples: Sequence[SceneExample]) -> dict[str, Tensor]:
         """Return a map (b, 1, h, w), and where it is known."""
-        return map_of_scenes(scenes)
+        return map_of(examples)
 
     def labelled(self, spec: Any, labels: Tensor, samples: int) -> dict[str, Tensor]:
         """Return a map that is known everywhere."""

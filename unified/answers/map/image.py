@@ -17,7 +17,7 @@ from unified.answers.kind import (
     FieldOps,
     QueryKind,
     QuerySettings,
-    map_of_scenes,
+    map_of,
     map_target,
     mirrored,
     single_image,
@@ -114,7 +114,7 @@ class ImageAnswer(QueryKind):
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Return inputs of the task's size, and what the operator makes of the images."""
         if _reshades(asked.task):
-            target = map_of_scenes([example.scene for example in examples])
+            target = map_of(examples)
             target["map"] = torch.stack([reshaded(normals) for normals in target["map"]])
             return [_resized(image, asked.height, asked.width) for image in images], target
         answer: Any = asked.task.answer

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unified.answers import baselines as base
 from unified.answers.base import QueryStates, SceneExample, SceneTask, Size, Target, layer_mean
-from unified.answers.kind import FieldOps, QueryKind, QuerySettings, map_of_scenes, map_target, mirrored
+from unified.answers.kind import FieldOps, QueryKind, QuerySettings, map_of, map_target, mirrored
 from unified.answers.map import maps
 from unified.config.task import Task
 from unified.core.types import Sample
@@ -52,9 +52,9 @@ class Normals(QueryKind):
         values, valid = said.normal_map(sample, asked.task.target)
         return SceneExample(sample["__key__"], Scene(image, values=values, valid=valid[None], vectors=True))
 
-    def target(self, asked: SceneTask, scenes: Sequence[Scene], whole: Sequence[Tensor | None]) -> dict[str, Tensor]:
+    def target(self, asked: SceneTask, examples: Sequence[SceneExample]) -> dict[str, Tensor]:
         """Return a map (b, 3, h, w), and where it is known."""
-        return map_of_scenes(scenes)
+        return map_of(examples)
 
     def labelled(self, spec: Any, labels: Tensor, samples: int) -> dict[str, Tensor]:
         """Return a map that is known everywhere."""

@@ -83,14 +83,9 @@ class Semantic(QueryKind):
         labels = said.class_map(sample, len(asked.names), asked.task.target)
         return SceneExample(sample["__key__"], Scene(image, labels=labels))
 
-    def target(
-        self,
-        asked: SceneTask,
-        scenes: Sequence[Scene],
-        whole: Sequence[Tensor | None],
-    ) -> dict[str, Tensor]:
+    def target(self, asked: SceneTask, examples: Sequence[SceneExample]) -> dict[str, Tensor]:
         """Return labels (b, h, w), IGNORE where they are not known."""
-        return {"labels": torch.stack([s.labels for s in scenes if s.labels is not None])}
+        return {"labels": torch.stack([e.scene.labels for e in examples if e.scene.labels is not None])}
 
     def labelled(self, spec: Any, labels: Tensor, samples: int) -> dict[str, Tensor]:
         """Return class numbers (b, h, w)."""

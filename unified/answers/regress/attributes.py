@@ -69,9 +69,9 @@ class Attributes(QueryKind):
         """Return an image with what holds of it."""
         return SceneExample(sample["__key__"], Scene(image), said.presence(sample, asked.names))
 
-    def target(self, asked: SceneTask, scenes: Sequence[Scene], whole: Sequence[Tensor | None]) -> dict[str, Tensor]:
+    def target(self, asked: SceneTask, examples: Sequence[SceneExample]) -> dict[str, Tensor]:
         """Return presence (b, q): 1, 0, or -1 where it is not known."""
-        return {"presence": torch.stack([target for target in whole if target is not None])}
+        return {"presence": torch.stack([e.target for e in examples if e.target is not None])}
 
     def labelled(self, spec: Any, labels: Tensor, samples: int) -> dict[str, Tensor]:
         """Return presence (b, q)."""

@@ -92,9 +92,9 @@ class Identity(QueryKind):
         number = asked.numbers.get(said.identity(sample), IGNORE)
         return SceneExample(sample["__key__"], Scene(image), torch.tensor(number))
 
-    def target(self, asked: SceneTask, scenes: Sequence[Scene], whole: Sequence[Tensor | None]) -> dict[str, Tensor]:
+    def target(self, asked: SceneTask, examples: Sequence[SceneExample]) -> dict[str, Tensor]:
         """Return the number of each identity (b,)."""
-        return {"identity": torch.stack([target for target in whole if target is not None])}
+        return {"identity": torch.stack([e.target for e in examples if e.target is not None])}
 
     def labelled(self, spec: Any, labels: Tensor, samples: int) -> dict[str, Tensor]:
         """Return numbers of identities (b,)."""

@@ -69,15 +69,16 @@ def _boxes_of(masks: Tensor) -> Tensor:
     return torch.stack([left, top, right, bottom], dim=1).float()
 
 
-def object_target(scenes: Sequence[Scene], height: int, width: int) -> dict[str, Tensor]:
+def object_target(examples: Sequence[SceneExample], height: int, width: int) -> dict[str, Tensor]:
     """Return boxes (b, m, 4) as centre and size in fractions of the image, and labels (b, m), IGNORE for none."""
+    scenes = [example.scene for example in examples]
     return {
         "boxes": padded([boxes_in_shares(s.boxes, height, width) for s in scenes if s.boxes is not None]),
         "labels": padded([s.classes for s in scenes if s.classes is not None], NO_OBJECT),
     }
 
 
-def coarse_masks(scenes: Sequence[Scene]) -> Tensor:
+def coarse_masks(examples: Sequence[SceneExample]) -> Tensor:
     """Return masks (b, m, h/4, w/4): cells of which a mask has at least half."""
-    masks = [s.masks for s in scenes if s.masks is not None]
+    masks = [e.scene.masks for e in examples if e.scene.masks is not None]
     return padded([torch.nn.functional.avg_pool2d(of[:, None].float(), COARSER)[:, 0] >= 0.5 for of in masks])

@@ -24,7 +24,6 @@ from unified.config.task import Task
 from unified.core.errors import RecipeError
 from unified.core.transfers import constant
 from unified.core.types import IGNORE, Sample
-from unified.data.augment.geometric import Scene
 from unified.nn.queries.modules import RARE, SMALL, inverse_sigmoid, spread_points
 
 OBJECTS = set_prediction.SetWeights(classes=2.0, box=5.0, overlap=2.0, mask=5.0, dice=5.0)  # UniHCP and Mask2Former
@@ -116,9 +115,9 @@ class Boxes(QueryKind):
         answer: Any = asked.task.answer
         return annotated_objects(asked, sample, image, answer.queries, masks=masks)
 
-    def target(self, asked: SceneTask, scenes: Sequence[Scene], whole: Sequence[Tensor | None]) -> dict[str, Tensor]:
+    def target(self, asked: SceneTask, examples: Sequence[SceneExample]) -> dict[str, Tensor]:
         """Return boxes and labels."""
-        return object_target(scenes, asked.height, asked.width)
+        return object_target(examples, asked.height, asked.width)
 
     def object_queries(self, found: QueryStates, states: Tensor) -> set_prediction.ObjectQueries:
         """Return what the queries say of objects in the states of one layer."""
@@ -186,9 +185,9 @@ class Masks(Boxes):
         """Return an image with its objects and their masks."""
         return self._annotated(asked, sample, image, masks=True)
 
-    def target(self, asked: SceneTask, scenes: Sequence[Scene], whole: Sequence[Tensor | None]) -> dict[str, Tensor]:
+    def target(self, asked: SceneTask, examples: Sequence[SceneExample]) -> dict[str, Tensor]:
         """Return boxes, labels and masks."""
-        return super().target(asked, scenes, whole) | {"masks": coarse_masks(scenes)}
+        return super().target(asked, examples) | {"masks": coarse_masks(examples)}
 
     def object_queries(self, found: QueryStates, states: Tensor) -> set_prediction.ObjectQueries:
         """Return what the queries say of objects, with a map each."""
