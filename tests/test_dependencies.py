@@ -69,7 +69,7 @@ def imported(*folders: str) -> dict[str, set[str]]:
         for folder in folders
         for path in ([ROOT / folder] if folder.endswith(".py") else (ROOT / folder).rglob("*.py"))
     ]
-    local = {"unified", "benchmarks", "tests", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
+    local = {"unified", "benchmarks", "tests", "outside", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
     for path in files:
         for module in modules(path) - local - sys.stdlib_module_names:
             for package in known.get(module, [module]):

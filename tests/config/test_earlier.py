@@ -22,6 +22,7 @@ def rewritten(folder: Path, **changes: Any) -> Path:
     path = folder / "run/recipe.yaml"
     content = yaml.safe_load(path.read_text())
     content["mixing"].update(GONE["mixing"])
+    content["model"] |= content["model"].pop("modalities")
     content["model"]["image"].update(GONE["model"]["image"])
     content["mixing"].update(changes)
     path.write_text(f"{RECIPE_HEADER}1; resolved\n{yaml.safe_dump(content)}")
@@ -35,5 +36,5 @@ def test_recipes_of_earlier_runs_are_read(tmp_path: Path) -> None:
 def test_what_is_gone_is_refused_where_it_was_used(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"recipe.yaml: mixing.alpha: expected null, got 0.5. Hint"):
         read_recipe(rewritten(tmp_path, alpha=0.5))
-    with pytest.raises(RecipeError, match=r"config.json: image.window: expected null, got 7"):
-        without_removed({"image": {"window": 7}}, IN_CONFIGURATIONS, "config.json")
+    with pytest.raises(RecipeError, match=r"config.json: modalities: image.window: expected null, got 7"):
+        without_removed({"modalities": {"image": {"window": 7}}}, IN_CONFIGURATIONS, "config.json")

@@ -233,7 +233,7 @@ tasks:
 
 def recipe(data: Path, **image: Any) -> Recipe:
     content = yaml.safe_load(RECIPE.replace("DATA", str(data)))
-    content["model"]["image"] |= image
+    content["model"]["modalities"]["image"] |= image
     return build(Recipe, content, "clips.yaml")
 
 

@@ -7,10 +7,10 @@ import torch
 from tiny import tiny_recipe, with_experts, write_recipe
 
 from unified.cli.train import train
-from unified.core.errors import RecipeError, one_line
+from unified.core.errors import RecipeError
 from unified.nn.kernels import Capability
 from unified.train import devices
-from unified.train.devices import check_architecture, check_gpu, run_device, runs_on, unusable_gpu, ways
+from unified.train.devices import check_architecture, check_gpu, one_line, run_device, runs_on, unusable_gpu, ways
 from unified.train.dry_run.plan import make_plan
 from unified.train.dry_run.report import describe
 

@@ -292,7 +292,9 @@ def test_a_dry_run_says_that_a_start_is_not_there_yet(data: Path, dense: Path) -
         assert start is not None
         assert start.startswith(f"starts with {data / name}, which is not there yet, so it is not checked: ")
         assert reason in start
-    unread = recipe_of(data, dense, text={"tokenizer": "./absent/text", "max_length": 16, "positions": 16})
+    unread = recipe_of(
+        data, dense, modalities={"text": {"tokenizer": "./absent/text", "max_length": 16, "positions": 16}}
+    )
     assert make_plan(unread).start == f"starts with {dense}: not checked, as the tokenizer is not there"
     (data / "empty").mkdir()
     with pytest.raises(HubError, match=r"no config\.json"):

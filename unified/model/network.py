@@ -53,10 +53,9 @@ class Network(PreTrainedModel):  # type: ignore[misc]
     def __init__(self, config: UnifiedConfig) -> None:
         super().__init__(config)
         width, prompts = config.width, config.prompts or {}
-        names = sorted(config.modalities, key=lambda name: name != MODALITIES.language)
-        self.embeddings = nn.ModuleDict(
-            {name: MODALITIES[name].embedding(width, config.section(name)) for name in names}
-        )
+        self.rows = tuple(MODALITIES[name] for name in config.modalities)  # not looked up in compiled calls
+        rows = sorted(self.rows, key=lambda row: row.name != MODALITIES.language)
+        self.embeddings = nn.ModuleDict({row.name: row.embedding(width, config.section(row.name)) for row in rows})
         self.norm = nn.LayerNorm(width)  # of the embeddings of all modalities: one norm, held here alone
         experts = config.experts
         self.encoder = Encoder(
@@ -232,11 +231,10 @@ class Network(PreTrainedModel):  # type: ignore[misc]
         found = {name: value for name, value in given.items() if isinstance(value, Tokens)}
         features = {"input_ids": input_ids, "attention_mask": attention_mask, "pixel_values": pixel_values}
         features |= {name: value for name, value in given.items() if name not in found}
-        rows = [MODALITIES[name] for name in self.config.modalities]
-        known = [name for row in rows for name in row.input_names]
+        known = [name for row in self.rows for name in row.input_names]
         if unknown := set(features) - set(known) - {"token_type_ids"}:
             raise TypeError(f"unexpected input {sorted(unknown)}; this model takes {', '.join(known)}")
-        for row in rows:
+        for row in self.rows:
             tokens = row.read_features(features, self.config.section(row.name))
             if tokens is not None:
                 found[row.name] = tokens

@@ -42,13 +42,13 @@ class Collator:
         """`lists`: the class names that shards, by their path, count in `cls`; others count as `labels` does."""
         self.name, self.task, self.tokenizers, self.labels, self.seed = name, task, tokenizers, labels, seed
         self.kind = match_kind(task)
-        self.transforms = build_transforms(task.augment, f"tasks.{name}.augment", task.inputs.values())
         self.classes = ClassNumbers(labels, lists) if labels else None
         self.columns = tuple(dict.fromkeys([*task.inputs, task.target, *self.kind.columns(task)]))
         """Of a sample, those that must be decoded."""
         self._texts: dict[str, list[int]] = {}
         self._frames = frames_read_by(tokenizers)
         self._check()
+        self.transforms = build_transforms(task.augment, f"tasks.{name}.augment", task.inputs.values())
 
     def _check(self) -> None:
         where = f"tasks.{self.name}"

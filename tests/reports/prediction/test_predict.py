@@ -338,7 +338,7 @@ def of_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose model reads 4 frames, and animated images of 3 and of 6."""
     made = write_squares(tmp_path_factory.mktemp("videos"))
     recipe = content(made, "boxes", max_steps=1, slots=3, train={"save_every": 1})
-    recipe["model"]["image"]["frames"] = 4
+    recipe["model"]["modalities"]["image"]["frames"] = 4
     recipe["tasks"] |= matching(made)
     run(build(Recipe, recipe, "squares.yaml"), made / "run")
     frames = [Image.new("RGB", (40, 30), (40 * number, 0, 0)) for number in range(6)]

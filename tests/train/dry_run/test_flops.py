@@ -101,7 +101,7 @@ def test_queries_cost_what_the_formula_says_and_the_places_of_patches(changed: d
     config = dense_model().config
     model = skeleton(UnifiedConfig.from_dict({**config.to_dict(), "queries": {**config.queries, **changed}}))
     for task in ("classes", "pixels", "boxes"):
-        done = Work(((2, 17, 17),), 32, 0, 0, (task, 2, 16))
+        done = Work(((2, 17, 17),), {"image": 32}, 0, 0, (task, 2, 16))
         counted, said = Cost(model).forward(done), Formula(model).forward(done)
         assert said <= counted < 1.05 * said
         assert counted == said or "place" not in changed
