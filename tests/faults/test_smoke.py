@@ -27,3 +27,13 @@ def test_a_run_that_is_killed_and_hangs_is_restarted_and_tells_the_same_losses(t
         told = rf"rank {rank}, process .* no progress for 6 s \(train\.hang_seconds\) in step 5, tasks .*, phase: \w+"
         assert re.search(told, ended.output), ended.output[-6000:]
         assert re.search(told, (out / "log.txt").read_text())
+
+
+@pytest.mark.distributed
+def test_three_runs_follow_one_another_in_the_same_processes(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, max_steps=2, train={"log_every": 1, "save_every": 2})
+    out = [tmp_path / name for name in ("first", "second", "third")]
+    command = [word for folder in out for word in (str(recipe), "--out", str(folder), "--")]
+    ended = launch("none", *command[:-1], out=out[0])
+    assert ended.code == 0, ended.output[-4000:]
+    assert losses(out[0]) == losses(out[1]) == losses(out[2])

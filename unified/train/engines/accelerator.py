@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from datetime import timedelta
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from unified.train.engines.deepspeed import deepspeed_settings
 from unified.train.monitor.trackers import check_trackers
 from unified.train.precision import check_agreed, check_precision
 
+_RUNS = count()
+"""Numbers the runs of this process; all ranks start the same ones."""
 SLACK = 60.0
 """Seconds by which a collective waits longer than the watchdog."""
 _BY_LAUNCHER = "ACCELERATE_USE_DEEPSPEED"  # set by `accelerate launch` with a DeepSpeed configuration
@@ -165,14 +168,16 @@ def _group(recipe: Recipe, cuda: bool) -> InitProcessGroupKwargs:
 
 
 def _join_apart(recipe: Recipe, cuda: bool) -> None:
-    """Join the processes of this start apart from those of earlier ones, where torchrun may start a run again.
+    """Join the processes of this start apart from those of earlier ones, and each further run in them apart too.
 
-    torchrun of torch 2.13 keeps one store over all starts, in which a process may find the address of one that is gone.
+    torchrun of torch 2.13 keeps one store over all starts, in which a process may find the address of one that is gone;
+    and torch numbers groups anew once all are left, so that a second run would find addresses of the first.
     """
-    found = os.environ
-    if found.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or found.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0":
+    found, number = os.environ, next(_RUNS)
+    restarts = found.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+    if found.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or not (restarts or number):
         return
-    if found["GROUP_WORLD_SIZE"] != "1":  # each machine counts its own restarts
+    if restarts and found["GROUP_WORLD_SIZE"] != "1":  # each machine counts its own restarts
         raise RecipeError(
             "torchrun may start this run again on several machines, where processes would find addresses of the last "
             "start: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of every torchrun, with --rdzv-backend "
@@ -183,7 +188,7 @@ def _join_apart(recipe: Recipe, cuda: bool) -> None:
         group = _group(recipe, cuda)
         distributed.init_process_group(
             group.backend,
-            store=PrefixStore(f"start {found['TORCHELASTIC_RESTART_COUNT']}", store),
+            store=PrefixStore(f"start {found['TORCHELASTIC_RESTART_COUNT']}, run {number}", store),
             rank=int(found["RANK"]),
             world_size=int(found["WORLD_SIZE"]),
             timeout=group.timeout,
