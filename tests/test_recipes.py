@@ -136,7 +136,7 @@ def test_label_set_reads(path: Path) -> None:
         ({"answer": {"candidates": "vocabulary"}}, "masked, caption or causal"),
         (
             {"answer": {"candidates": "batch", "read": "masked"}},
-            "'read' is not a key of RetrievalSettings. There are: candidates, group",
+            "read: expected none with these candidates, got 'masked'",
         ),
         ({"answer": {"candidates": "vocabulary", "read": "masked"}}, "needs a text column"),
     ],

@@ -268,7 +268,6 @@ class QueryKind(AnswerKind):
         self, asked: SceneTask, images: list[Tensor], examples: Sequence[SceneExample], indices: NDArray[np.int64]
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Return the inputs of a batch and its target; `indices` key all that is random."""
-        del indices
         return images, self.target(asked, examples)
 
     def target(self, asked: SceneTask, examples: Sequence[SceneExample]) -> dict[str, Tensor]:

@@ -54,20 +54,50 @@ def settings_of(content: Mapping[str, Any], where: str) -> type[Answer]:
     Raises:
         RecipeError: No kind has such keys.
     """
+    keys = dict.fromkeys(kind.key for kind in ANSWERS.values() if isinstance(kind, QueryKind))
+    given = [key for key in ("candidates", *keys) if key in content]
+    if len(given) > 1:
+        raise RecipeError(
+            f"{where}: expected one of {', '.join(given)}, got all of them. Hint: a recipe that extends another keeps "
+            "the keys of its answers; leave that task out (null) and name yours anew"
+        )
     claiming = [kind for kind in ANSWERS.values() if kind.claims(content)]
     if claiming:
+        _check_reading(claiming[-1], content, where)
         return claiming[-1].Settings
-    for key in dict.fromkeys(kind.key for kind in ANSWERS.values() if isinstance(kind, QueryKind)):
-        if key in content:
-            known = [kind.name for kind in ANSWERS.values() if isinstance(kind, QueryKind) and kind.key == key]
-            raise RecipeError(f"{where}.{key}: {quoted(content[key])} does not fit{nearest(str(content[key]), known)}")
+    for key in (key for key in keys if key in content):
+        if isinstance(content[key], str) and content[key] in ANSWERS:
+            ANSWERS.find(content[key], f"{where}.{key}")  # says why its package cannot be used
+        known = [kind.name for kind in ANSWERS.values() if isinstance(kind, QueryKind) and kind.key == key]
+        raise RecipeError(f"{where}.{key}: {quoted(content[key])} does not fit{nearest(str(content[key]), known)}")
     raise RecipeError(f"{where}: expected `candidates`, `map` or `regress`, got {quoted(list(content))}")
 
 
-def own_keys(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys of an `answer:` that its kind has: recipes of runs had those of several once."""
-    known = {field.name for field in fields(settings_of(content, "answer"))}
-    return {key: value for key, value in content.items() if key in known}
+def _check_reading(kind: AnswerKind, content: Mapping[str, Any], where: str) -> None:
+    """Refuse a `read` that the kind of the other keys does not have."""
+    if "read" not in content or not isinstance(kind, MatchKind) or content["read"] == kind.reading != "prefix":
+        return
+    words = [reading for reading in readings() if reading != "prefix"]
+    if content.get("candidates") == "vocabulary":
+        known = nearest(str(content["read"]), words)
+        raise RecipeError(f"{where}.read: expected {', '.join(words)}, got {quoted(content['read'])}{known}")
+    raise RecipeError(
+        f"{where}.read: expected none with these candidates, got {quoted(content['read'])}. Hint: it belongs to "
+        "candidates: vocabulary"
+    )
+
+
+def own_keys(content: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return an `answer:` of the first format of recipes of runs, which had the keys of several kinds.
+
+    Args:
+        content: Its keys.
+        where: Its place, for messages.
+    """
+    content = {key: value for key, value in content.items() if (key, value) != ("read", "prefix")}
+    known = {field.name for field in fields(settings_of(content, where))}
+    others = OF_OTHERS | {field.name for kind in ANSWERS.values() for field in fields(kind.Settings)}
+    return {key: value for key, value in content.items() if key in known or key not in others}
 
 
 def make_spec(read: str, queries: int, **kept: Any) -> QuerySpec:

@@ -91,7 +91,7 @@ class Task:
     often. Empty: all entries are one data set."""
     together: int = 1
     """So many samples of one identity follow one another, as losses want it that compare those of a batch; the order is
-    that of data/together.py. Shards must be on a disk; `data.window` does not apply."""
+    that of pipeline/grouped.py. Shards must be on a disk; `data.window` does not apply."""
 
     def __post_init__(self) -> None:
         entries = [self.data] if isinstance(self.data, str) else list(self.data)

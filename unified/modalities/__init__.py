@@ -36,13 +36,17 @@ class ModalityTable(Table[Modality]):
             where: Its place in the recipe.
 
         Raises:
-            RecipeError: A modality does not exist, or its settings cannot be.
+            RecipeError: A modality comes twice, or its settings cannot be.
+            UserError: A modality does not exist, or its package cannot be used.
         """
         if not isinstance(value, Mapping):
             raise RecipeError(f"{where}: expected modalities with their settings, got {quoted(value)}")
-        found = self.defaults()
+        found, names = self.defaults(), set[str]()
         for key, given in value.items():
             row = self.resolve(key) if ":" in str(key) else self.find(str(key), where)
+            if row.name in names or (row.name in self.built_in and row.name != key):
+                raise RecipeError(f"{where}.{key}: expected each modality once, got {quoted(row.name)} again")
+            names.add(row.name)
             found[str(key)] = build(row.settings, given, f"{where}.{key}")
         return found
 

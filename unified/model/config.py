@@ -177,7 +177,9 @@ def _upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a config.json of the first format in today's keys."""
     earlier = {name: content[name] for name in MODALITIES.built_in if name in content}
     rest = {name: value for name, value in content.items() if name not in earlier}
-    if content.get("format", 1) != 1 or not earlier:
+    if earlier and content.get("format", 1) != 1:
+        raise RecipeError(f"config.json: expected {' and '.join(earlier)} below modalities, got them beside it")
+    if not earlier:
         return dict(content)
     return {**rest, "modalities": {**_published(), **earlier}, "format": FORMAT}
 

@@ -64,7 +64,7 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of token of a task, as `layout.Attributes`."""
+    """A kind of token of a task, as `modalities.sequence.Attributes`."""
 
     modality: str
     role: Literal["input", "candidate", "query"]

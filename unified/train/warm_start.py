@@ -55,7 +55,8 @@ def begin(model: UnifiedModel, text: TextTokenizer, settings: StartSettings, see
 def foresee(config: UnifiedConfig, text: TextTokenizer, settings: StartSettings) -> list[str]:
     """What a model of this configuration would begin with, in lines for people; its own weights are not needed.
 
-    Raises `hub.AbsentError` where there is no model to start from yet, and `RecipeError` where the two do not fit.
+    Raises `AbsentError` (core/hub_files.py) where there is no model to start from yet, and `RecipeError` where the two
+    do not fit.
     """
     loaded = _opened(config, text, settings)
     with _named(settings):

@@ -107,19 +107,18 @@ def read_recipe(path: Path) -> Recipe | None:
         text = read_text(path)
     except DataError as error:
         raise RecipeError(str(error)) from error
-    first = text.split("\n", maxsplit=1)[0]
+    first, content = text.split("\n", maxsplit=1)[0], read_yaml(path)
     number = first.removeprefix(RECIPE_HEADER).split(";")[0]
-    content = read_yaml(path)
     if first.startswith(RECIPE_HEADER) and number.isdecimal():
         _check_format(path, int(number), RECIPE_FORMAT)
         if int(number) == 1:
-            content = _upgraded(without_removed(content, IN_RECIPES, str(path)))
+            content = _upgraded(without_removed(content, IN_RECIPES, str(path)), str(path))
         elif not text.endswith(RECIPE_END):  # half of a recipe may be one, with other defaults
             raise RecipeError(f"{path}: expected {RECIPE_END.strip()!r} as the last line, got a file that was cut off")
     return build(Recipe, content, str(path))
 
 
-def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
+def _upgraded(content: dict[str, Any], where: str) -> dict[str, Any]:
     """A recipe of the first format with today's keys."""
     model = content.get("model")
     if isinstance(model, dict) and (names := ModelSettings.RENAMED.keys() & model.keys()):
@@ -127,14 +126,15 @@ def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
         content = {**content, "model": {**rest, "modalities": {name: model[name] for name in sorted(names)}}}
     tasks = content.get("tasks")
     if isinstance(tasks, dict):
-        content = {**content, "tasks": {name: _upgraded_task(task) for name, task in tasks.items()}}
+        tasks = {name: _upgraded_task(task, f"{where}.tasks.{name}.answer") for name, task in tasks.items()}
+        content = {**content, "tasks": tasks}
     return content
 
 
-def _upgraded_task(task: Any) -> Any:
+def _upgraded_task(task: Any, where: str) -> Any:
     if not isinstance(task, dict) or not isinstance(task.get("answer"), dict):
         return task
-    return {**task, "answer": own_keys(task["answer"])}
+    return {**task, "answer": own_keys(task["answer"], where)}
 
 
 def _check_format(path: Path, number: Any, newest: int = FORMAT) -> None:
