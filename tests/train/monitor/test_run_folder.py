@@ -173,7 +173,7 @@ def test_records_of_checkpoints_that_are_gone_are_not_dropped(tmp_path: Path, ca
 
 def test_a_newer_stored_recipe_is_refused(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("# unified recipe, format 3; resolved\nx: 1\n")
-    with RunFolder(tmp_path) as run, pytest.raises(UserError, match="format 3"):
+    with RunFolder(tmp_path) as run, pytest.raises(UserError, match="expected a format up to 2, got 3"):
         run.check(recipe())
 
 

@@ -110,7 +110,7 @@ def read_recipe(path: Path) -> Recipe | None:
     first, content = text.split("\n", maxsplit=1)[0], read_yaml(path)
     number = first.removeprefix(RECIPE_HEADER).split(";")[0]
     if first.startswith(RECIPE_HEADER) and number.isdecimal():
-        _check_format(path, int(number), RECIPE_FORMAT)
+        check_format(int(number), RECIPE_FORMAT, str(path), UserError)
         if int(number) == 1:
             content = _upgraded(without_removed(content, IN_RECIPES, str(path)), str(path))
         elif not text.endswith(RECIPE_END):  # half of a recipe may be one, with other defaults
@@ -135,8 +135,3 @@ def _upgraded_task(task: Any, where: str) -> Any:
     if not isinstance(task, dict) or not isinstance(task.get("answer"), dict):
         return task
     return {**task, "answer": own_keys(task["answer"], where)}
-
-
-def _check_format(path: Path, number: Any, newest: int = FORMAT) -> None:
-    if isinstance(number, int) and number > newest:
-        raise UserError(f"{path}: format {number}; this version of unified reads up to {newest}. Install a later one")
